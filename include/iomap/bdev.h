@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * iomap/bdev.h - block devices: files, block devices, memory, and the application's own.
+ *
+ * Threads: any.  Opening and closing block.
+ * Lifetime: a bdev belongs to one engine and must be closed before it.
+ */
+#ifndef IOMAP_BDEV_H
+#define IOMAP_BDEV_H
+
+#include <iomap/types.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* iomap_bdev_opts.flags */
+#define IOMAP_BDEV_READONLY 0x1U /* writes give -EROFS */
+#define IOMAP_BDEV_BUFFERED 0x2U /* through the kernel's cache where O_DIRECT is refused */
+#define IOMAP_BDEV_SHARED 0x4U	 /* do not take the exclusive lock */
+
+struct iomap_bdev_opts {
+	size_t size;	/* sizeof(struct iomap_bdev_opts) */
+	uint32_t flags; /* IOMAP_BDEV_xxx */
+	uint32_t reserved32;
+	uint64_t reserved[4];
+};
+
+/* What the device can do; bytes. */
+struct iomap_bdev_limits {
+	uint32_t logical_block_size;  /* unit of addresses and lengths, power of two >= 512 */
+	uint32_t physical_block_size; /* >= logical */
+	uint32_t dma_alignment;	      /* alignment of memory, power of two */
+	uint32_t max_segments_nr;     /* memory segments in one transfer */
+	uint64_t max_transfer_bytes;  /* longest single transfer */
+};
+
+/**
+ * iomap_bdev_open - open a file or block device for direct I/O
+ * @engine: its engine
+ * @path: a regular file or a block device
+ * @opts: NULL for none
+ * @out: receives the bdev
+ *
+ * Takes an exclusive lock on the file (O_EXCL on a device) unless IOMAP_BDEV_SHARED.
+ * Data goes by O_DIRECT; where that is refused the call fails, unless
+ * IOMAP_BDEV_BUFFERED asks for the kernel's cache.  Where the file refuses not to block
+ * (RWF_NOWAIT), I/O is done inline by the submitting thread.
+ *
+ * Return: 0; -EINVAL (bad options, O_DIRECT refused, not a file or block device; a log
+ * line says which); -EBUSY when locked by somebody else; or open's error.
+ */
+IOMAP_API IOMAP_MUST_CHECK int iomap_bdev_open(struct iomap_engine *engine, const char *path,
+					       const struct iomap_bdev_opts *opts,
+					       struct iomap_bdev **out);
+
+/**
+ * iomap_bdev_open_memory - a device in memory, zeroed
+ * @bytes: its size, a multiple of 512, at least one sector
+ *
+ * Its contents go with it.  Every I/O completes inside its submission.
+ *
+ * Return: 0, -EINVAL or -ENOMEM.
+ */
+IOMAP_API IOMAP_MUST_CHECK int iomap_bdev_open_memory(struct iomap_engine *engine, uint64_t bytes,
+						      struct iomap_bdev **out);
+
+/*
+ * A device of the application's own, or one stacked on another.
+ *
+ * submit_bio: required.  Takes the bio and calls iomap_bio_endio() for it exactly once,
+ *   now or later, from any thread.  A stacked device changes bio->bi_bdev and submits it
+ *   on, or submits bios of its own.  Called on the submitting thread with folio locks
+ *   possibly held; may block, must not call buffered operations.
+ * release: optional.  The bdev is being closed, no I/O is in flight.
+ */
+struct iomap_bdev_ops {
+	void (*submit_bio)(struct iomap_bdev *bdev, struct iomap_bio *bio);
+	void (*release)(struct iomap_bdev *bdev);
+	void (*reserved[4])(void);
+};
+
+/**
+ * iomap_bdev_create - make a device out of callbacks
+ * @ops: kept, not copied
+ * @bytes: size of the device
+ * @limits: NULL for 512-byte sectors and no other limits
+ * @context: for iomap_bdev_private()
+ *
+ * The library checks that bios lie inside the device and are aligned, and accounts for
+ * them, before it calls submit_bio.
+ *
+ * Return: 0, -EINVAL or -ENOMEM.
+ */
+IOMAP_API IOMAP_MUST_CHECK int iomap_bdev_create(struct iomap_engine *engine,
+						 const struct iomap_bdev_ops *ops, uint64_t bytes,
+						 const struct iomap_bdev_limits *limits,
+						 void *context, struct iomap_bdev **out);
+
+/**
+ * iomap_bdev_close - release the device
+ *
+ * NULL is ignored.  Return: 0; -EBUSY while I/O is in flight or an inode names it as its
+ * i_bdev (nothing is changed).
+ */
+IOMAP_API IOMAP_MUST_CHECK int iomap_bdev_close(struct iomap_bdev *bdev);
+
+/** iomap_bdev_private - the @context given to iomap_bdev_create(), else NULL */
+IOMAP_API void *iomap_bdev_private(const struct iomap_bdev *bdev);
+/** iomap_bdev_bytes - size of the device */
+IOMAP_API uint64_t iomap_bdev_bytes(const struct iomap_bdev *bdev);
+/** iomap_bdev_limits - what the device can do */
+IOMAP_API void iomap_bdev_limits(const struct iomap_bdev *bdev, struct iomap_bdev_limits *out);
+/** iomap_bdev_name - path, "memory" or "custom", for logs; lives as long as the bdev */
+IOMAP_API const char *iomap_bdev_name(const struct iomap_bdev *bdev);
+/** iomap_bdev_io_path - "io_uring", "threads", "inline", "memory" or "custom" */
+IOMAP_API const char *iomap_bdev_io_path(const struct iomap_bdev *bdev);
+
+/**
+ * iomap_bdev_flush - make completed writes durable
+ *
+ * Blocks.  Left out when a flush that started after the last completed write has itself
+ * completed.  Kernel counterpart: blkdev_issue_flush.
+ *
+ * Return: 0 or the device's error.
+ */
+IOMAP_API IOMAP_MUST_CHECK int iomap_bdev_flush(struct iomap_bdev *bdev);
+
+struct iomap_bdev_stats {
+	uint64_t reads_nr, writes_nr, flushes_nr; /* bios completed */
+	uint64_t read_bytes, written_bytes;
+	uint64_t errors_nr; /* bios completed with an error */
+	uint64_t inflight_nr; /* now */
+};
+
+/** iomap_bdev_stats - counters of the device; @size as for iomap_engine_stats() */
+IOMAP_API int iomap_bdev_stats(struct iomap_bdev *bdev, struct iomap_bdev_stats *out, size_t size);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

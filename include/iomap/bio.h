@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * iomap/bio.h - block I/O requests.
+ *
+ * A bio belongs to whoever allocated it until iomap_submit_bio(), then to the library and
+ * the device until bi_end_io runs, then to bi_end_io, which usually calls iomap_bio_put().
+ * bi_end_io runs exactly once, on any thread that reaps completions or, for devices that
+ * complete at once, inside iomap_submit_bio(); it must not block and may call only
+ * functions marked "any context".
+ */
+#ifndef IOMAP_BIO_H
+#define IOMAP_BIO_H
+
+#include <iomap/types.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* bi_opf: operation in the low 8 bits, flags above */
+#define IOMAP_REQ_OP_READ 0U
+#define IOMAP_REQ_OP_WRITE 1U
+#define IOMAP_REQ_OP_FLUSH 2U
+#define IOMAP_REQ_OP_MASK 0xffU
+#define IOMAP_REQ_SYNC 0x0100U	   /* somebody waits for it */
+#define IOMAP_REQ_META 0x0200U	   /* metadata, for statistics and faults */
+#define IOMAP_REQ_FUA 0x0400U	   /* write is durable when it completes */
+#define IOMAP_REQ_PREFLUSH 0x0800U /* flush the device before the write */
+#define IOMAP_REQ_RAHEAD 0x1000U   /* readahead */
+#define IOMAP_REQ_BACKGROUND 0x2000U /* nobody waits */
+
+/* Memory of a bio: laid out as struct iovec. */
+struct iomap_bio_vec {
+	void *bv_base;
+	size_t bv_len;
+};
+
+struct iomap_bvec_iter {
+	uint64_t bi_sector; /* device address in units of 512 bytes */
+	uint64_t bi_size;   /* bytes left */
+};
+
+typedef void iomap_bio_end_io_fn(struct iomap_bio *bio);
+
+/*
+ * One request (kernel: struct bio).  Members above the line are the submitter's, the
+ * others the library's; a device may use bi_device[] from submit_bio to iomap_bio_endio().
+ */
+struct iomap_bio {
+	struct iomap_bio *bi_next; /* free while the submitter owns the bio */
+	struct iomap_bdev *bi_bdev;
+	uint32_t bi_opf;    /* IOMAP_REQ_xxx */
+	int32_t bi_status;  /* 0 or -errno; set before bi_end_io */
+	struct iomap_bvec_iter bi_iter;
+	iomap_bio_end_io_fn *bi_end_io;
+	void *bi_private; /* bi_end_io's */
+	struct iomap_bio_vec *bi_io_vec;
+	uint32_t bi_vcnt;     /* vectors in use */
+	uint32_t bi_max_vecs; /* vectors there is room for */
+	/* -- library -- */
+	struct iomap_bio_set *bi_pool;
+	uint64_t bi_device[2];
+	uint64_t bi_start_ns;
+	uint64_t bi_internal[8];
+};
+
+/*
+ * A source of bios with `front_pad` bytes of room in front of each (kernel: struct
+ * bio_set).  Members are the library's.  Embed one and call iomap_bio_set_init().
+ */
+struct iomap_bio_set {
+	struct iomap_engine *engine;
+	size_t front_pad;
+	void *pool;
+	uint64_t reserved[4];
+};
+
+/** Most vectors that one bio can have. */
+#define IOMAP_BIO_MAX_VECS 256U
+
+/**
+ * iomap_bio_set_init - prepare a bio set
+ * @front_pad: bytes in front of each bio, kept aligned to 16
+ * @nr_reserved: bios allocated now, so that as many can be in use without allocating
+ *
+ * Return: 0, -EINVAL or -ENOMEM.
+ */
+IOMAP_API IOMAP_MUST_CHECK int iomap_bio_set_init(struct iomap_bio_set *set,
+						  struct iomap_engine *engine, size_t front_pad,
+						  unsigned nr_reserved);
+/** iomap_bio_set_exit - free what is cached; no bio of the set may be in use */
+IOMAP_API void iomap_bio_set_exit(struct iomap_bio_set *set);
+
+/**
+ * iomap_bio_alloc - a bio from a set
+ * @bdev: its device, whose engine is the set's
+ * @nr_vecs: 0 to IOMAP_BIO_MAX_VECS; more than asked for may be given
+ * @opf: IOMAP_REQ_xxx
+ * @set: NULL: the engine's own
+ *
+ * Any context.  From a free list; allocates when that is empty.
+ *
+ * Return: a bio with all but bi_bdev, bi_opf and the vectors zero, or NULL.
+ */
+IOMAP_API struct iomap_bio *iomap_bio_alloc(struct iomap_bdev *bdev, unsigned nr_vecs, uint32_t opf,
+					    struct iomap_bio_set *set);
+/** iomap_bio_put - give a bio back; any context; NULL is ignored */
+IOMAP_API void iomap_bio_put(struct iomap_bio *bio);
+
+/**
+ * iomap_bio_add - add memory to a bio
+ *
+ * Contiguous memory is put into one vector.  Any context.  @base must stay valid until
+ * bi_end_io.
+ *
+ * Return: false when the bio has no room for it.
+ */
+IOMAP_API IOMAP_MUST_CHECK bool iomap_bio_add(struct iomap_bio *bio, void *base, size_t bytes);
+/** iomap_bio_add_folio - add part of a folio (kernel: bio_add_folio) */
+IOMAP_API IOMAP_MUST_CHECK bool iomap_bio_add_folio(struct iomap_bio *bio,
+						    struct iomap_folio *folio, size_t len,
+						    size_t off);
+/** iomap_bio_end_sector - the sector after the last one */
+IOMAP_API uint64_t iomap_bio_end_sector(const struct iomap_bio *bio);
+
+/**
+ * iomap_submit_bio - start a request
+ *
+ * Never fails itself: what is wrong (misaligned, outside the device, read-only) comes back
+ * in bi_status.  May block for a free slot in the queue, and starts nothing while the
+ * thread holds a plug that collects it (iomap_start_plug()).  Kernel: submit_bio.
+ */
+IOMAP_API void iomap_submit_bio(struct iomap_bio *bio);
+/**
+ * iomap_submit_bio_wait - start a request and wait for it
+ *
+ * Uses bi_end_io and bi_private.  The caller still owns the bio.  Blocks.
+ *
+ * Return: bi_status.
+ */
+IOMAP_API IOMAP_MUST_CHECK int iomap_submit_bio_wait(struct iomap_bio *bio);
+/** iomap_bio_endio - complete a request (devices and hooks call it); any context */
+IOMAP_API void iomap_bio_endio(struct iomap_bio *bio);
+
+/*
+ * Several bios in one submission (kernel: struct blk_plug).  On the caller's stack; between
+ * start and finish the thread's bios are collected, and go out together at finish, when
+ * there are many, or when the thread waits.
+ */
+struct iomap_plug {
+	struct iomap_bio *first, *last;
+	unsigned count;
+	bool nested;
+};
+IOMAP_API void iomap_start_plug(struct iomap_plug *plug);
+IOMAP_API void iomap_finish_plug(struct iomap_plug *plug);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,184 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * iomap/buffered.h - buffered reads and writes, and the per-folio block state.
+ */
+#ifndef IOMAP_BUFFERED_H
+#define IOMAP_BUFFERED_H
+
+#include <iomap/folio.h>
+#include <iomap/mapping.h>
+#include <iomap/uio.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* A window of folios to read ahead (kernel: struct readahead_control). */
+struct iomap_readahead_control {
+	struct iomap_file *file; /* may be NULL */
+	struct iomap_address_space *mapping;
+	uint64_t _index;     /* the library's: first page not yet taken */
+	uint32_t _nr_pages;  /* the library's: pages left in the window */
+	uint32_t _batch;     /* the library's */
+	uint64_t reserved[2];
+};
+
+/** iomap_readahead_folio - take the next folio of the window: locked, no reference; or NULL */
+IOMAP_API struct iomap_folio *iomap_readahead_folio(struct iomap_readahead_control *rac);
+/** iomap_readahead_pos - byte where the rest of the window starts */
+IOMAP_API int64_t iomap_readahead_pos(const struct iomap_readahead_control *rac);
+/** iomap_readahead_length - bytes left in the window */
+IOMAP_API size_t iomap_readahead_length(const struct iomap_readahead_control *rac);
+
+struct iomap_read_ops;
+
+/* Context of a read (kernel: struct iomap_read_folio_ctx).  Zero what is not named. */
+struct iomap_read_folio_ctx {
+	const struct iomap_read_ops *ops;
+	struct iomap_folio *cur_folio;	     /* iomap_read_folio: required */
+	struct iomap_readahead_control *rac; /* iomap_readahead: required */
+	void *read_ctx;			     /* the ops' own */
+};
+
+/*
+ * How the bytes of a folio are fetched (kernel: struct iomap_read_ops).
+ *
+ * read_folio_range: required.  Read @len bytes of ctx->cur_folio from iter->pos on, from
+ *   iter->iomap, a MAPPED mapping.  Folio locked.  May start the read and return: after it
+ *   returned 0, iomap_finish_folio_read() must be called exactly once for the range, also
+ *   when the read failed; after it returned -errno, never.  Must not advance @iter.
+ * submit_read: optional; once at the end of a batch that called read_folio_range.
+ * bio_set: for ops built upon iomap_bio_read_folio_range(); NULL: the library's.
+ */
+struct iomap_read_ops {
+	int (*read_folio_range)(const struct iomap_iter *iter, struct iomap_read_folio_ctx *ctx,
+				size_t len);
+	void (*submit_read)(struct iomap_read_folio_ctx *ctx);
+	struct iomap_bio_set *bio_set;
+	void (*reserved[4])(void);
+};
+
+/*
+ * How a buffered write touches folios (kernel: struct iomap_write_ops).  All optional.
+ *
+ * get_folio: return the folio at @pos locked and referenced (default iomap_get_folio()), or
+ *   an error as iomap_err_ptr(), which ends the operation with no put_folio.
+ * put_folio: unlock and put (also the default).  Always runs once get_folio succeeded;
+ *   @copied: bytes copied, 0 on failure.
+ * iomap_valid: whether @iomap still tells the truth.  Folio locked; must not block; any
+ *   context functions only.
+ * read_folio_range: read @len bytes at @pos into the folio, synchronously; default a bio
+ *   read from the mapping.  Folio locked.
+ */
+struct iomap_write_ops {
+	struct iomap_folio *(*get_folio)(struct iomap_iter *iter, int64_t pos, unsigned len);
+	void (*put_folio)(struct iomap_inode *inode, int64_t pos, unsigned copied,
+			  struct iomap_folio *folio);
+	bool (*iomap_valid)(struct iomap_inode *inode, const struct iomap *iomap);
+	int (*read_folio_range)(const struct iomap_iter *iter, struct iomap_folio *folio,
+				int64_t pos, size_t len);
+	void (*reserved[4])(void);
+};
+
+/** Errors as pointers (kernel: ERR_PTR, PTR_ERR, IS_ERR). */
+IOMAP_API void *iomap_err_ptr(long error);
+IOMAP_API long iomap_ptr_err(const void *ptr);
+IOMAP_API bool iomap_is_err(const void *ptr);
+
+/**
+ * iomap_read_folio - read ctx->cur_folio
+ * @ops: the extent map, called with flags 0
+ * @ctx: ops->read_folio_range and cur_folio required
+ *
+ * Folio locked; it is unlocked when the last of its ranges has been read, which may be
+ * after the return.  Holes and unwritten extents become zeros without I/O.  May block in
+ * iomap_begin.
+ *
+ * Return: 0 when reading was started or done; -EINVAL for an incomplete context (the folio
+ * is unlocked); or the error, and the folio is unlocked once what was started has ended.
+ */
+IOMAP_API int iomap_read_folio(const struct iomap_ops *ops, struct iomap_read_folio_ctx *ctx);
+
+/**
+ * iomap_readahead - read the folios of ctx->rac
+ *
+ * Never waits for the I/O it starts.  Errors are left for iomap_read_folio() to find.
+ * Return: 0, or -EINVAL for an incomplete context; not must-check.
+ */
+IOMAP_API int iomap_readahead(const struct iomap_ops *ops, struct iomap_read_folio_ctx *ctx);
+
+/** Block reads: contiguous ranges become one bio, over folios and windows. */
+IOMAP_API extern const struct iomap_read_ops iomap_bio_read_ops;
+/** The parts of iomap_bio_read_ops, for wrappers. */
+IOMAP_API int iomap_bio_read_folio_range(const struct iomap_iter *iter,
+					 struct iomap_read_folio_ctx *ctx, size_t len);
+IOMAP_API void iomap_bio_submit_read(struct iomap_read_folio_ctx *ctx);
+/** iomap_bio_read_folio - a_ops->read_folio by block reads, in one line */
+IOMAP_API int iomap_bio_read_folio(struct iomap_folio *folio, const struct iomap_ops *ops);
+/** iomap_bio_readahead - a_ops->readahead by block reads, in one line */
+IOMAP_API void iomap_bio_readahead(struct iomap_readahead_control *rac,
+				   const struct iomap_ops *ops);
+
+/**
+ * iomap_finish_folio_read - a range of a folio has been read
+ * @off: byte within the folio
+ * @len: bytes
+ * @error: 0, or -errno: the blocks stay not uptodate
+ *
+ * Unlocks the folio with the last range.  Any context; exactly once for each range that
+ * read_folio_range accepted (debug builds abort when it is more).
+ */
+IOMAP_API void iomap_finish_folio_read(struct iomap_folio *folio, size_t off, size_t len,
+				       int error);
+
+/**
+ * iomap_file_buffered_write - write through the cache
+ * @iocb: file and position; ki_pos moves by what was written
+ * @from: the data; advanced
+ * @ops: the extent map, called with IOMAP_WRITE
+ * @write_ops: NULL for none
+ * @private_data: iter->private of the callbacks
+ *
+ * i_rwsem held exclusively (or shared, when the application keeps writers off each other's
+ * i_size).  Blocks.  Does not sync: see iomap_write_sync().  Beyond i_size it does not zero
+ * the gap, which iomap_write() does.
+ *
+ * Return: bytes written, short when an error follows them; else -errno: -EFBIG beyond
+ * i_maxbytes, -EINVAL for unknown flags or no writepages, -ENOMEM, or the callbacks' error.
+ */
+IOMAP_API ssize_t iomap_file_buffered_write(struct iomap_kiocb *iocb, struct iomap_iov_iter *from,
+					    const struct iomap_ops *ops,
+					    const struct iomap_write_ops *write_ops,
+					    void *private_data);
+
+/**
+ * iomap_file_read_iter - read through the cache (kernel: generic_file_read_iter)
+ *
+ * Takes no inode lock.  Blocks.  Stops at i_size, 0 from there on.  Bytes of the buffer
+ * beyond the count returned are undefined.  Reads are atomic against writes folio by folio.
+ *
+ * Return: bytes, short when an error follows them; else -errno.
+ */
+IOMAP_API ssize_t iomap_file_read_iter(struct iomap_kiocb *iocb, struct iomap_iov_iter *to);
+
+/**
+ * iomap_get_folio - find or make the folio at @pos, locked and referenced
+ *
+ * Blocks.  No folio may be locked by the caller.  Return: the folio or an error pointer.
+ */
+IOMAP_API struct iomap_folio *iomap_get_folio(struct iomap_iter *iter, int64_t pos, size_t len);
+
+/** iomap_dirty_folio - mark the whole folio and all its blocks dirty; locked. Return: was clean. */
+IOMAP_API bool iomap_dirty_folio(struct iomap_address_space *mapping, struct iomap_folio *folio);
+/** iomap_release_folio - free the per-folio state. Return: false while dirty or under writeback. */
+IOMAP_API bool iomap_release_folio(struct iomap_folio *folio, unsigned gfp);
+/** iomap_invalidate_folio - blocks wholly inside [off, off + len) are no longer dirty; locked,
+ * not under writeback; the state is freed when the range is the whole folio. */
+IOMAP_API void iomap_invalidate_folio(struct iomap_folio *folio, size_t off, size_t len);
+/** iomap_is_partially_uptodate - whether [from, from + count) of the folio holds data; locked */
+IOMAP_API bool iomap_is_partially_uptodate(struct iomap_folio *folio, size_t from, size_t count);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

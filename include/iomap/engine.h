@@ -1,0 +1,173 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * iomap/engine.h - the engine: cache memory, I/O queues, background threads.
+ *
+ * Threads: every function here may be called from any thread.  Create and destroy
+ * block; destroy must not race other calls on the same engine.
+ * Lifetime: an engine outlives its bdevs, inodes and files; destroying it while any
+ * of them exists gives -EBUSY and changes nothing.
+ * Several engines may live in one process.  The library installs no signal handlers,
+ * its threads block all signals, and it has no global constructors.
+ */
+#ifndef IOMAP_ENGINE_H
+#define IOMAP_ENGINE_H
+
+#include <iomap/types.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum iomap_log_level {
+	IOMAP_LOG_ERROR,
+	IOMAP_LOG_WARN,
+	IOMAP_LOG_INFO,
+	IOMAP_LOG_DEBUG,
+};
+
+/*
+ * Log callback.  Context: any thread, with library locks possibly held; must not call
+ * back into the library but for functions marked "any context", must not block for long.
+ * `message` has no newline and lives only during the call.  At most
+ * iomap_engine_opts.log_per_second lines a second come through; what was left out is
+ * counted in the next line.
+ */
+typedef void iomap_log_fn(void *ctx, enum iomap_log_level level, const char *message);
+
+/*
+ * Memory hooks for all the library allocates but folio memory.  `alloc` returns memory of
+ * at least `size` bytes aligned to `align` (a power of two), or NULL; need not be zeroed.
+ * `free` gets the pointer and the same size.  Any thread, library locks possibly held;
+ * must not call into the library.
+ */
+struct iomap_alloc_hooks {
+	void *(*alloc)(void *ctx, size_t align, size_t size);
+	void (*free)(void *ctx, void *ptr, size_t size);
+	void *ctx;
+};
+
+/* iomap_engine_opts.flags */
+#define IOMAP_ENGINE_NO_THREADS 0x1U /* no background flusher: writeback by callers only */
+
+/*
+ * Options of an engine.  Zero means the default in brackets.  Set `size` to
+ * sizeof(struct iomap_engine_opts), or use iomap_engine_opts_init().
+ */
+struct iomap_engine_opts {
+	size_t size;
+	uint64_t cache_bytes;	      /* hard bound on folio memory [256 MiB] */
+	uint64_t max_folio_bytes;     /* largest folio, power of two [64 KiB, or less if
+				       * cache_bytes / 16 is smaller]; at most cache_bytes / 16 */
+	uint32_t max_callers;	      /* threads that may be inside calls at once [16]; the cache
+				       * must have room for eight base folios for each */
+	uint32_t flags;		      /* IOMAP_ENGINE_xxx */
+	const char *backend;	      /* "io_uring", "threads"; NULL: $IOMAP_BACKEND, then the
+				       * best that works.  A named backend has no fallback. */
+	uint32_t nr_queues;	      /* I/O queues [number of CPUs, at most 4] */
+	uint32_t queue_depth;	      /* requests in flight in each queue [128] */
+	uint32_t nr_io_threads;	      /* threads of the "threads" backend, all queues [8] */
+	uint32_t dirty_background_pct; /* flusher starts at this share of the cache [10] */
+	uint32_t dirty_hard_pct;      /* writers write out themselves from here [40], <= 80 */
+	uint32_t dirty_expire_ms;     /* age at which dirty data is written [30000] */
+	uint32_t flush_interval_ms;   /* how often the flusher looks [5000] */
+	uint32_t readahead_bytes;     /* largest readahead window [131072] */
+	uint32_t log_per_second;      /* log lines a second [20] */
+	iomap_log_fn *log;	      /* [lines of WARN and ERROR to stderr] */
+	void *log_ctx;
+	struct iomap_alloc_hooks alloc; /* [malloc, free] */
+	uint64_t (*now_ns)(void *ctx); /* monotonic clock [CLOCK_MONOTONIC] */
+	void *now_ctx;
+};
+
+/**
+ * iomap_engine_opts_init - clear @opts and set its size
+ */
+IOMAP_API void iomap_engine_opts_init(struct iomap_engine_opts *opts);
+
+/**
+ * iomap_engine_create - reserve cache memory, set up I/O queues, start the flusher
+ * @opts: options, copied; NULL for all defaults
+ * @out: receives the engine
+ *
+ * Blocks.  When io_uring is denied or missing the "threads" backend is taken and one log
+ * line says why.
+ *
+ * Return: 0; -EINVAL for options that contradict each other (a log line says which), an
+ * unknown backend or flag; -ENOMEM; the error of a named backend that does not work.
+ */
+IOMAP_API IOMAP_MUST_CHECK int iomap_engine_create(const struct iomap_engine_opts *opts,
+						   struct iomap_engine **out);
+
+/**
+ * iomap_engine_destroy - stop threads and free everything
+ *
+ * Blocks until the flusher has stopped.  NULL is ignored.
+ *
+ * Return: 0; -EBUSY while a bdev, inode or file exists (nothing is changed).
+ */
+IOMAP_API IOMAP_MUST_CHECK int iomap_engine_destroy(struct iomap_engine *engine);
+
+/**
+ * iomap_engine_backend - name of the I/O backend in use: "io_uring" or "threads"
+ *
+ * Any context.  The string is static.
+ */
+IOMAP_API const char *iomap_engine_backend(const struct iomap_engine *engine);
+
+/* Counters since creation unless said otherwise; bytes unless the name says otherwise. */
+struct iomap_engine_stats {
+	uint64_t cache_bytes;	    /* the bound */
+	uint64_t cached_bytes;	    /* now: folio memory in use */
+	uint64_t peak_cached_bytes; /* highest cached_bytes */
+	uint64_t dirty_bytes;	    /* now */
+	uint64_t writeback_bytes;   /* now */
+	uint64_t hits_nr;	    /* read and write look-ups that found uptodate data */
+	uint64_t misses_nr;	    /* look-ups that did not */
+	uint64_t readahead_bytes;   /* read ahead of a request */
+	uint64_t readahead_used_bytes; /* of these, asked for later */
+	uint64_t evictions_nr;	    /* folios evicted */
+	uint64_t ioends_nr;	    /* ioends submitted */
+	uint64_t ioend_bytes;	    /* bytes in them */
+	uint64_t ioend_blocks_nr;   /* blocks in them */
+	uint64_t bios_nr;	    /* bios that reached a file or device backend */
+	uint64_t read_bytes;	    /* read from devices */
+	uint64_t written_bytes;	    /* written to devices */
+	uint64_t flushes_nr;	    /* device flushes */
+	uint64_t fsyncs_nr;	    /* calls of iomap_fsync */
+	uint64_t deferred_nr;	    /* runs that writeback_range answered with IOMAP_WB_DEFER */
+	uint64_t throttled_nr;	    /* writers that had to write out themselves */
+};
+
+/**
+ * iomap_engine_stats - read the counters
+ * @out: filled; each counter is exact when nothing runs, else a recent value
+ * @size: sizeof(*out); a smaller struct of an older version is filled as far as it goes
+ *
+ * Any thread, does not block.  Return: 0 or -EINVAL.
+ */
+IOMAP_API int iomap_engine_stats(struct iomap_engine *engine, struct iomap_engine_stats *out,
+				 size_t size);
+
+/*
+ * What one thread did inside the library, for tests of the hit path.
+ * Counted in debug builds only.
+ */
+struct iomap_debug_counters {
+	uint64_t locks_nr;	 /* folio, inode and internal locks taken */
+	uint64_t folio_locks_nr; /* of these, folio locks */
+	uint64_t allocs_nr;	 /* allocations through the hooks or a pool */
+	uint64_t syscalls_nr;	 /* system calls */
+	uint64_t ifs_allocs_nr;	 /* per-folio block states allocated */
+};
+
+/**
+ * iomap_debug_counters - the calling thread's counters since its start
+ *
+ * Any context.  Return: 0; -EOPNOTSUPP in release builds; -EINVAL for a wrong size.
+ */
+IOMAP_API int iomap_debug_counters(struct iomap_debug_counters *out, size_t size);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

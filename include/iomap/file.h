@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * iomap/file.h - openers, and the convenience layer that takes the inode's locks.
+ *
+ * A file may be used by any number of threads.  It holds its inode.
+ */
+#ifndef IOMAP_FILE_H
+#define IOMAP_FILE_H
+
+#include <iomap/inode.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* iomap_file_open() flags */
+#define IOMAP_O_DIRECT 0x1U /* direct I/O; needs IOMAP_FMODE_CAN_ODIRECT */
+#define IOMAP_O_APPEND 0x2U /* writes go to the end */
+#define IOMAP_O_DSYNC 0x4U  /* writes are durable before they return */
+#define IOMAP_O_SYNC 0x8U   /* with all metadata */
+
+/* iomap_file_mode() */
+#define IOMAP_FMODE_CAN_ODIRECT 0x1U /* set by the inode's `open` */
+
+/**
+ * iomap_file_open - open an inode
+ * @flags: IOMAP_O_xxx
+ *
+ * Calls the inode's `open`.  May block there.
+ *
+ * Return: 0; -EINVAL (unknown flags, or IOMAP_O_DIRECT without
+ * IOMAP_FMODE_CAN_ODIRECT after `open`); -ENOMEM; what `open` returned.
+ */
+IOMAP_API IOMAP_MUST_CHECK int iomap_file_open(struct iomap_inode *inode, unsigned flags,
+					       struct iomap_file **out);
+/**
+ * iomap_file_close - close a file
+ *
+ * Writes nothing.  No call on the file may be running.  NULL is ignored.
+ * Return: 0.
+ */
+IOMAP_API int iomap_file_close(struct iomap_file *file);
+
+IOMAP_API struct iomap_inode *iomap_file_inode(const struct iomap_file *file);
+IOMAP_API unsigned iomap_file_flags(const struct iomap_file *file);
+IOMAP_API unsigned iomap_file_mode(const struct iomap_file *file);
+/** iomap_file_set_mode - for the inode's `open`: set IOMAP_FMODE_xxx bits */
+IOMAP_API void iomap_file_set_mode(struct iomap_file *file, unsigned mode);
+
+/**
+ * iomap_file_check_and_advance_wb_err - errors since this file last asked
+ *
+ * Any thread.  Return: 0 or the error; once for each file.
+ */
+IOMAP_API int iomap_file_check_and_advance_wb_err(struct iomap_file *file);
+
+/**
+ * iomap_read - read @len bytes at @pos into @buf
+ *
+ * As iomap_file_read_iter().  @len is cut to SSIZE_MAX.
+ */
+IOMAP_API ssize_t iomap_read(struct iomap_file *file, void *buf, size_t len, int64_t pos);
+/** iomap_readv - the same into at most IOV_MAX segments */
+IOMAP_API ssize_t iomap_readv(struct iomap_file *file, const struct iovec *iov, int iovcnt,
+			      int64_t pos);
+
+/**
+ * iomap_write - write @len bytes at @pos
+ *
+ * Takes i_rwsem exclusively; zeroes a gap between i_size and @pos; with IOMAP_O_DSYNC or
+ * IOMAP_O_SYNC durable before return.  With IOMAP_O_APPEND @pos is ignored.  Blocks.
+ *
+ * Return: bytes written, or -errno.
+ */
+IOMAP_API ssize_t iomap_write(struct iomap_file *file, const void *buf, size_t len, int64_t pos);
+/** iomap_writev - the same from at most IOV_MAX segments */
+IOMAP_API ssize_t iomap_writev(struct iomap_file *file, const struct iovec *iov, int iovcnt,
+			       int64_t pos);
+
+/** iomap_file_fsync - i_fop->fsync, or iomap_fsync() of everything */
+IOMAP_API IOMAP_MUST_CHECK int iomap_file_fsync(struct iomap_file *file, int datasync);
+
+/**
+ * iomap_fsync - make a range durable
+ * @start: first byte
+ * @end: last byte, inclusive as in the kernel; INT64_MAX for all
+ * @datasync: leave out metadata that is not needed to read the data
+ *
+ * Writes dirty data of the range, waits for it and for writeback already running, calls
+ * commit_metadata, flushes the devices.  Takes no inode lock.  Blocks.
+ *
+ * Return: 0, or the first error that this file has not seen yet: writing, commit, flush;
+ * -EAGAIN while the application holds data of the range back with IOMAP_WB_DEFER.
+ */
+IOMAP_API IOMAP_MUST_CHECK int iomap_fsync(struct iomap_file *file, int64_t start, int64_t end,
+					   int datasync);
+
+/**
+ * iomap_write_sync - make the @ret bytes that end at iocb->ki_pos durable, if the iocb asks
+ *
+ * Call it without i_rwsem, after iomap_file_buffered_write().  Kernel: generic_write_sync.
+ *
+ * Return: @ret, or -errno of the sync; @ret <= 0 is returned as it is.
+ */
+IOMAP_API ssize_t iomap_write_sync(struct iomap_kiocb *iocb, ssize_t ret);
+
+/* iomap_sync_range() flags */
+#define IOMAP_SYNC_WAIT_BEFORE 0x1U /* wait for writeback already running */
+#define IOMAP_SYNC_WRITE 0x2U	    /* start write-out */
+#define IOMAP_SYNC_WAIT_AFTER 0x4U  /* wait for it */
+
+/**
+ * iomap_sync_range - write out without making durable (as sync_file_range(2))
+ * @end: byte after the range, INT64_MAX for all
+ *
+ * No metadata commit, no flush: no durability.
+ *
+ * Return: 0, -EINVAL, or the first error of waiting, which fsync will report too.
+ */
+IOMAP_API IOMAP_MUST_CHECK int iomap_sync_range(struct iomap_file *file, int64_t start,
+						int64_t end, unsigned flags);
+
+/**
+ * iomap_sync_engine - make everything durable: all inodes, one flush for each device
+ *
+ * Return: 0 or the first error.
+ */
+IOMAP_API IOMAP_MUST_CHECK int iomap_sync_engine(struct iomap_engine *engine);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

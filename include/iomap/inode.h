@@ -1,0 +1,217 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * iomap/inode.h - inodes and address spaces.
+ *
+ * The application embeds struct iomap_inode in its own object and frees it; the library
+ * initialises and destroys it.  Members that are not described as the application's are
+ * read only for it.
+ * Lifetime: the engine outlives the inode; after iomap_inode_destroy() returned 0 no
+ * callback of the inode runs again.
+ */
+#ifndef IOMAP_INODE_H
+#define IOMAP_INODE_H
+
+#include <iomap/lock.h>
+#include <iomap/mapping.h>
+#include <iomap/types.h>
+#include <iomap/uio.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct iomap_writeback_control;
+struct iomap_readahead_control;
+struct iomap_write_ops;
+
+/*
+ * What the cache asks of an inode (kernel: struct address_space_operations).  Each is a line
+ * or two around a function of this library; NULL where marked optional.
+ *
+ * read_folio: required to read.  Folio locked; fill it and unlock it, now or when the I/O
+ *   ends.  May block.  Return 0 or -errno (then the folio has been unlocked all the same).
+ * writepages: required to write.  Called by fsync, the flusher and throttled writers with no
+ *   lock held that the library knows of but possibly i_rwsem.  May block.
+ * dirty_folio: optional, default iomap_dirty_folio().
+ * readahead: optional (one folio at a time without it).  Folios locked.
+ * invalidate_folio, release_folio, is_partially_uptodate: optional, defaults
+ *   iomap_invalidate_folio(), iomap_release_folio(), iomap_is_partially_uptodate().
+ *   Folio locked; must not block.
+ */
+struct iomap_address_space_operations {
+	int (*read_folio)(struct iomap_file *file, struct iomap_folio *folio);
+	int (*writepages)(struct iomap_address_space *mapping, struct iomap_writeback_control *wbc);
+	bool (*dirty_folio)(struct iomap_address_space *mapping, struct iomap_folio *folio);
+	void (*readahead)(struct iomap_readahead_control *rac);
+	void (*invalidate_folio)(struct iomap_folio *folio, size_t off, size_t len);
+	bool (*release_folio)(struct iomap_folio *folio, unsigned gfp);
+	bool (*is_partially_uptodate)(struct iomap_folio *folio, size_t from, size_t count);
+	void (*reserved[8])(void);
+};
+
+/*
+ * What iomap_read(), iomap_write() and iomap_file_fsync() call in place of the default
+ * (kernel: struct file_operations).  All optional.  They take the locks they need.
+ */
+struct iomap_file_operations {
+	ssize_t (*read_iter)(struct iomap_kiocb *iocb, struct iomap_iov_iter *to);
+	ssize_t (*write_iter)(struct iomap_kiocb *iocb, struct iomap_iov_iter *from);
+	/* @end inclusive, as in the kernel */
+	int (*fsync)(struct iomap_file *file, int64_t start, int64_t end, int datasync);
+	void (*reserved[8])(void);
+};
+
+/*
+ * Hooks of direct I/O (kernel: struct iomap_dio_ops), all optional.  Taken by
+ * iomap_inode_ops.dio_ops; no call of this version does direct I/O yet.
+ *
+ * end_io: all bios ended; may block, its error becomes the result.
+ * submit_io: in place of iomap_submit_bio().
+ * bio_set: own bio allocations.
+ */
+struct iomap_dio_ops {
+	int (*end_io)(struct iomap_kiocb *iocb, ssize_t size, int error, unsigned flags);
+	void (*submit_io)(const struct iomap_iter *iter, struct iomap_bio *bio,
+			  int64_t file_offset);
+	struct iomap_bio_set *bio_set;
+	void (*reserved[4])(void);
+};
+
+/*
+ * What the convenience layer uses.
+ *
+ * write: the extent map for iomap_write(); required to write without a write_iter.
+ * write_ops: passed to the buffered write; NULL for none.
+ * dio_ops: for direct I/O; NULL for none.
+ * open: a file is being opened; may refuse with -errno, may call iomap_file_set_mode().
+ *   No lock held, may block.
+ * commit_metadata: make durable all metadata that is needed to find the data written so
+ *   far, or (@datasync 0) all metadata.  Called by fsync after the data was written and
+ *   before the device is flushed; no library lock held; may block, may read and write other
+ *   inodes of a higher lock class and submit bios; must not fsync this inode.  NULL: there
+ *   is none.
+ */
+struct iomap_inode_ops {
+	const struct iomap_ops *write;
+	const struct iomap_write_ops *write_ops;
+	const struct iomap_dio_ops *dio_ops;
+	int (*open)(struct iomap_inode *inode, struct iomap_file *file);
+	int (*commit_metadata)(struct iomap_inode *inode, int datasync);
+	void (*reserved[10])(void);
+};
+
+/* The cached pages of an inode (kernel: struct address_space). */
+struct iomap_address_space {
+	struct iomap_inode *host;
+	const struct iomap_address_space_operations *a_ops;
+	struct iomap_rwsem invalidate_lock;
+	uint64_t nrpages; /* base pages cached */
+	uint32_t wb_err;  /* errseq of writeback errors */
+	uint32_t tree_lock;
+	uint64_t tree_root;
+	uint64_t nr_dirty_pages;
+	uint64_t nr_writeback_pages;
+	uint64_t wb_bdevs; /* which devices were written to */
+	uint64_t writeback_index;
+	uint8_t min_order, max_order;
+	uint8_t reserved8[6];
+	uint64_t reserved[6];
+};
+
+struct iomap_inode {
+	struct iomap_engine *i_engine;
+	const struct iomap_inode_ops *i_op;	   /* may be NULL */
+	const struct iomap_file_operations *i_fop; /* may be NULL */
+	struct iomap_address_space *i_mapping;	   /* &i_data */
+	struct iomap_address_space i_data;
+	struct iomap_rwsem i_rwsem;
+	struct iomap_bdev *i_bdev; /* device that fsync flushes, besides those written to */
+	int64_t i_size;		   /* use iomap_i_size_read/write */
+	int64_t i_maxbytes;	   /* positions beyond give -EFBIG */
+	uint64_t i_ino;		   /* for logs */
+	void *i_private;	   /* the application's */
+	uint8_t i_blkbits;
+	uint8_t i_class;
+	uint8_t i_reserved8[2];
+	uint32_t i_state;
+	uint32_t i_files_nr;
+	uint32_t i_pins_nr;
+	uint64_t i_dirtied_ns;
+	struct iomap_list_head i_engine_list;
+	struct iomap_list_head i_dirty_list;
+	uint64_t i_reserved[8];
+};
+
+/* Arguments of iomap_inode_init(); zero what is not used. */
+struct iomap_inode_args {
+	size_t size; /* sizeof(struct iomap_inode_args) */
+	const struct iomap_address_space_operations *a_ops;
+	const struct iomap_file_operations *i_fop;
+	const struct iomap_inode_ops *i_op;
+	struct iomap_bdev *bdev; /* device of the data, NULL when there is none */
+	int64_t i_size;		 /* bytes */
+	int64_t i_maxbytes;	 /* 0: 2^63 - 1 */
+	uint64_t i_ino;
+	void *i_private;
+	uint32_t blkbits;    /* log2 of the block size: 9 to 12; 0: 12 */
+	uint32_t lock_class; /* 0 data, 1 metadata ..., up to 7 */
+	uint64_t reserved[8];
+};
+
+/**
+ * iomap_inode_init - prepare an inode for use
+ * @engine: its engine
+ * @inode: memory of the caller, any content
+ * @args: what it is
+ *
+ * Does not block for I/O.
+ *
+ * Return: 0; -EINVAL (no a_ops, block size out of range or smaller than the device's
+ * direct-I/O alignment, a bdev of another engine, negative size; a log line says which).
+ */
+IOMAP_API IOMAP_MUST_CHECK int iomap_inode_init(struct iomap_engine *engine,
+						struct iomap_inode *inode,
+						const struct iomap_inode_args *args);
+
+/* iomap_inode_destroy() flags */
+#define IOMAP_DESTROY_WAIT 0x1U	   /* write dirty data and wait, instead of -EBUSY */
+#define IOMAP_DESTROY_DISCARD 0x2U /* throw dirty data away */
+
+/**
+ * iomap_inode_destroy - drop the inode's cache and forget it
+ *
+ * May block for running I/O and for the flusher, in any case.
+ *
+ * Return: 0, and the memory is the application's again; -EBUSY with files open, folios
+ * referenced or (without a flag) dirty data, and the inode is still usable; with
+ * IOMAP_DESTROY_WAIT the error of writing, and the inode is still usable.
+ */
+IOMAP_API IOMAP_MUST_CHECK int iomap_inode_destroy(struct iomap_inode *inode, unsigned flags);
+
+/** iomap_i_size_read - i_size, untorn and in order with the data (kernel: i_size_read) */
+IOMAP_API int64_t iomap_i_size_read(const struct iomap_inode *inode);
+/** iomap_i_size_write - set i_size; i_rwsem held exclusively, or before first use */
+IOMAP_API void iomap_i_size_write(struct iomap_inode *inode, int64_t size);
+/** iomap_i_blocksize - bytes of a block */
+IOMAP_API size_t iomap_i_blocksize(const struct iomap_inode *inode);
+
+/** iomap_mapping_set_error - record a writeback error for fsync; any context */
+IOMAP_API void iomap_mapping_set_error(struct iomap_address_space *mapping, int error);
+
+/**
+ * iomap_invalidate_inode_pages - drop clean cached folios of a range
+ * @start: byte, rounded down to a page
+ * @end: byte after the range; INT64_MAX for all
+ *
+ * Folios that are dirty, under writeback, locked or referenced stay.  Does not block.
+ * Kernel counterpart: invalidate_mapping_pages.
+ *
+ * Return: bytes dropped.
+ */
+IOMAP_API uint64_t iomap_invalidate_inode_pages(struct iomap_inode *inode, int64_t start,
+						int64_t end);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

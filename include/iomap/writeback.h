@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * iomap/writeback.h - from dirty folios to ioends.
+ */
+#ifndef IOMAP_WRITEBACK_H
+#define IOMAP_WRITEBACK_H
+
+#include <iomap/bio.h>
+#include <iomap/folio.h>
+#include <iomap/mapping.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum iomap_writeback_sync_modes {
+	IOMAP_WB_SYNC_NONE, /* write what is easy to write */
+	IOMAP_WB_SYNC_ALL,  /* write all, waiting for writeback already running */
+};
+
+/* What to write (kernel: struct writeback_control).  range_end is inclusive. */
+struct iomap_writeback_control {
+	int64_t nr_to_write; /* base pages; counted down; SYNC_ALL ignores it */
+	int64_t range_start; /* byte */
+	int64_t range_end;   /* last byte, INT64_MAX for all */
+	enum iomap_writeback_sync_modes sync_mode;
+	uint32_t nr_deferred; /* runs that were deferred (IOMAP_WB_DEFER), counted up */
+	uint64_t reserved[4];
+};
+
+/* iomap_ioend.io_flags */
+#define IOMAP_IOEND_SHARED 0x0001U    /* blocks were shared */
+#define IOMAP_IOEND_UNWRITTEN 0x0002U /* extent is unwritten */
+#define IOMAP_IOEND_BOUNDARY 0x0004U  /* starts at a boundary, is not merged backwards */
+
+/*
+ * One contiguous piece of writeback (kernel: struct iomap_ioend).  Belongs to the library;
+ * hooks of submission and completion may read all of it and use io_private and io_list.
+ */
+struct iomap_ioend {
+	struct iomap_list_head io_list;
+	uint16_t io_flags; /* IOMAP_IOEND_xxx */
+	uint16_t reserved16;
+	int32_t io_error;    /* first error of the ioend's bios */
+	uint32_t io_remaining; /* the library's */
+	uint32_t io_folios_nr; /* the library's */
+	struct iomap_inode *io_inode;
+	size_t io_size;	     /* bytes */
+	int64_t io_offset;   /* byte in the file */
+	uint64_t io_sector;  /* start on the device, units of 512 bytes */
+	void *io_private;    /* the application's */
+	struct iomap_ioend *io_parent;
+	uint64_t reserved[4];
+	struct iomap_bio io_bio; /* must be last */
+};
+
+/** iomap_ioend_from_bio - the ioend that embeds @bio */
+IOMAP_API struct iomap_ioend *iomap_ioend_from_bio(struct iomap_bio *bio);
+
+struct iomap_writeback_ops;
+
+/* Context of a writeback (kernel: struct iomap_writepage_ctx).  Zero it, then set inode,
+ * wbc and ops; wb_ctx is the ops' own. */
+struct iomap_writepage_ctx {
+	struct iomap iomap;
+	struct iomap_inode *inode;
+	struct iomap_writeback_control *wbc;
+	const struct iomap_writeback_ops *ops;
+	uint32_t nr_folios; /* folios in the ioend being built */
+	uint32_t reserved32;
+	void *wb_ctx;
+	uint64_t reserved[4];
+};
+
+/* Return of writeback_range: keep the rest of the folio dirty for now.  Not an errno. */
+#define IOMAP_WB_DEFER ((ssize_t)-4096)
+
+/*
+ * How dirty ranges get to storage (kernel: struct iomap_writeback_ops).
+ *
+ * writeback_range: required.  Map and queue a dirty run of @len bytes at @pos of a locked
+ *   folio; sets wpc->iomap and usually returns iomap_add_to_ioend().  @end_pos: byte after
+ *   the last one of the folio to write (i_size cuts it).  May block but not wait for another
+ *   folio.  Return: bytes handled (> 0; the rest is asked for again), -errno, or
+ *   IOMAP_WB_DEFER.  After -errno it gives back the reservations from @pos to the end of the
+ *   folio, and is not called again for this folio.
+ * writeback_submit: required.  Send what was built, or with @error set end it unsubmitted
+ *   with that error; usually iomap_ioend_writeback_submit().  Called when the context holds
+ *   something in wb_ctx.  Return: 0 or -errno.
+ */
+struct iomap_writeback_ops {
+	ssize_t (*writeback_range)(struct iomap_writepage_ctx *wpc, struct iomap_folio *folio,
+				   uint64_t pos, unsigned len, uint64_t end_pos);
+	int (*writeback_submit)(struct iomap_writepage_ctx *wpc, int error);
+	void (*reserved[4])(void);
+};
+
+/**
+ * iomap_writepages - write dirty folios of wpc->wbc's range
+ *
+ * The body of a_ops->writepages.  Takes neither i_rwsem nor invalidate_lock.  Blocks for
+ * folio locks and, with SYNC_ALL, for writeback that is already running; does not wait for
+ * what it submits.
+ *
+ * Return: 0, -EINVAL for a missing op, or the first error.
+ */
+IOMAP_API IOMAP_MUST_CHECK int iomap_writepages(struct iomap_writepage_ctx *wpc);
+
+/**
+ * iomap_add_to_ioend - put a dirty run into the ioend being built
+ * @wpc: wpc->iomap covers @pos
+ * @folio: locked
+ * @pos: byte in the file
+ * @end_pos: as given to writeback_range
+ * @dirty_len: bytes of the run, cut to the mapping
+ *
+ * Submits the ioend so far (by writeback_submit) when this run does not continue it in file
+ * and device, differs in type, or starts at a boundary.  A HOLE is taken as handled.
+ *
+ * Return: bytes taken, or -errno (-EIO for INLINE, DELALLOC and broken mappings).
+ */
+IOMAP_API IOMAP_MUST_CHECK ssize_t iomap_add_to_ioend(struct iomap_writepage_ctx *wpc,
+						      struct iomap_folio *folio, int64_t pos,
+						      int64_t end_pos, unsigned dirty_len);
+/** iomap_ioend_writeback_submit - the default writeback_submit, for wpc->wb_ctx an ioend */
+IOMAP_API int iomap_ioend_writeback_submit(struct iomap_writepage_ctx *wpc, int error);
+
+/** iomap_start_folio_write - @len more bytes of the folio are being written; for
+ * writeback_range without ioends; the folio is locked */
+IOMAP_API void iomap_start_folio_write(struct iomap_inode *inode, struct iomap_folio *folio,
+				       size_t len);
+/** iomap_finish_folio_write - @len bytes of the folio have been written, with or without
+ * success; exactly once for each range started; any context */
+IOMAP_API void iomap_finish_folio_write(struct iomap_inode *inode, struct iomap_folio *folio,
+					size_t len);
+
+/** iomap_writeback_resume - deferred runs of the inode may go; starts their write-out soon */
+IOMAP_API void iomap_writeback_resume(struct iomap_inode *inode);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,354 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * base.h - the lowest layer: environment of an engine, logging, memory, locks, epochs.
+ *
+ * Owns: struct iomap_engine as a handle that holds what each layer hangs on it; the
+ * lock-order checker; the process-wide registry of threads that read under an epoch.
+ *
+ * Locks: every lock of the library has a rank (enum iomap__rank).  A thread takes locks by
+ * rising rank; debug builds check it (witness.c) and abort with the chain held now and the
+ * chain that once took them the other way round.  Of one rank only folio locks may be held
+ * together, by rising index of one inode.  Locks that belong to an inode carry its class
+ * (iomap_inode_args.lock_class): all locks of a class come before those of the next.
+ *
+ * Life cycles: a thread record (struct iomap__thread) is made at a thread's first call and
+ * given back when the thread ends; records are never freed, so that scans need no lock.
+ */
+#ifndef IOMAP__BASE_H
+#define IOMAP__BASE_H
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <iomap/engine.h>
+#include <iomap/flags.h>
+#include <iomap/lock.h>
+#include <iomap/types.h>
+
+#ifndef IOMAP_DEBUG
+#define IOMAP_DEBUG 0
+#endif
+
+#if defined(__SANITIZE_THREAD__)
+#define IOMAP__TSAN 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define IOMAP__TSAN 1
+#endif
+#endif
+#ifndef IOMAP__TSAN
+#define IOMAP__TSAN 0
+#endif
+
+#define iomap__likely(x) __builtin_expect(!!(x), 1)
+#define iomap__unlikely(x) __builtin_expect(!!(x), 0)
+#define iomap__container_of(ptr, type, member) \
+	((type *)(void *)((char *)(ptr)-offsetof(type, member)))
+#define iomap__min(a, b) ((a) < (b) ? (a) : (b))
+#define iomap__max(a, b) ((a) > (b) ? (a) : (b))
+#define IOMAP__CACHE_LINE 64
+#define iomap__array_len(a) (sizeof(a) / sizeof((a)[0]))
+
+static inline bool iomap__is_pow2(uint64_t n)
+{
+	return n && !(n & (n - 1));
+}
+
+static inline uint64_t iomap__round_down(uint64_t n, uint64_t pow2)
+{
+	return n & ~(pow2 - 1);
+}
+
+static inline uint64_t iomap__round_up(uint64_t n, uint64_t pow2)
+{
+	return (n + pow2 - 1) & ~(pow2 - 1);
+}
+
+/* ---- environment: what the options gave (env.c, log.c) ---- */
+
+struct iomap__env {
+	struct iomap_alloc_hooks hooks;
+	iomap_log_fn *log;
+	void *log_ctx;
+	uint64_t (*now_ns)(void *ctx);
+	void *now_ctx;
+	uint32_t log_per_second;
+	/* rate limit: second << 32 | lines of that second; lines left out */
+	_Atomic uint64_t log_window;
+	_Atomic uint64_t log_dropped;
+};
+
+struct iomap__blk;
+struct iomap__cache;
+
+/* The engine: a handle.  Set up and torn down by lib/iomap/engine.c. */
+struct iomap_engine {
+	struct iomap__env env;
+	struct iomap_engine_opts opts; /* with defaults filled in */
+	struct iomap__blk *blk;
+	struct iomap__cache *cache;
+};
+
+/* Fill @env from @opts (defaults where zero). */
+void iomap__env_init(struct iomap__env *env, const struct iomap_engine_opts *opts);
+/* Memory through the hooks; counted in debug builds.  NULL when there is none. */
+void *iomap__alloc(struct iomap__env *env, size_t size);
+void *iomap__zalloc(struct iomap__env *env, size_t size);
+void *iomap__alloc_aligned(struct iomap__env *env, size_t align, size_t size);
+void iomap__free(struct iomap__env *env, void *ptr, size_t size);
+static inline uint64_t iomap__now_ns(struct iomap__env *env)
+{
+	return env->now_ns(env->now_ctx);
+}
+/* One log line, rate limited.  Any context. */
+void iomap__log(struct iomap__env *env, enum iomap_log_level level, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
+
+/* A bug of ours or of the caller: logs to stderr and aborts.  Debug builds only use it. */
+void iomap__bug(const char *file, int line, const char *fmt, ...)
+	__attribute__((noreturn, cold, format(printf, 3, 4)));
+#if IOMAP_DEBUG
+#define iomap__assert(cond) \
+	((cond) ? (void)0 : iomap__bug(__FILE__, __LINE__, "assertion failed: %s", #cond))
+#define iomap__assert_msg(cond, ...) \
+	((cond) ? (void)0 : iomap__bug(__FILE__, __LINE__, __VA_ARGS__))
+#else
+#define iomap__assert(cond) ((void)sizeof(!(cond)))
+#define iomap__assert_msg(cond, ...) ((void)sizeof(!(cond)))
+#endif
+
+/* ---- threads, epochs, debug counters (thread.c, epoch.c) ---- */
+
+/* Statistics slots that one thread owns alone; later threads share the last one. */
+#define IOMAP__STAT_SLOTS 64
+
+/*
+ * One thread inside the library.  `epoch` is 0 outside a read section, else the global
+ * epoch at its start.  Written by the thread, read by whoever waits for a grace period.
+ */
+struct iomap__thread {
+	_Alignas(IOMAP__CACHE_LINE) _Atomic uint64_t epoch;
+	uint32_t id;	    /* small number, unique among living threads */
+	uint32_t stat_slot; /* < IOMAP__STAT_SLOTS */
+	uint32_t tid;	    /* kernel's */
+	bool stat_shared;   /* the slot is not this thread's alone */
+	_Atomic bool in_use;
+	void *plug; /* struct iomap_plug, block layer */
+	struct iomap_debug_counters counters;
+	struct iomap__thread *next; /* registry, never unlinked */
+};
+
+extern _Thread_local struct iomap__thread *iomap__thread_self_ptr
+	__attribute__((tls_model("initial-exec"), visibility("hidden")));
+struct iomap__thread *iomap__thread_register(void);
+
+/* The calling thread's record.  Allocates at the thread's first call only. */
+static inline struct iomap__thread *iomap__thread_self(void)
+{
+	struct iomap__thread *self = iomap__thread_self_ptr;
+
+	return iomap__likely(self) ? self : iomap__thread_register();
+}
+
+#if IOMAP_DEBUG
+#define iomap__count(member) ((void)iomap__thread_self()->counters.member++)
+#else
+#define iomap__count(member) ((void)0)
+#endif
+
+/*
+ * Epochs: memory that readers may look at without a lock is given back only after every
+ * reader that was inside a section has left it.  A reader only stores; the waiter pays with
+ * a membarrier (a full fence in the reader where that is missing, and under TSan).
+ * Sections must not block.  They do not nest.
+ */
+extern _Atomic uint64_t iomap__epoch_global;
+extern bool iomap__epoch_fence; /* readers need a full fence; constant after first use */
+
+static inline struct iomap__thread *iomap__epoch_enter(void)
+{
+	struct iomap__thread *self = iomap__thread_self();
+	uint64_t now = atomic_load_explicit(&iomap__epoch_global, memory_order_relaxed);
+
+	if (iomap__unlikely(iomap__epoch_fence)) {
+		atomic_exchange_explicit(&self->epoch, now, memory_order_seq_cst);
+	} else {
+		/* pairs with the membarrier of iomap__epoch_synchronize() */
+		atomic_store_explicit(&self->epoch, now, memory_order_relaxed);
+		atomic_signal_fence(memory_order_seq_cst);
+	}
+	return self;
+}
+
+static inline void iomap__epoch_exit(struct iomap__thread *self)
+{
+	/* pairs with the acquire load of iomap__epoch_synchronize() */
+	atomic_store_explicit(&self->epoch, 0, memory_order_release);
+}
+
+/* Wait until every section that was running has ended.  Spins and yields; short. */
+void iomap__epoch_synchronize(void);
+
+/*
+ * A counter spread over threads: exact, without contention for the first 63 threads.
+ * An array of IOMAP__STAT_SLOTS lines of IOMAP__STAT_LINE counters each.
+ */
+#define IOMAP__STAT_LINE 8
+struct iomap__stats {
+	_Alignas(IOMAP__CACHE_LINE) _Atomic uint64_t slot[IOMAP__STAT_SLOTS][IOMAP__STAT_LINE];
+};
+static inline void iomap__stat_add(struct iomap__stats *stats, struct iomap__thread *self,
+				   unsigned which, uint64_t n)
+{
+	_Atomic uint64_t *c = &stats->slot[self->stat_slot][which];
+
+	if (iomap__unlikely(self->stat_shared))
+		atomic_fetch_add_explicit(c, n, memory_order_relaxed);
+	else
+		atomic_store_explicit(c, atomic_load_explicit(c, memory_order_relaxed) + n,
+				      memory_order_relaxed);
+}
+uint64_t iomap__stat_sum(const struct iomap__stats *stats, unsigned which);
+
+/* ---- locks (lock.c, rwsem.c, witness.c) ---- */
+
+/*
+ * The lock order, lowest first.  Ranks of an inode are taken per class, see above; those
+ * from IOMAP__RANK_ENGINE on are below all classes.
+ */
+enum iomap__rank {
+	IOMAP__RANK_NONE,
+	IOMAP__RANK_INODE,	/* i_rwsem */
+	IOMAP__RANK_INVALIDATE, /* invalidate_lock */
+	IOMAP__RANK_FOLIO,	/* folio lock, rising index within an inode */
+	IOMAP__RANK_ENGINE = 64, /* lists of inodes and bdevs */
+	IOMAP__RANK_BDEV,	/* a bdev's own state */
+	IOMAP__RANK_DIRTY,	/* list of dirty inodes */
+	IOMAP__RANK_TREE,	/* tree_lock of an address space */
+	IOMAP__RANK_RECLAIM,	/* the clock hand */
+	IOMAP__RANK_IFS,	/* per-folio block state */
+	IOMAP__RANK_ARENA,	/* free lists of folio memory */
+	IOMAP__RANK_RETIRE,	/* memory waiting for a grace period */
+	IOMAP__RANK_QUEUE_REAP, /* reaping completions */
+	IOMAP__RANK_QUEUE,	/* submission side of an I/O queue */
+	IOMAP__RANK_PARK,	/* waiters */
+	IOMAP__RANK_POOL,	/* free lists of objects */
+	IOMAP__RANK_MAX = 96,
+};
+
+/*
+ * iomap__witness_acquire: about to take @lock, may block.  @trylock: cannot deadlock, only
+ * recorded.  @order: for folios the index, else 0.  @host: for folios the mapping.
+ * iomap__witness_release: by the thread that holds it.  iomap__witness_disown: the lock
+ * goes to whoever will release it (a completion); that one calls no release.
+ */
+#if IOMAP_DEBUG
+void iomap__witness_acquire(const void *lock, unsigned rank, unsigned subclass, bool trylock,
+			    const void *host, uint64_t order);
+void iomap__witness_release(const void *lock);
+void iomap__witness_disown(const void *lock);
+bool iomap__witness_holds(const void *lock);
+/* Abort if the thread holds any lock but i_rwsem and invalidate_lock (LK03). */
+void iomap__witness_assert_callback(const char *what);
+#else
+#define iomap__witness_acquire(l, r, s, t, h, o) ((void)0)
+#define iomap__witness_release(l) ((void)0)
+#define iomap__witness_disown(l) ((void)0)
+#define iomap__witness_assert_callback(w) ((void)0)
+#endif
+
+/* futex(2) on 32-bit words; counted as system calls.  Spurious returns happen. */
+void iomap__futex_wait(const uint32_t *word, uint32_t expected);
+/* @timeout_ns relative, 0: none.  Return false on timeout. */
+bool iomap__futex_wait_timeout(const uint32_t *word, uint32_t expected, uint64_t timeout_ns);
+void iomap__futex_wake(const uint32_t *word, int nr);
+void iomap__cpu_relax(void);
+
+/* A short lock: spins a little, then sleeps.  0 free, 1 held, 2 held with sleepers. */
+struct iomap__mutex {
+	uint32_t state;
+	uint16_t rank;
+	uint16_t reserved;
+};
+void iomap__mutex_init(struct iomap__mutex *mutex, enum iomap__rank rank);
+void iomap__mutex_lock(struct iomap__mutex *mutex);
+bool iomap__mutex_trylock(struct iomap__mutex *mutex);
+void iomap__mutex_unlock(struct iomap__mutex *mutex);
+
+/* The same on a bare word (public structs). */
+void iomap__word_lock(uint32_t *word, enum iomap__rank rank);
+void iomap__word_unlock(uint32_t *word);
+
+void iomap__rwsem_init(struct iomap_rwsem *sem, enum iomap__rank rank, unsigned subclass);
+
+/* ---- errseq: an error that each observer sees once (errseq.c) ---- */
+
+/* Record @error (negative errno). */
+void iomap__errseq_set(uint32_t *eseq, int error);
+/* A cursor for a new observer; an error nobody has seen will be seen by it. */
+uint32_t iomap__errseq_sample(uint32_t *eseq);
+/* The error since @since, or 0; does not move anything. */
+int iomap__errseq_check(uint32_t *eseq, uint32_t since);
+/* The same, and moves *@since up. */
+int iomap__errseq_check_and_advance(uint32_t *eseq, uint32_t *since);
+
+/* ---- object pools: free lists of equal objects (pool.c) ---- */
+
+struct iomap__pool {
+	struct iomap__env *env;
+	struct iomap__mutex lock;
+	size_t object_bytes;
+	void *free; /* linked through the first word */
+	void *slabs;
+	uint64_t nr_free, nr_total;
+	uint32_t slab_objects;
+};
+/* @nr_reserved objects are allocated at once.  Objects are aligned to 64. */
+int iomap__pool_init(struct iomap__pool *pool, struct iomap__env *env, size_t object_bytes,
+		     unsigned nr_reserved);
+/* All objects must be back. */
+void iomap__pool_exit(struct iomap__pool *pool);
+/* Not zeroed.  Grows by a slab when empty; NULL when that fails. */
+void *iomap__pool_get(struct iomap__pool *pool);
+void iomap__pool_put(struct iomap__pool *pool, void *object);
+
+/* ---- lists ---- */
+
+static inline void iomap__list_init(struct iomap_list_head *head)
+{
+	head->next = head->prev = head;
+}
+static inline bool iomap__list_empty(const struct iomap_list_head *head)
+{
+	return head->next == head;
+}
+static inline void iomap__list_add_tail(struct iomap_list_head *item, struct iomap_list_head *head)
+{
+	item->prev = head->prev;
+	item->next = head;
+	head->prev->next = item;
+	head->prev = item;
+}
+/* Leaves @item an empty list. */
+static inline void iomap__list_del(struct iomap_list_head *item)
+{
+	item->prev->next = item->next;
+	item->next->prev = item->prev;
+	iomap__list_init(item);
+}
+
+/* Plain members of public structs that several threads use. */
+#define iomap__load(p) __atomic_load_n((p), __ATOMIC_RELAXED)
+#define iomap__load_acquire(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
+#define iomap__store(p, v) __atomic_store_n((p), (v), __ATOMIC_RELAXED)
+#define iomap__store_release(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
+#define iomap__fetch_add(p, v) __atomic_fetch_add((p), (v), __ATOMIC_ACQ_REL)
+#define iomap__fetch_sub(p, v) __atomic_fetch_sub((p), (v), __ATOMIC_ACQ_REL)
+#define iomap__fetch_or(p, v) __atomic_fetch_or((p), (v), __ATOMIC_ACQ_REL)
+#define iomap__fetch_and(p, v) __atomic_fetch_and((p), (v), __ATOMIC_ACQ_REL)
+
+#endif

@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * block.h - block devices, bios, I/O queues, and waiting for I/O.
+ *
+ * Owns: bdevs of an engine, bio pools, queues (a ring or its thread-pool twin), and the
+ * parking lot in which threads sleep for a word to change.
+ *
+ * Waiting: whoever waits can complete I/O (contract 7 of docs/design.md).  A thread that
+ * waits in iomap__io_wait() first tries to become the reaper of a queue with I/O in flight,
+ * and then sleeps in that queue; only when every such queue has a reaper, or nothing is in
+ * flight, does it sleep on a futex of its own.  A reaper that stops while I/O is in flight
+ * and others sleep wakes one of these to take over; so does a submission that finds
+ * sleepers and no reaper on its queue.
+ *
+ * Locks: IOMAP__RANK_BDEV .. IOMAP__RANK_POOL of base.h.  Completions (bi_end_io) run with
+ * only the reap lock held, or none.
+ *
+ * Life cycle of a bio: allocated, submitted (counted in its bdev's inflight), perhaps split
+ * into chained children by the file backend, issued to a queue or done inline, completed
+ * exactly once by iomap_bio_endio().
+ */
+#ifndef IOMAP__BLOCK_H
+#define IOMAP__BLOCK_H
+
+#include <iomap/bdev.h>
+#include <iomap/bio.h>
+
+#include "base/base.h"
+
+struct iomap__queue;
+
+/* Engine-wide state of the layer. */
+struct iomap__blk;
+
+/* Create queues by opts (backend, fallback with one log line).  0 or -errno. */
+int iomap__blk_create(struct iomap_engine *engine);
+/* No bdev is open.  Stops the I/O threads. */
+void iomap__blk_destroy(struct iomap_engine *engine);
+bool iomap__blk_busy(struct iomap_engine *engine); /* a bdev is open */
+const char *iomap__blk_backend(const struct iomap_engine *engine);
+/* Fill the block counters of @stats (bios_nr, read_bytes, written_bytes, flushes_nr). */
+void iomap__blk_stats(struct iomap_engine *engine, struct iomap_engine_stats *stats);
+
+/*
+ * Sleep until *@word differs from @expected, completing I/O meanwhile.  Spurious returns
+ * happen; the caller loops.  Folio and inode locks may be held, internal locks not.
+ */
+void iomap__io_wait(struct iomap__blk *blk, const uint32_t *word, uint32_t expected);
+/* The same, at most @timeout_ns.  Return false when it timed out. */
+bool iomap__io_wait_timeout(struct iomap__blk *blk, const uint32_t *word, uint32_t expected,
+			    uint64_t timeout_ns);
+/* *@word was changed: wake all that wait for it.  @word is only a key.  Any context. */
+void iomap__io_wake(struct iomap__blk *blk, const uint32_t *word);
+/* Complete what the devices have finished.  Never blocks; no internal lock held. */
+void iomap__io_poll(struct iomap__blk *blk);
+/* Send what the thread's plug has collected (before any wait). */
+void iomap__plug_flush(struct iomap__blk *blk);
+
+/* An i_bdev: keeps iomap_bdev_close() at -EBUSY. */
+void iomap__bdev_get(struct iomap_bdev *bdev);
+void iomap__bdev_put(struct iomap_bdev *bdev);
+struct iomap_engine *iomap__bdev_engine(const struct iomap_bdev *bdev);
+/* Number of the bdev in its engine, < 63; 63 for all later ones. */
+unsigned iomap__bdev_id(const struct iomap_bdev *bdev);
+/* Flush every bdev whose id is set in @ids (63: every one from 63 on). First error. */
+int iomap__bdevs_flush(struct iomap_engine *engine, uint64_t ids);
+
+#endif

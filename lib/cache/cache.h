@@ -1,0 +1,215 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * cache.h - the page cache: folio memory, the index of each address space, the read path,
+ * readahead, eviction, dirty accounting and the flusher.
+ *
+ * Owns: the arena (folio memory, the hard bound), one descriptor for each base page of it,
+ * the index nodes, the list of dirty inodes, the flusher thread.
+ *
+ * A folio and its lock word.  `lock` is one 64-bit word: LOCKED, WAITERS, CHANGING and a
+ * version above them.  The lock is for whoever changes the folio or its identity.  CHANGING
+ * is set, and the version moves, only while bytes that readers may see change or the folio
+ * leaves the index; so a folio that is merely locked (for writeback, say) is still read.
+ * A copying reader takes nothing: look up inside an epoch, remember the version (CHANGING
+ * clear), check identity and UPTODATE, copy, fence, compare the version; see filemap.c for
+ * the proof.
+ *
+ * References: the index holds one; look-ups by iomap__filemap_get() take one with a
+ * compare-and-swap that fails at zero.  Only a folio whose count the evictor moved from 1
+ * to 0 leaves the index by eviction, so pinned folios stay; truncation removes others too,
+ * and their memory goes back at the last put.
+ *
+ * Life of a folio: free in the buddy lists -> allocated, locked, in the index, not uptodate
+ * -> read or written -> unlocked, uptodate -> (dirty -> writeback -> clean)* -> removed by
+ * eviction or truncation with its version moved -> free.
+ *
+ * Tags of the index: DIRTY, WRITEBACK, TOWRITE, changed under tree_lock.  A folio keeps its
+ * DIRTY tag from iomap__folio_clear_dirty_for_io() to iomap__folio_start_writeback(), which
+ * changes it for WRITEBACK in one step: whoever looks for dirty and then for writeback
+ * folios never misses one.
+ */
+#ifndef IOMAP__CACHE_H
+#define IOMAP__CACHE_H
+
+#include <iomap/buffered.h>
+#include <iomap/file.h>
+#include <iomap/folio.h>
+#include <iomap/inode.h>
+#include <iomap/writeback.h>
+
+#include "base/base.h"
+
+/* ---- folio ---- */
+
+#define IOMAP__FOLIO_LOCKED 0x1U
+#define IOMAP__FOLIO_WAITERS 0x2U
+#define IOMAP__FOLIO_CHANGING 0x4U
+#define IOMAP__FOLIO_VERSION 0x8U /* one step of the version */
+
+/* flags */
+#define IOMAP__FOLIO_UPTODATE 0x01U
+#define IOMAP__FOLIO_DIRTY 0x02U
+#define IOMAP__FOLIO_WRITEBACK 0x04U
+#define IOMAP__FOLIO_WB_WAITERS 0x08U
+#define IOMAP__FOLIO_ACCESSED 0x10U  /* hit since the clock hand last passed */
+#define IOMAP__FOLIO_RA_MARK 0x20U   /* reading here starts the next window */
+#define IOMAP__FOLIO_RA_UNUSED 0x40U /* read ahead, not asked for yet */
+
+struct iomap_folio {
+	_Alignas(IOMAP__CACHE_LINE) _Atomic uint64_t lock;
+	_Atomic(struct iomap_address_space *) mapping; /* NULL when not in the index */
+	_Atomic uint64_t index;
+	_Atomic uint32_t flags;
+	_Atomic uint32_t refs;
+	void *ifs; /* per-folio block state, iomap layer; stable under the lock */
+	struct iomap__cache *cache;
+	uint32_t read_valid; /* lock held for reading: bytes below i_size when the read began */
+	int16_t read_error;  /* lock held: first error of the last read, negative errno */
+	uint8_t order;
+	uint8_t buddy_state; /* arena's */
+	uint32_t free_prev, free_next; /* arena's, while free */
+};
+_Static_assert(sizeof(struct iomap_folio) == IOMAP__CACHE_LINE, "one cache line a descriptor");
+
+static inline bool iomap__folio_test(const struct iomap_folio *folio, uint32_t flag)
+{
+	return atomic_load_explicit(&folio->flags, memory_order_acquire) & flag;
+}
+static inline size_t iomap__folio_bytes(const struct iomap_folio *folio)
+{
+	return IOMAP_PAGE_SIZE << folio->order;
+}
+/* Reference unless the count is zero. */
+bool iomap__folio_tryget(struct iomap_folio *folio);
+/* Bytes that readers may see are about to change / have changed.  Locked. */
+void iomap__folio_begin_change(struct iomap_folio *folio);
+void iomap__folio_end_change(struct iomap_folio *folio);
+/* The locked folio will be unlocked by a completion. */
+void iomap__folio_handoff(struct iomap_folio *folio);
+/*
+ * Dirty state.  All with the folio locked.
+ * dirty: set the flag, the tag and the accounting, put the inode on the dirty list; true if
+ *   it was clean.
+ * clear_dirty_for_io: clear the flag, keep the tag; true if it was dirty.
+ * start_writeback: set WRITEBACK, exchange the tags (the DIRTY tag stays if the folio is
+ *   dirty again).  end_writeback: any context, not locked; wakes waiters.  The caller of
+ *   end_writeback needs no reference: start_writeback takes one, end_writeback drops it.
+ * cancel_dirty: the folio is clean without having been written.
+ */
+bool iomap__filemap_dirty_folio(struct iomap_address_space *mapping, struct iomap_folio *folio);
+bool iomap__folio_clear_dirty_for_io(struct iomap_folio *folio);
+void iomap__folio_start_writeback(struct iomap_folio *folio);
+void iomap__folio_end_writeback(struct iomap_folio *folio);
+void iomap__folio_cancel_dirty(struct iomap_folio *folio);
+
+/* ---- index ---- */
+
+enum iomap__tag { IOMAP__TAG_DIRTY, IOMAP__TAG_WRITEBACK, IOMAP__TAG_TOWRITE, IOMAP__TAGS };
+
+/*
+ * Up to @nr folios that carry @tag (or all, for IOMAP__TAGS) with *index <= index < end,
+ * referenced, in order.  *index moves behind the last one (or to @end).
+ */
+unsigned iomap__filemap_get_tagged(struct iomap_address_space *mapping, uint64_t *index,
+				   uint64_t end, enum iomap__tag tag, struct iomap_folio **folios,
+				   unsigned nr);
+/* DIRTY folios of [index, end) become TOWRITE: what a sync started now has to write. */
+void iomap__filemap_tag_towrite(struct iomap_address_space *mapping, uint64_t index, uint64_t end);
+
+/* Referenced folio at @index, or NULL. */
+struct iomap_folio *iomap__filemap_get(struct iomap_address_space *mapping, uint64_t index);
+/*
+ * Find or make the folio at @index: locked, referenced, in the index.  May reclaim and wait;
+ * no folio lock held.  0, -ENOMEM, or -EAGAIN never.
+ */
+int iomap__filemap_grab(struct iomap_address_space *mapping, uint64_t index,
+			struct iomap_folio **out);
+
+/* ---- ranges; bytes, half open; INT64_MAX is the end ---- */
+
+/* a_ops->writepages over the range.  *deferred (may be NULL): runs held back. */
+int iomap__filemap_write_range(struct iomap_address_space *mapping, int64_t start, int64_t end,
+			       enum iomap_writeback_sync_modes mode, uint32_t *deferred);
+/* Wait for writeback that is running.  Does not report errors. */
+void iomap__filemap_wait_range(struct iomap_address_space *mapping, int64_t start, int64_t end);
+/* Remove folios of the range, dirty or not, waiting for writeback and locks.  Whole folios. */
+void iomap__filemap_remove_range(struct iomap_address_space *mapping, int64_t start, int64_t end);
+/* A folio reference other than the index's exists in the address space. */
+bool iomap__filemap_referenced(struct iomap_address_space *mapping);
+/* Throttle: the caller has dirtied data.  No folio lock held.  May write and wait. */
+void iomap__balance_dirty(struct iomap_address_space *mapping);
+
+/* ---- copies: atomic words under TSan, memcpy else (copy.h has the reason) ---- */
+
+/* Copy into or zero a locked folio, moving its version. */
+void iomap__folio_copy_in(struct iomap_folio *folio, size_t off, const void *from, size_t len);
+void iomap__folio_fill_zero(struct iomap_folio *folio, size_t off, size_t len);
+/* Copy from caller memory into a locked folio; returns bytes copied, advances @from. */
+size_t iomap__folio_copy_from_iter(struct iomap_folio *folio, size_t off, size_t len,
+				   struct iomap_iov_iter *from);
+
+/* ---- inodes and openers ---- */
+
+/* i_state; changed by atomic or/and */
+#define IOMAP__I_DIRTY_LISTED 0x1U /* on the dirty list; changed under its lock */
+#define IOMAP__I_DYING 0x2U	   /* being destroyed, the flusher stays away */
+#define IOMAP__I_DEFERRED 0x4U	   /* runs were held back since the last resume */
+#define IOMAP__I_RESUME 0x8U	   /* resume was asked for: flush soon */
+
+/* i_pins_nr counts the flusher's and sync_engine's use of the inode. */
+
+struct iomap__ra_state {
+	uint64_t start;	  /* first page of the current window */
+	uint32_t size;	  /* pages in it; 0: none */
+	uint32_t async;	  /* pages of it behind the mark */
+	uint64_t prev_index; /* page of the last read, UINT64_MAX at first */
+};
+
+struct iomap_file {
+	struct iomap_inode *inode;
+	unsigned flags; /* IOMAP_O_xxx */
+	unsigned mode;	/* IOMAP_FMODE_xxx */
+	uint32_t wb_err; /* errseq cursor; advanced under `lock` */
+	struct iomap__mutex lock; /* wb_err; readahead state is racy by design, relaxed */
+	struct iomap__ra_state ra;
+};
+
+void iomap__mapping_init(struct iomap_address_space *mapping, struct iomap_inode *inode,
+			 const struct iomap_address_space_operations *a_ops);
+/* On the engine's list of inodes / off it (waits for i_pins_nr to fall to 0). */
+void iomap__inode_register(struct iomap_inode *inode);
+void iomap__inode_unregister(struct iomap_inode *inode);
+bool iomap__cache_has_inodes(struct iomap_engine *engine);
+/* Next inode after @prev (NULL: first), pinned; @prev is unpinned.  For sync_engine. */
+struct iomap_inode *iomap__inode_next(struct iomap_engine *engine, struct iomap_inode *prev);
+/* Wake the flusher. */
+void iomap__flusher_kick(struct iomap_engine *engine);
+
+/* ---- engine ---- */
+
+/*
+ * @defaults: what stands in for NULL members of a_ops (dirty_folio, invalidate_folio,
+ * release_folio, is_partially_uptodate), so that this layer need not know the one above.
+ * Starts the flusher unless IOMAP_ENGINE_NO_THREADS.
+ */
+int iomap__cache_create(struct iomap_engine *engine,
+			const struct iomap_address_space_operations *defaults);
+void iomap__cache_destroy(struct iomap_engine *engine);
+void iomap__cache_stats(struct iomap_engine *engine, struct iomap_engine_stats *stats);
+
+/* Counters of the layers above, in the cache's per-thread lines. */
+enum iomap__cache_stat {
+	IOMAP__STAT_HITS,
+	IOMAP__STAT_MISSES,
+	IOMAP__STAT_RA_BYTES,
+	IOMAP__STAT_RA_USED,
+	IOMAP__STAT_EVICTIONS,
+	IOMAP__STAT_IOENDS,
+	IOMAP__STAT_IOEND_BYTES,
+	IOMAP__STAT_IOEND_BLOCKS,
+};
+enum iomap__cache_stat2 { IOMAP__STAT_FSYNCS, IOMAP__STAT_DEFERRED, IOMAP__STAT_THROTTLED };
+void iomap__cache_count(struct iomap_engine *engine, enum iomap__cache_stat which, uint64_t n);
+void iomap__cache_count2(struct iomap_engine *engine, enum iomap__cache_stat2 which, uint64_t n);
+
+#endif
