@@ -27,7 +27,7 @@ export ASAN_OPTIONS="$common:detect_leaks=1:abort_on_error=0${ASAN_OPTIONS:+:$AS
 export UBSAN_OPTIONS="$common:print_stacktrace=1${UBSAN_OPTIONS:+:$UBSAN_OPTIONS}"
 export TSAN_OPTIONS="$common:halt_on_error=1:second_deadlock_stack=1${TSAN_OPTIONS:+:$TSAN_OPTIONS}"
 
-"$program" "-j$jobs" "--timeout=$timeout" --full-stats "--tap=$tap"
+"$program" "-j$jobs" "--timeout=$timeout" "--tap=$tap"
 rc=$?
 
 if [ $rc -eq 0 ] && [ ! -s "$tap" ]; then
