@@ -172,7 +172,8 @@ extern bool iomap__epoch_fence; /* readers need a full fence; constant after fir
 static inline struct iomap__thread *iomap__epoch_enter(void)
 {
 	struct iomap__thread *self = iomap__thread_self();
-	uint64_t now = atomic_load_explicit(&iomap__epoch_global, memory_order_relaxed);
+	/* acquire: whoever shows this epoch has seen what was unlinked before it began */
+	uint64_t now = atomic_load_explicit(&iomap__epoch_global, memory_order_acquire);
 
 	if (iomap__unlikely(iomap__epoch_fence)) {
 		atomic_exchange_explicit(&self->epoch, now, memory_order_seq_cst);

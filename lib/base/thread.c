@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * thread.c - records of the threads that are or have been inside the library.
+ *
+ * States of a record: unused (static or not yet allocated) -> in use by a living thread ->
+ * given back by the destructor of a thread-specific key -> in use by another thread.  A
+ * record is never freed and never leaves the registry, so scans (epoch.c) take no lock; its
+ * id goes with it, so ids stay small.
+ *
+ * All is initialised at the first call of the process by pthread_once: the library has no
+ * constructors.  Each thread passes through that pthread_once before it can see
+ * iomap__epoch_fence, which is what makes a plain variable of it.
+ *
+ * Lock: registry_lock, a leaf; held for a walk of the list.
+ */
+#include <pthread.h>
+#include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "base/base.h"
+#include "base/thread.h"
+
+/* So many threads need no memory; they also are those with a statistics slot of their own. */
+#define THREAD_STATIC_RECORDS IOMAP__STAT_SLOTS
+
+_Thread_local struct iomap__thread *iomap__thread_self_ptr;
+
+static struct iomap__thread thread_static[THREAD_STATIC_RECORDS];
+static _Atomic(struct iomap__thread *) registry;
+static pthread_mutex_t registry_lock = PTHREAD_MUTEX_INITIALIZER;
+static uint32_t registry_nr; /* under registry_lock */
+static pthread_once_t thread_once = PTHREAD_ONCE_INIT;
+static pthread_key_t thread_key;
+static bool thread_key_valid;
+
+/* The thread ends.  It may still come back from a later destructor: then it registers anew. */
+static void thread_give_back(void *arg)
+{
+	struct iomap__thread *self = arg;
+
+	iomap__assert(atomic_load_explicit(&self->epoch, memory_order_relaxed) == 0);
+	iomap__thread_self_ptr = NULL;
+	pthread_mutex_lock(&registry_lock);
+	atomic_store_explicit(&self->in_use, false, memory_order_relaxed);
+	pthread_mutex_unlock(&registry_lock);
+}
+
+static void thread_init_process(void)
+{
+	/* Without a key records are not given back; ids then grow, nothing breaks. */
+	thread_key_valid = pthread_key_create(&thread_key, thread_give_back) == 0;
+	iomap__epoch_init_process();
+}
+
+/* registry_lock held.  NULL when there is no memory and no record has been given back. */
+static struct iomap__thread *thread_find_record(void)
+{
+	struct iomap__thread *thread = atomic_load_explicit(&registry, memory_order_relaxed);
+	void *memory;
+
+	for (; thread; thread = thread->next)
+		if (!atomic_load_explicit(&thread->in_use, memory_order_relaxed))
+			return thread;
+
+	if (registry_nr < THREAD_STATIC_RECORDS) {
+		thread = &thread_static[registry_nr];
+	} else {
+		if (posix_memalign(&memory, IOMAP__CACHE_LINE, sizeof(*thread)) != 0)
+			return NULL;
+		thread = memory;
+		memset(thread, 0, sizeof(*thread));
+	}
+	thread->id = registry_nr++;
+	thread->stat_slot = iomap__min(thread->id, IOMAP__STAT_SLOTS - 1U);
+	thread->stat_shared = thread->id >= IOMAP__STAT_SLOTS - 1U;
+	thread->next = atomic_load_explicit(&registry, memory_order_relaxed);
+	/* pairs with the acquire load of iomap__thread_first() */
+	atomic_store_explicit(&registry, thread, memory_order_release);
+	return thread;
+}
+
+struct iomap__thread *iomap__thread_register(void)
+{
+	struct iomap__thread *self;
+
+	pthread_once(&thread_once, thread_init_process);
+	for (;;) {
+		pthread_mutex_lock(&registry_lock);
+		self = thread_find_record();
+		if (self)
+			break;
+		/* Out of memory: there is no caller to tell.  Wait for a thread to end. */
+		pthread_mutex_unlock(&registry_lock);
+		sched_yield();
+	}
+	atomic_store_explicit(&self->in_use, true, memory_order_relaxed);
+	self->tid = (uint32_t)syscall(SYS_gettid);
+	self->plug = NULL;
+	memset(&self->counters, 0, sizeof(self->counters));
+	pthread_mutex_unlock(&registry_lock);
+
+	iomap__thread_self_ptr = self;
+	if (thread_key_valid)
+		pthread_setspecific(thread_key, self);
+	return self;
+}
+
+/*
+ * The lock orders this against registration: a thread that is not in the list yet registers
+ * after us, and so sees all that was done before this call.
+ */
+struct iomap__thread *iomap__thread_first(void)
+{
+	struct iomap__thread *first;
+
+	pthread_mutex_lock(&registry_lock);
+	first = atomic_load_explicit(&registry, memory_order_acquire);
+	pthread_mutex_unlock(&registry_lock);
+	return first;
+}
