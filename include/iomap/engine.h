@@ -63,14 +63,16 @@ struct iomap_engine_opts {
 	uint32_t flags;		      /* IOMAP_ENGINE_xxx */
 	const char *backend;	      /* "io_uring", "threads"; NULL: $IOMAP_BACKEND, then the
 				       * best that works.  A named backend has no fallback. */
-	uint32_t nr_queues;	      /* I/O queues [number of CPUs, at most 4] */
-	uint32_t queue_depth;	      /* requests in flight in each queue [128] */
-	uint32_t nr_io_threads;	      /* threads of the "threads" backend, all queues [8] */
-	uint32_t dirty_background_pct; /* flusher starts at this share of the cache [10] */
+	uint32_t nr_queues;	      /* I/O queues [number of CPUs, at most 4], <= 64 */
+	uint32_t queue_depth;	      /* requests in flight in each queue [128], <= 32768 */
+	uint32_t nr_io_threads;	      /* threads of the "threads" backend, all queues [8], <= 1024 */
+	uint32_t dirty_background_pct; /* flusher starts at this share of the cache [10, or
+					* dirty_hard_pct if that is smaller] */
 	uint32_t dirty_hard_pct;      /* writers write out themselves from here [40], <= 80 */
 	uint32_t dirty_expire_ms;     /* age at which dirty data is written [30000] */
 	uint32_t flush_interval_ms;   /* how often the flusher looks [5000] */
-	uint32_t readahead_bytes;     /* largest readahead window [131072] */
+	uint32_t readahead_bytes;     /* largest readahead window [131072]; cut to an eighth of
+				       * the cache */
 	uint32_t log_per_second;      /* log lines a second [20] */
 	iomap_log_fn *log;	      /* [lines of WARN and ERROR to stderr] */
 	void *log_ctx;

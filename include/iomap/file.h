@@ -13,7 +13,11 @@
 extern "C" {
 #endif
 
-/* iomap_file_open() flags */
+/*
+ * iomap_file_open() flags.
+ * IOMAP_O_DIRECT: no call of this version does direct I/O; iomap_read() and iomap_write() on
+ * such a file give -EOPNOTSUPP, unless the inode's own read_iter or write_iter serves them.
+ */
 #define IOMAP_O_DIRECT 0x1U /* direct I/O; needs IOMAP_FMODE_CAN_ODIRECT */
 #define IOMAP_O_APPEND 0x2U /* writes go to the end */
 #define IOMAP_O_DSYNC 0x4U  /* writes are durable before they return */
@@ -57,10 +61,12 @@ IOMAP_API int iomap_file_check_and_advance_wb_err(struct iomap_file *file);
 /**
  * iomap_read - read @len bytes at @pos into @buf
  *
- * As iomap_file_read_iter().  @len is cut to SSIZE_MAX.
+ * As i_fop->read_iter, or iomap_file_read_iter().  @len is cut to SSIZE_MAX.
+ *
+ * Return: bytes, 0 at and beyond i_size; else -errno: -EINVAL for a negative @pos.
  */
 IOMAP_API ssize_t iomap_read(struct iomap_file *file, void *buf, size_t len, int64_t pos);
-/** iomap_readv - the same into at most IOV_MAX segments */
+/** iomap_readv - the same into at most IOV_MAX segments, else -EINVAL */
 IOMAP_API ssize_t iomap_readv(struct iomap_file *file, const struct iovec *iov, int iovcnt,
 			      int64_t pos);
 
@@ -69,11 +75,14 @@ IOMAP_API ssize_t iomap_readv(struct iomap_file *file, const struct iovec *iov, 
  *
  * Takes i_rwsem exclusively; zeroes a gap between i_size and @pos; with IOMAP_O_DSYNC or
  * IOMAP_O_SYNC durable before return.  With IOMAP_O_APPEND @pos is ignored.  Blocks.
+ * All this unless i_fop->write_iter does it in its own way.
  *
- * Return: bytes written, or -errno.
+ * Return: bytes written, fewer when an error follows them or i_maxbytes cuts the range; else
+ * -errno: -EINVAL (negative @pos, nothing to write with), -EFBIG at or beyond i_maxbytes,
+ * that of the callbacks, or of the sync.
  */
 IOMAP_API ssize_t iomap_write(struct iomap_file *file, const void *buf, size_t len, int64_t pos);
-/** iomap_writev - the same from at most IOV_MAX segments */
+/** iomap_writev - the same from at most IOV_MAX segments, else -EINVAL */
 IOMAP_API ssize_t iomap_writev(struct iomap_file *file, const struct iovec *iov, int iovcnt,
 			       int64_t pos);
 
@@ -87,10 +96,15 @@ IOMAP_API IOMAP_MUST_CHECK int iomap_file_fsync(struct iomap_file *file, int dat
  * @datasync: leave out metadata that is not needed to read the data
  *
  * Writes dirty data of the range, waits for it and for writeback already running, calls
- * commit_metadata, flushes the devices.  Takes no inode lock.  Blocks.
+ * commit_metadata, flushes the devices.  Takes no inode lock.  Blocks.  Data of the range
+ * that the application holds back with IOMAP_WB_DEFER is waited for: until
+ * iomap_writeback_resume(), and asked for again each flush_interval_ms.
+ *
+ * When data could not be written nothing is committed nor flushed: the next fsync does both.
  *
  * Return: 0, or the first error that this file has not seen yet: writing, commit, flush;
- * -EAGAIN while the application holds data of the range back with IOMAP_WB_DEFER.
+ * -EINVAL for a negative @start or @end before it; -EAGAIN when data is held back and the
+ * engine has no threads (IOMAP_ENGINE_NO_THREADS): call again after the resume.
  */
 IOMAP_API IOMAP_MUST_CHECK int iomap_fsync(struct iomap_file *file, int64_t start, int64_t end,
 					   int datasync);
@@ -113,15 +127,23 @@ IOMAP_API ssize_t iomap_write_sync(struct iomap_kiocb *iocb, ssize_t ret);
  * iomap_sync_range - write out without making durable (as sync_file_range(2))
  * @end: byte after the range, INT64_MAX for all
  *
- * No metadata commit, no flush: no durability.
+ * No metadata commit, no flush: no durability.  Data that the application holds back with
+ * IOMAP_WB_DEFER stays dirty.
  *
- * Return: 0, -EINVAL, or the first error of waiting, which fsync will report too.
+ * Return: 0, -EINVAL, or an error of writing that this file has not seen yet, which fsync
+ * will report too.
  */
 IOMAP_API IOMAP_MUST_CHECK int iomap_sync_range(struct iomap_file *file, int64_t start,
 						int64_t end, unsigned flags);
 
 /**
  * iomap_sync_engine - make everything durable: all inodes, one flush for each device
+ *
+ * Starts write-out of all inodes, waits for each and commits its metadata, then flushes.
+ * An error does not keep the others from becoming durable.  Errors of writing are those
+ * since the last call, of inodes that are gone too; openers get them from fsync all the
+ * same.  Waits for data that is held back as iomap_fsync() does.  No folio lock, i_rwsem or
+ * invalidate_lock held.  Blocks.
  *
  * Return: 0 or the first error.
  */

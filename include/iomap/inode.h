@@ -139,7 +139,9 @@ struct iomap_inode {
 	uint64_t i_dirtied_ns;
 	struct iomap_list_head i_engine_list;
 	struct iomap_list_head i_dirty_list;
-	uint64_t i_reserved[8];
+	uint32_t i_resume_seq; /* counts iomap_writeback_resume(); fsync waits on it */
+	uint32_t i_reserved32;
+	uint64_t i_reserved[7];
 };
 
 /* Arguments of iomap_inode_init(); zero what is not used. */

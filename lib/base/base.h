@@ -91,6 +91,10 @@ struct iomap_engine {
 	struct iomap_engine_opts opts; /* with defaults filled in */
 	struct iomap__blk *blk;
 	struct iomap__cache *cache;
+	/* iomap_sync_engine's view of the errors of all inodes, gone ones too */
+	uint32_t wb_err;    /* errseq; moved by iomap_mapping_set_error() */
+	uint32_t sync_err;  /* cursor into it; under sync_lock */
+	uint32_t sync_lock; /* iomap__word_lock(), IOMAP__RANK_ENGINE */
 };
 
 /* Fill @env from @opts (defaults where zero). */
