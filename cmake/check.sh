@@ -42,6 +42,7 @@ passed=0
 failed=0
 started=$(date +%s)
 report=
+culprits=
 scratch=
 trap '[ -z "$scratch" ] || rm -rf "$scratch"' EXIT
 trap 'exit 130' INT TERM
@@ -80,6 +81,8 @@ build() {
 		touch "$tree/built"
 	else
 		tail -n 60 "$tree/build.log"
+		culprits="$culprits  $name: see $tree/build.log
+"
 		failed=$((failed + 1))
 		return 1
 	fi
@@ -121,6 +124,8 @@ run_ctest() {
 		echo $? > "$log.rc"
 	} < /dev/null | tee "$log"
 	count "$log"
+	culprits="$culprits$(sed -n "/(Skipped)\$/!s|^[ \t]*[0-9]* - \(.*\) (\(.*\))\$|  $name: \1 (\2)|p" "$log")
+"
 	[ "$(cat "$log.rc")" = 0 ]
 }
 
@@ -208,5 +213,7 @@ fi
 
 printf '\n%s' "$report"
 printf '%6s min          total\n\n' "$(minutes $(($(date +%s) - started)))"
+culprits=$(printf '%s' "$culprits" | grep .)
+[ -z "$culprits" ] || printf 'failed:\n%s\n\n' "$culprits"
 echo "$passed passed, $failed failed"
 [ $failed -eq 0 ]
