@@ -65,7 +65,7 @@ struct iomap_folio {
 	struct iomap__cache *cache;
 	uint32_t read_valid; /* lock held for reading: bytes below i_size when the read began */
 	int16_t read_error;  /* lock held: first error of the last read, negative errno */
-	uint8_t order;
+	_Atomic uint8_t order; /* set while free; copying readers look at it */
 	uint8_t buddy_state; /* arena's */
 	uint32_t free_prev, free_next; /* arena's, while free */
 };
@@ -77,8 +77,10 @@ static inline bool iomap__folio_test(const struct iomap_folio *folio, uint32_t f
 }
 static inline size_t iomap__folio_bytes(const struct iomap_folio *folio)
 {
-	return IOMAP_PAGE_SIZE << folio->order;
+	return IOMAP_PAGE_SIZE << atomic_load_explicit(&folio->order, memory_order_relaxed);
 }
+/* The folio that @addr lies in; NULL when it is not folio memory. */
+struct iomap_folio *iomap__folio_of(struct iomap__cache *cache, const void *addr);
 /* Reference unless the count is zero. */
 bool iomap__folio_tryget(struct iomap_folio *folio);
 /* Bytes that readers may see are about to change / have changed.  Locked. */

@@ -1,0 +1,200 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * arena.c - folio memory: one contiguous range, and a descriptor for each base page of it.
+ *
+ * The range is the hard bound of the cache: there is no other source of folios.  Free memory
+ * is kept by a buddy allocator, whose lists run through the descriptors.  A descriptor's
+ * place gives its memory's place and back, by arithmetic.  Descriptors are type-stable: they
+ * are never given back while the engine lives, so a stale pointer to one is never wild, and
+ * readers detect reuse by the version in the lock word, which only ever grows.
+ *
+ * States of a descriptor (buddy_state): PAGE_FREE the first page of a free block of `order`;
+ * PAGE_TAIL inside a block, free or in use, with the number of its first page in free_prev;
+ * PAGE_USED the first page of a folio.  All under arena_lock, but that the holder of a folio
+ * may read its own pages' states.
+ */
+#include <sys/mman.h>
+
+#include "cache/internal.h"
+
+enum { PAGE_TAIL, PAGE_FREE, PAGE_USED };
+
+static inline uint32_t page_number(const struct iomap__cache *cache, const struct iomap_folio *f)
+{
+	return (uint32_t)(f - cache->folios);
+}
+
+void *iomap_folio_address(const struct iomap_folio *folio)
+{
+	const struct iomap__cache *cache = folio->cache;
+
+	return cache->data + ((size_t)page_number(cache, folio) << IOMAP_PAGE_SHIFT);
+}
+
+struct iomap_folio *iomap__folio_of(struct iomap__cache *cache, const void *addr)
+{
+	uintptr_t off = (uintptr_t)addr - (uintptr_t)cache->data;
+	struct iomap_folio *folio;
+
+	if (off >= cache->data_bytes)
+		return NULL;
+	folio = &cache->folios[off >> IOMAP_PAGE_SHIFT];
+	return folio->buddy_state == PAGE_TAIL ? &cache->folios[folio->free_prev] : folio;
+}
+
+static void list_add(struct iomap__cache *cache, uint32_t nr, unsigned order)
+{
+	struct iomap_folio *f = &cache->folios[nr];
+
+	f->buddy_state = PAGE_FREE;
+	atomic_store_explicit(&f->order, (uint8_t)order, memory_order_relaxed);
+	f->free_prev = IOMAP__NO_PAGE;
+	f->free_next = cache->free_head[order];
+	if (f->free_next != IOMAP__NO_PAGE)
+		cache->folios[f->free_next].free_prev = nr;
+	cache->free_head[order] = nr;
+}
+
+static void list_del(struct iomap__cache *cache, uint32_t nr)
+{
+	struct iomap_folio *f = &cache->folios[nr];
+
+	if (f->free_prev == IOMAP__NO_PAGE)
+		cache->free_head[f->order] = f->free_next;
+	else
+		cache->folios[f->free_prev].free_next = f->free_next;
+	if (f->free_next != IOMAP__NO_PAGE)
+		cache->folios[f->free_next].free_prev = f->free_prev;
+	f->buddy_state = PAGE_TAIL;
+}
+
+static void *reserve(size_t bytes)
+{
+	void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	return p == MAP_FAILED ? NULL : p;
+}
+
+int iomap__arena_create(struct iomap__cache *cache, uint64_t bytes)
+{
+	uint64_t nr = bytes >> IOMAP_PAGE_SHIFT;
+
+	if (!nr || nr >= IOMAP__NO_PAGE)
+		return -EINVAL;
+	cache->nr_pages = nr;
+	cache->data_bytes = nr << IOMAP_PAGE_SHIFT;
+	cache->folios_bytes = nr * sizeof(struct iomap_folio);
+	iomap__mutex_init(&cache->arena_lock, IOMAP__RANK_ARENA);
+	cache->data = reserve(cache->data_bytes);
+	cache->folios = reserve(cache->folios_bytes);
+	if (!cache->data || !cache->folios) {
+		iomap__arena_destroy(cache);
+		return -ENOMEM;
+	}
+	/* fewer TLB misses on hits; a kernel without huge pages says no, which is no harm */
+	(void)madvise(cache->data, cache->data_bytes, MADV_HUGEPAGE);
+
+	for (unsigned order = 0; order <= IOMAP__MAX_ORDER; order++)
+		cache->free_head[order] = IOMAP__NO_PAGE;
+	for (uint64_t page = 0; page < nr;) {
+		unsigned order = IOMAP__MAX_ORDER;
+
+		while (page & ((1ULL << order) - 1) || page + (1ULL << order) > nr)
+			order--;
+		list_add(cache, (uint32_t)page, order);
+		page += 1ULL << order;
+	}
+	for (uint64_t page = 0; page < nr; page++)
+		cache->folios[page].cache = cache;
+	atomic_store(&cache->nr_free, nr);
+	return 0;
+}
+
+void iomap__arena_destroy(struct iomap__cache *cache)
+{
+	if (cache->data)
+		munmap(cache->data, cache->data_bytes);
+	if (cache->folios)
+		munmap(cache->folios, cache->folios_bytes);
+	cache->data = NULL;
+	cache->folios = NULL;
+}
+
+static void prepare(struct iomap__cache *cache, uint32_t nr, unsigned order)
+{
+	struct iomap_folio *f = &cache->folios[nr];
+
+	f->buddy_state = PAGE_USED;
+	atomic_store_explicit(&f->order, (uint8_t)order, memory_order_relaxed);
+	for (uint32_t i = 1; i < 1U << order; i++) {
+		cache->folios[nr + i].buddy_state = PAGE_TAIL;
+		cache->folios[nr + i].free_prev = nr;
+	}
+	f->ifs = NULL;
+	f->read_valid = 0;
+	f->read_error = 0;
+	/* pairs with the acquire of whoever sees the folio's mapping set, later */
+	atomic_store_explicit(&f->flags, 0, memory_order_relaxed);
+	atomic_store_explicit(&f->refs, 1, memory_order_relaxed);
+}
+
+struct iomap_folio *iomap__arena_alloc(struct iomap__cache *cache, unsigned order)
+{
+	unsigned have = order;
+	uint64_t free, used;
+	uint32_t nr;
+
+	iomap__mutex_lock(&cache->arena_lock);
+	while (have <= IOMAP__MAX_ORDER && cache->free_head[have] == IOMAP__NO_PAGE)
+		have++;
+	if (have > IOMAP__MAX_ORDER) {
+		iomap__mutex_unlock(&cache->arena_lock);
+		return NULL;
+	}
+	nr = cache->free_head[have];
+	list_del(cache, nr);
+	while (have > order) {
+		have--;
+		list_add(cache, nr + (1U << have), have);
+	}
+	prepare(cache, nr, order);
+	free = atomic_load_explicit(&cache->nr_free, memory_order_relaxed) - (1ULL << order);
+	atomic_store_explicit(&cache->nr_free, free, memory_order_relaxed);
+	used = cache->nr_pages - free;
+	iomap__assert(used <= cache->nr_pages);
+	if (used > cache->peak_used)
+		cache->peak_used = used;
+	iomap__mutex_unlock(&cache->arena_lock);
+	return &cache->folios[nr];
+}
+
+void iomap__arena_free(struct iomap_folio *folio)
+{
+	struct iomap__cache *cache = folio->cache;
+	uint32_t nr = page_number(cache, folio);
+	unsigned order = folio->order;
+
+	iomap__assert(!atomic_load(&folio->refs) && !atomic_load(&folio->mapping));
+	iomap__assert(!folio->ifs);
+	iomap__mutex_lock(&cache->arena_lock);
+	iomap__assert(folio->buddy_state == PAGE_USED);
+	atomic_store_explicit(&cache->nr_free,
+			      atomic_load_explicit(&cache->nr_free, memory_order_relaxed) +
+				      (1ULL << order),
+			      memory_order_relaxed);
+	folio->buddy_state = PAGE_TAIL;
+	while (order < IOMAP__MAX_ORDER) {
+		uint32_t buddy = nr ^ (1U << order);
+
+		if (buddy + (1ULL << order) > cache->nr_pages ||
+		    cache->folios[buddy].buddy_state != PAGE_FREE ||
+		    cache->folios[buddy].order != order)
+			break;
+		list_del(cache, buddy);
+		nr &= ~(1U << order);
+		order++;
+	}
+	list_add(cache, nr, order);
+	iomap__mutex_unlock(&cache->arena_lock);
+}

@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * cache.c - the cache of an engine as an object: creation, end, statistics.
+ */
+#include "cache/internal.h"
+
+int iomap__cache_create(struct iomap_engine *engine,
+			const struct iomap_address_space_operations *defaults)
+{
+	const struct iomap_engine_opts *opts = &engine->opts;
+	struct iomap__cache *cache;
+	int err;
+
+	cache = iomap__alloc_aligned(&engine->env, IOMAP__CACHE_LINE, sizeof(*cache));
+	if (!cache)
+		return -ENOMEM;
+	memset(cache, 0, sizeof(*cache));
+	cache->engine = engine;
+	cache->defaults = defaults;
+	iomap__mutex_init(&cache->retire_lock, IOMAP__RANK_RETIRE);
+	iomap__mutex_init(&cache->dirty_lock, IOMAP__RANK_DIRTY);
+	iomap__mutex_init(&cache->inodes_lock, IOMAP__RANK_ENGINE);
+	iomap__list_init(&cache->dirty_inodes);
+	iomap__list_init(&cache->inodes);
+	engine->cache = cache;
+	err = iomap__arena_create(cache, opts->cache_bytes);
+	if (err)
+		goto free_cache;
+	cache->background_pages = cache->nr_pages * opts->dirty_background_pct / 100;
+	cache->hard_pages = cache->nr_pages * opts->dirty_hard_pct / 100;
+	err = iomap__index_init(cache);
+	if (err)
+		goto free_arena;
+	err = iomap__flusher_start(cache);
+	if (err)
+		goto free_index;
+	return 0;
+
+free_index:
+	iomap__index_exit(cache);
+free_arena:
+	iomap__arena_destroy(cache);
+free_cache:
+	engine->cache = NULL;
+	iomap__free(&engine->env, cache, sizeof(*cache));
+	return err;
+}
+
+void iomap__cache_destroy(struct iomap_engine *engine)
+{
+	struct iomap__cache *cache = engine->cache;
+
+	if (!cache)
+		return;
+	iomap__flusher_stop(cache);
+	iomap__index_exit(cache);
+	iomap__assert_msg(atomic_load(&cache->nr_free) == cache->nr_pages,
+			  "folios in use at the end of the engine");
+	iomap__arena_destroy(cache);
+	engine->cache = NULL;
+	iomap__free(&engine->env, cache, sizeof(*cache));
+}
+
+void iomap__cache_count(struct iomap_engine *engine, enum iomap__cache_stat which, uint64_t n)
+{
+	iomap__stat_add(&engine->cache->stats, iomap__thread_self(), which, n);
+}
+
+void iomap__cache_count2(struct iomap_engine *engine, enum iomap__cache_stat2 which, uint64_t n)
+{
+	iomap__stat_add(&engine->cache->stats2, iomap__thread_self(), which, n);
+}
+
+void iomap__cache_stats(struct iomap_engine *engine, struct iomap_engine_stats *stats)
+{
+	struct iomap__cache *cache = engine->cache;
+
+	stats->cache_bytes = cache->data_bytes;
+	stats->cached_bytes = (cache->nr_pages - atomic_load(&cache->nr_free)) << IOMAP_PAGE_SHIFT;
+	iomap__mutex_lock(&cache->arena_lock);
+	stats->peak_cached_bytes = cache->peak_used << IOMAP_PAGE_SHIFT;
+	iomap__mutex_unlock(&cache->arena_lock);
+	stats->dirty_bytes = atomic_load(&cache->nr_dirty) << IOMAP_PAGE_SHIFT;
+	stats->writeback_bytes = atomic_load(&cache->nr_writeback) << IOMAP_PAGE_SHIFT;
+	stats->hits_nr = iomap__stat_sum(&cache->stats, IOMAP__STAT_HITS);
+	stats->misses_nr = iomap__stat_sum(&cache->stats, IOMAP__STAT_MISSES);
+	stats->readahead_bytes = iomap__stat_sum(&cache->stats, IOMAP__STAT_RA_BYTES);
+	stats->readahead_used_bytes = iomap__stat_sum(&cache->stats, IOMAP__STAT_RA_USED);
+	stats->evictions_nr = iomap__stat_sum(&cache->stats, IOMAP__STAT_EVICTIONS);
+	stats->ioends_nr = iomap__stat_sum(&cache->stats, IOMAP__STAT_IOENDS);
+	stats->ioend_bytes = iomap__stat_sum(&cache->stats, IOMAP__STAT_IOEND_BYTES);
+	stats->ioend_blocks_nr = iomap__stat_sum(&cache->stats, IOMAP__STAT_IOEND_BLOCKS);
+	stats->fsyncs_nr = iomap__stat_sum(&cache->stats2, IOMAP__STAT_FSYNCS);
+	stats->deferred_nr = iomap__stat_sum(&cache->stats2, IOMAP__STAT_DEFERRED);
+	stats->throttled_nr = iomap__stat_sum(&cache->stats2, IOMAP__STAT_THROTTLED);
+}

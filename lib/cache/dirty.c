@@ -1,0 +1,258 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * dirty.c - dirty and writeback state of folios, its accounting, and throttling.
+ *
+ * A folio's flags are changed with its lock held, but for the end of writeback, which runs
+ * in completions.  Flag, tag and counters of one change are made in this order: flag, then
+ * under tree_lock tag and the address space's counters, then the cache's counters.
+ *
+ * The end of writeback clears flag and tag in one hold of tree_lock, and does nothing with
+ * the address space after it has let go of it: whoever destroys the inode takes tree_lock
+ * once more for the folio and so comes after it.
+ *
+ * wb_seq moves whenever a folio leaves writeback or stops being dirty; writers over the
+ * limit and allocations wait on it.
+ */
+#include "cache/internal.h"
+
+/* Pages that a writer over the limit starts to write at a time. */
+#define THROTTLE_PAGES 256
+/* Rounds without progress after which a writer is let through. */
+#define THROTTLE_TRIES 100
+/* A wait for writeback is looked at again after this long: what is waited for may be a
+ * lock or a pin, which do not move wb_seq. */
+#define WB_WAIT_NS 10000000
+
+static uint64_t pages_of(const struct iomap_folio *folio)
+{
+	return 1ULL << folio->order;
+}
+
+void iomap__wb_progress(struct iomap__cache *cache)
+{
+	/* seq_cst pairs with iomap__wb_wait(): a waiter counts itself, then looks at wb_seq */
+	__atomic_fetch_add(&cache->wb_seq, 1, __ATOMIC_SEQ_CST);
+	if (atomic_load(&cache->nr_wb_waiters))
+		iomap__io_wake(iomap__cache_blk(cache), &cache->wb_seq);
+}
+
+bool iomap__wb_wait(struct iomap__cache *cache, uint32_t seq)
+{
+	bool moved = true;
+
+	atomic_fetch_add(&cache->nr_wb_waiters, 1);
+	if (__atomic_load_n(&cache->wb_seq, __ATOMIC_SEQ_CST) == seq)
+		moved = iomap__io_wait_timeout(iomap__cache_blk(cache), &cache->wb_seq, seq,
+					       WB_WAIT_NS);
+	atomic_fetch_sub(&cache->nr_wb_waiters, 1);
+	return moved;
+}
+
+bool iomap__filemap_dirty_folio(struct iomap_address_space *mapping, struct iomap_folio *folio)
+{
+	struct iomap__cache *cache = folio->cache;
+
+	if (iomap__folio_test(folio, IOMAP__FOLIO_DIRTY))
+		return false;
+	iomap__folio_set(folio, IOMAP__FOLIO_DIRTY);
+	iomap__tree_lock(mapping);
+	iomap__index_set_tag(mapping, iomap_folio_index(folio), IOMAP__TAG_DIRTY);
+	/* seq_cst pairs with the flusher taking the inode off its list */
+	__atomic_fetch_add(&mapping->nr_dirty_pages, pages_of(folio), __ATOMIC_SEQ_CST);
+	iomap__tree_unlock(mapping);
+	atomic_fetch_add(&cache->nr_dirty, pages_of(folio));
+	iomap__inode_put_dirty(mapping->host);
+	return true;
+}
+
+static void account_clean(struct iomap_address_space *mapping, struct iomap_folio *folio)
+{
+	iomap__fetch_sub(&mapping->nr_dirty_pages, pages_of(folio));
+	atomic_fetch_sub(&folio->cache->nr_dirty, pages_of(folio));
+}
+
+bool iomap__folio_clear_dirty_for_io(struct iomap_folio *folio)
+{
+	struct iomap_address_space *mapping = iomap_folio_mapping(folio);
+	uint32_t old = atomic_fetch_and_explicit(&folio->flags, ~IOMAP__FOLIO_DIRTY,
+						 memory_order_acq_rel);
+
+	iomap__assert(iomap_folio_test_locked(folio));
+	if (!(old & IOMAP__FOLIO_DIRTY))
+		return false;
+	account_clean(mapping, folio);
+	return true;
+}
+
+void iomap__folio_cancel_dirty(struct iomap_folio *folio)
+{
+	struct iomap_address_space *mapping = iomap_folio_mapping(folio);
+
+	if (!iomap__folio_clear_dirty_for_io(folio))
+		return;
+	iomap__tree_lock(mapping);
+	iomap__index_clear_tag(mapping, iomap_folio_index(folio), IOMAP__TAG_DIRTY);
+	iomap__index_clear_tag(mapping, iomap_folio_index(folio), IOMAP__TAG_TOWRITE);
+	iomap__tree_unlock(mapping);
+	iomap__wb_progress(folio->cache);
+}
+
+void iomap__folio_start_writeback(struct iomap_folio *folio)
+{
+	struct iomap_address_space *mapping = iomap_folio_mapping(folio);
+	uint64_t index = iomap_folio_index(folio);
+	uint32_t old;
+
+	iomap__assert(iomap_folio_test_locked(folio));
+	iomap_folio_get(folio);
+	iomap__tree_lock(mapping);
+	old = atomic_fetch_or_explicit(&folio->flags, IOMAP__FOLIO_WRITEBACK,
+				       memory_order_acq_rel);
+	iomap__assert_msg(!(old & IOMAP__FOLIO_WRITEBACK), "folio is already under writeback");
+	iomap__index_set_tag(mapping, index, IOMAP__TAG_WRITEBACK);
+	iomap__index_clear_tag(mapping, index, IOMAP__TAG_TOWRITE);
+	if (!(old & IOMAP__FOLIO_DIRTY))
+		iomap__index_clear_tag(mapping, index, IOMAP__TAG_DIRTY);
+	iomap__fetch_add(&mapping->nr_writeback_pages, pages_of(folio));
+	iomap__tree_unlock(mapping);
+	atomic_fetch_add(&folio->cache->nr_writeback, pages_of(folio));
+}
+
+void iomap__folio_end_writeback(struct iomap_folio *folio)
+{
+	struct iomap_address_space *mapping = iomap_folio_mapping(folio);
+	struct iomap__cache *cache = folio->cache;
+	uint32_t old;
+
+	iomap__tree_lock(mapping);
+	iomap__index_clear_tag(mapping, iomap_folio_index(folio), IOMAP__TAG_WRITEBACK);
+	iomap__fetch_sub(&mapping->nr_writeback_pages, pages_of(folio));
+	old = atomic_fetch_and_explicit(&folio->flags,
+					~(IOMAP__FOLIO_WRITEBACK | IOMAP__FOLIO_WB_WAITERS),
+					memory_order_acq_rel);
+	iomap__tree_unlock(mapping);
+	iomap__assert_msg(old & IOMAP__FOLIO_WRITEBACK, "folio is not under writeback");
+	atomic_fetch_sub(&cache->nr_writeback, pages_of(folio));
+	if (old & IOMAP__FOLIO_WB_WAITERS)
+		iomap__io_wake(iomap__cache_blk(cache), (const uint32_t *)&folio->flags);
+	iomap__wb_progress(cache);
+	iomap_folio_put(folio);
+}
+
+void iomap_folio_wait_writeback(struct iomap_folio *folio)
+{
+	struct iomap__blk *blk = iomap__cache_blk(folio->cache);
+	uint32_t flags = atomic_load_explicit(&folio->flags, memory_order_acquire);
+
+	while (flags & IOMAP__FOLIO_WRITEBACK) {
+		if (!(flags & IOMAP__FOLIO_WB_WAITERS)) {
+			if (!atomic_compare_exchange_weak_explicit(
+				    &folio->flags, &flags, flags | IOMAP__FOLIO_WB_WAITERS,
+				    memory_order_acquire, memory_order_acquire))
+				continue;
+			flags |= IOMAP__FOLIO_WB_WAITERS;
+		}
+		iomap__io_wait(blk, (const uint32_t *)&folio->flags, flags);
+		flags = atomic_load_explicit(&folio->flags, memory_order_acquire);
+	}
+}
+
+/* ---- ranges ---- */
+
+static uint64_t end_index(int64_t end)
+{
+	return ((uint64_t)end + IOMAP_PAGE_SIZE - 1) >> IOMAP_PAGE_SHIFT;
+}
+
+int iomap__filemap_write_range(struct iomap_address_space *mapping, int64_t start, int64_t end,
+			       enum iomap_writeback_sync_modes mode, uint32_t *deferred)
+{
+	struct iomap_writeback_control wbc = {
+		.nr_to_write = INT64_MAX,
+		.range_start = start,
+		.range_end = end == INT64_MAX ? INT64_MAX : end - 1,
+		.sync_mode = mode,
+	};
+	struct iomap_plug plug;
+	int err;
+
+	if (start >= end || !iomap__load_acquire(&mapping->nr_dirty_pages))
+		return 0;
+	iomap_start_plug(&plug);
+	err = mapping->a_ops->writepages(mapping, &wbc);
+	iomap_finish_plug(&plug);
+	if (deferred)
+		*deferred += wbc.nr_deferred;
+	return err;
+}
+
+void iomap__filemap_wait_range(struct iomap_address_space *mapping, int64_t start, int64_t end)
+{
+	uint64_t index = (uint64_t)start >> IOMAP_PAGE_SHIFT, last = end_index(end);
+	struct iomap_folio *folios[IOMAP__BATCH];
+	unsigned nr;
+
+	while ((nr = iomap__filemap_get_tagged(mapping, &index, last, IOMAP__TAG_WRITEBACK, folios,
+					       IOMAP__BATCH)))
+		for (unsigned i = 0; i < nr; i++) {
+			iomap_folio_wait_writeback(folios[i]);
+			iomap_folio_put(folios[i]);
+		}
+}
+
+/* ---- throttling ---- */
+
+static bool over(const struct iomap__cache *cache, uint64_t limit)
+{
+	return atomic_load_explicit(&cache->nr_dirty, memory_order_relaxed) +
+		       atomic_load_explicit(&cache->nr_writeback, memory_order_relaxed) >
+	       limit;
+}
+
+/* Write out some of this address space; true if that was anything. */
+static bool write_some(struct iomap_address_space *mapping)
+{
+	struct iomap_writeback_control wbc = {
+		.nr_to_write = THROTTLE_PAGES,
+		.range_end = INT64_MAX,
+		.sync_mode = IOMAP_WB_SYNC_NONE,
+	};
+	struct iomap_plug plug;
+
+	if (!iomap__load(&mapping->nr_dirty_pages))
+		return false;
+	iomap_start_plug(&plug);
+	/* its error is in wb_err, for fsync; the writer's own data is safe in the cache */
+	(void)mapping->a_ops->writepages(mapping, &wbc);
+	iomap_finish_plug(&plug);
+	return wbc.nr_to_write < THROTTLE_PAGES;
+}
+
+static void throttle(struct iomap__cache *cache, struct iomap_address_space *mapping)
+{
+	iomap__cache_count2(cache->engine, IOMAP__STAT_THROTTLED, 1);
+	for (int tries = 0; over(cache, cache->hard_pages) && tries < THROTTLE_TRIES; tries++) {
+		uint32_t seq = iomap__load_acquire(&cache->wb_seq);
+
+		if (write_some(mapping))
+			tries = 0;
+		else if (cache->flusher_runs)
+			iomap__flusher_kick(cache->engine);
+		if (over(cache, cache->hard_pages) && iomap__wb_wait(cache, seq))
+			tries = 0;
+	}
+}
+
+void iomap__balance_dirty(struct iomap_address_space *mapping)
+{
+	struct iomap__cache *cache = iomap__cache_of(mapping);
+
+	if (iomap__likely(!over(cache, cache->background_pages)))
+		return;
+	if (atomic_load_explicit(&cache->nr_dirty, memory_order_relaxed) >
+		    cache->background_pages &&
+	    !atomic_load_explicit(&cache->flusher_kicked, memory_order_relaxed))
+		iomap__flusher_kick(cache->engine);
+	if (over(cache, cache->hard_pages))
+		throttle(cache, mapping);
+}

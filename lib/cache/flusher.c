@@ -1,0 +1,228 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * flusher.c - the background thread that writes dirty data by amount and by age, and the
+ * list of dirty inodes it works from.
+ *
+ * An inode is on the list from its first dirty page on.  The flusher pins it (i_pins_nr),
+ * writes without the list's lock, and takes it off when it has no dirty page left: it clears
+ * DIRTY_LISTED first and then looks at the count once more, while a thread that dirties a
+ * page counts first and then looks at DIRTY_LISTED, so one of the two puts it back.
+ *
+ * The thread sleeps on flusher_word, in the parking lot, so that it completes I/O that
+ * nobody else waits for.  It blocks all signals.
+ */
+#include <signal.h>
+#include <stdio.h>
+#include <sys/prctl.h>
+
+#include "cache/internal.h"
+
+/* Pages of one inode that are written before the next one has its turn. */
+#define FLUSH_PAGES 2048
+
+/* ---- the list ---- */
+
+void iomap__inode_put_dirty(struct iomap_inode *inode)
+{
+	struct iomap__cache *cache = inode->i_engine->cache;
+
+	if (__atomic_load_n(&inode->i_state, __ATOMIC_SEQ_CST) & IOMAP__I_DIRTY_LISTED)
+		return;
+	iomap__mutex_lock(&cache->dirty_lock);
+	if (!(inode->i_state & IOMAP__I_DIRTY_LISTED)) {
+		inode->i_dirtied_ns = iomap__now_ns(&cache->engine->env);
+		iomap__list_add_tail(&inode->i_dirty_list, &cache->dirty_inodes);
+		__atomic_fetch_or(&inode->i_state, IOMAP__I_DIRTY_LISTED, __ATOMIC_SEQ_CST);
+	}
+	iomap__mutex_unlock(&cache->dirty_lock);
+}
+
+/* Under dirty_lock: off the list if it is clean. */
+static void drop_if_clean(struct iomap_inode *inode)
+{
+	__atomic_fetch_and(&inode->i_state, ~IOMAP__I_DIRTY_LISTED, __ATOMIC_SEQ_CST);
+	if (__atomic_load_n(&inode->i_data.nr_dirty_pages, __ATOMIC_SEQ_CST))
+		__atomic_fetch_or(&inode->i_state, IOMAP__I_DIRTY_LISTED, __ATOMIC_SEQ_CST);
+	else
+		iomap__list_del(&inode->i_dirty_list);
+}
+
+static void unpin(struct iomap_inode *inode)
+{
+	struct iomap__blk *blk = inode->i_engine->blk;
+
+	/* the last pin lets the inode go: only its address is used after this, as a key */
+	if (iomap__fetch_sub(&inode->i_pins_nr, 1) == 1)
+		iomap__io_wake(blk, &inode->i_pins_nr);
+}
+
+/*
+ * The next dirty inode to write, pinned: the head of the list, which moves to the tail, so
+ * that each has its turn.  @expired: only if it has been dirty since before that time.
+ */
+static struct iomap_inode *take_dirty(struct iomap__cache *cache, uint64_t expired)
+{
+	struct iomap_inode *inode = NULL;
+
+	iomap__mutex_lock(&cache->dirty_lock);
+	if (!iomap__list_empty(&cache->dirty_inodes)) {
+		inode = iomap__container_of(cache->dirty_inodes.next, struct iomap_inode,
+					    i_dirty_list);
+		if (inode->i_dirtied_ns > expired &&
+		    !(iomap__load(&inode->i_state) & IOMAP__I_RESUME))
+			inode = NULL;
+	}
+	if (inode) {
+		iomap__list_del(&inode->i_dirty_list);
+		iomap__list_add_tail(&inode->i_dirty_list, &cache->dirty_inodes);
+		iomap__fetch_add(&inode->i_pins_nr, 1);
+		iomap__fetch_and(&inode->i_state, ~IOMAP__I_RESUME);
+	}
+	iomap__mutex_unlock(&cache->dirty_lock);
+	return inode;
+}
+
+static void give_back(struct iomap__cache *cache, struct iomap_inode *inode, bool whole)
+{
+	iomap__mutex_lock(&cache->dirty_lock);
+	if (inode->i_state & IOMAP__I_DIRTY_LISTED) {
+		if (whole)
+			inode->i_dirtied_ns = iomap__now_ns(&cache->engine->env);
+		drop_if_clean(inode);
+	}
+	iomap__mutex_unlock(&cache->dirty_lock);
+	unpin(inode);
+}
+
+/* ---- writing ---- */
+
+/* Start to write at most @nr pages of @inode; pages taken. */
+static uint64_t write_inode(struct iomap_inode *inode, uint64_t nr)
+{
+	struct iomap_writeback_control wbc = {
+		.nr_to_write = (int64_t)nr,
+		.range_end = INT64_MAX,
+		.sync_mode = IOMAP_WB_SYNC_NONE,
+	};
+	struct iomap_plug plug;
+
+	iomap_start_plug(&plug);
+	/* errors are recorded in the address space, for fsync */
+	(void)inode->i_data.a_ops->writepages(&inode->i_data, &wbc);
+	iomap_finish_plug(&plug);
+	return wbc.nr_to_write > 0 ? nr - (uint64_t)wbc.nr_to_write : nr;
+}
+
+uint64_t iomap__flush_some(struct iomap__cache *cache, uint64_t nr_pages)
+{
+	uint64_t done = 0, idle = 0;
+
+	while (done < nr_pages) {
+		struct iomap_inode *inode = take_dirty(cache, UINT64_MAX);
+		uint64_t nr;
+
+		if (!inode)
+			break;
+		nr = write_inode(inode, iomap__min(nr_pages - done, FLUSH_PAGES));
+		give_back(cache, inode, false);
+		done += nr;
+		/* what is left may be held back by the application */
+		idle = nr ? 0 : idle + 1;
+		if (idle > 16)
+			break;
+	}
+	return done;
+}
+
+static void flush_expired(struct iomap__cache *cache)
+{
+	struct iomap_engine *engine = cache->engine;
+	uint64_t age = (uint64_t)engine->opts.dirty_expire_ms * 1000000;
+	uint64_t now = iomap__now_ns(&engine->env);
+	struct iomap_inode *inode;
+
+	if (now < age)
+		return;
+	/* each is young again once it was written, so this ends */
+	while (!atomic_load(&cache->flusher_stop) && (inode = take_dirty(cache, now - age))) {
+		while (write_inode(inode, FLUSH_PAGES) >= FLUSH_PAGES)
+			;
+		give_back(cache, inode, true);
+	}
+}
+
+static void flush_amount(struct iomap__cache *cache)
+{
+	while (!atomic_load(&cache->flusher_stop)) {
+		uint64_t dirty = atomic_load(&cache->nr_dirty);
+		uint32_t seq = iomap__load_acquire(&cache->wb_seq);
+
+		if (dirty <= cache->background_pages)
+			break;
+		if (!iomap__flush_some(cache, dirty - cache->background_pages))
+			break;
+		/* do not pile up more than the device takes */
+		if (atomic_load(&cache->nr_writeback) > cache->hard_pages / 2)
+			(void)iomap__wb_wait(cache, seq);
+	}
+}
+
+static void *flusher_main(void *arg)
+{
+	struct iomap__cache *cache = arg;
+	struct iomap_engine *engine = cache->engine;
+	uint64_t interval_ns = (uint64_t)engine->opts.flush_interval_ms * 1000000;
+
+	(void)prctl(PR_SET_NAME, "iomap-flusher");
+	while (!atomic_load(&cache->flusher_stop)) {
+		uint32_t word = iomap__load_acquire(&cache->flusher_word);
+
+		atomic_store(&cache->flusher_kicked, false);
+		flush_amount(cache);
+		flush_expired(cache);
+		iomap__index_reap(cache, true);
+		iomap__io_poll(engine->blk);
+		if (!atomic_load(&cache->flusher_stop))
+			(void)iomap__io_wait_timeout(engine->blk, &cache->flusher_word, word,
+						     interval_ns);
+	}
+	return NULL;
+}
+
+void iomap__flusher_kick(struct iomap_engine *engine)
+{
+	struct iomap__cache *cache = engine->cache;
+
+	if (!cache->flusher_runs || atomic_exchange(&cache->flusher_kicked, true))
+		return;
+	iomap__fetch_add(&cache->flusher_word, 1);
+	iomap__io_wake(engine->blk, &cache->flusher_word);
+}
+
+int iomap__flusher_start(struct iomap__cache *cache)
+{
+	sigset_t all, old;
+	int err;
+
+	if (cache->engine->opts.flags & IOMAP_ENGINE_NO_THREADS)
+		return 0;
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	err = pthread_create(&cache->flusher, NULL, flusher_main, cache);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	if (err)
+		return -err;
+	cache->flusher_runs = true;
+	return 0;
+}
+
+void iomap__flusher_stop(struct iomap__cache *cache)
+{
+	if (!cache->flusher_runs)
+		return;
+	atomic_store(&cache->flusher_stop, true);
+	iomap__fetch_add(&cache->flusher_word, 1);
+	iomap__io_wake(cache->engine->blk, &cache->flusher_word);
+	pthread_join(cache->flusher, NULL);
+	cache->flusher_runs = false;
+}

@@ -1,0 +1,288 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * folio.c - the folio as an object: lock word, references, flags, contents.
+ *
+ * The lock word.  LOCKED is taken by compare-and-swap and given back by one atomic and; a
+ * thread that has to wait sets WAITERS and sleeps on the low half of the word in the parking
+ * lot, completing I/O meanwhile, since what it waits for may be a read that nobody else
+ * reaps.  A lock may be handed to a completion (iomap__folio_handoff()), which then unlocks
+ * from another thread.
+ *
+ * CHANGING and the version: only the lock's holder moves them.  Every change of bytes that a
+ * copying reader may look at, and the removal from the index, lies between begin_change and
+ * end_change.  Filling a folio that is not uptodate needs neither, since readers look at
+ * UPTODATE, after the version, before they copy.
+ */
+#include "cache/copy.h"
+#include "cache/internal.h"
+
+/* How often a lock is tried before the thread sleeps: a writer's copy is over by then. */
+#define FOLIO_SPINS 64
+
+int64_t iomap_folio_pos(const struct iomap_folio *folio)
+{
+	return (int64_t)(iomap_folio_index(folio) << IOMAP_PAGE_SHIFT);
+}
+
+size_t iomap_folio_size(const struct iomap_folio *folio)
+{
+	return iomap__folio_bytes(folio);
+}
+
+uint64_t iomap_folio_index(const struct iomap_folio *folio)
+{
+	return atomic_load_explicit(&folio->index, memory_order_relaxed);
+}
+
+struct iomap_address_space *iomap_folio_mapping(const struct iomap_folio *folio)
+{
+	return atomic_load_explicit(&folio->mapping, memory_order_acquire);
+}
+
+struct iomap_inode *iomap_folio_inode(const struct iomap_folio *folio)
+{
+	struct iomap_address_space *mapping = iomap_folio_mapping(folio);
+
+	return mapping ? mapping->host : NULL;
+}
+
+bool iomap_folio_test_locked(const struct iomap_folio *folio)
+{
+	return atomic_load_explicit(&folio->lock, memory_order_relaxed) & IOMAP__FOLIO_LOCKED;
+}
+
+bool iomap_folio_test_uptodate(const struct iomap_folio *folio)
+{
+	return iomap__folio_test(folio, IOMAP__FOLIO_UPTODATE);
+}
+
+bool iomap_folio_test_dirty(const struct iomap_folio *folio)
+{
+	return iomap__folio_test(folio, IOMAP__FOLIO_DIRTY);
+}
+
+bool iomap_folio_test_writeback(const struct iomap_folio *folio)
+{
+	return iomap__folio_test(folio, IOMAP__FOLIO_WRITEBACK);
+}
+
+void iomap_folio_mark_uptodate(struct iomap_folio *folio)
+{
+	/* release: the bytes come before the flag that lets readers at them */
+	iomap__folio_set(folio, IOMAP__FOLIO_UPTODATE);
+}
+
+/* ---- references ---- */
+
+void iomap_folio_get(struct iomap_folio *folio)
+{
+	uint32_t old = atomic_fetch_add_explicit(&folio->refs, 1, memory_order_relaxed);
+
+	iomap__assert_msg(old, "iomap_folio_get without a reference");
+	(void)old;
+}
+
+bool iomap__folio_tryget(struct iomap_folio *folio)
+{
+	uint32_t refs = atomic_load_explicit(&folio->refs, memory_order_relaxed);
+
+	while (refs)
+		if (atomic_compare_exchange_weak_explicit(&folio->refs, &refs, refs + 1,
+							  memory_order_acquire,
+							  memory_order_relaxed))
+			return true;
+	return false;
+}
+
+void iomap_folio_put(struct iomap_folio *folio)
+{
+	uint32_t old = atomic_fetch_sub_explicit(&folio->refs, 1, memory_order_acq_rel);
+
+	iomap__assert_msg(old, "iomap_folio_put without a reference");
+	if (old == 1)
+		iomap__arena_free(folio);
+}
+
+/* ---- lock ---- */
+
+static bool lock_try(struct iomap_folio *folio)
+{
+	uint64_t word = atomic_load_explicit(&folio->lock, memory_order_relaxed);
+
+	/* acquire: pairs with the release of iomap_folio_unlock() */
+	return !(word & IOMAP__FOLIO_LOCKED) &&
+	       atomic_compare_exchange_strong_explicit(&folio->lock, &word,
+						       word | IOMAP__FOLIO_LOCKED,
+						       memory_order_acquire, memory_order_relaxed);
+}
+
+static void witness_lock(struct iomap_folio *folio, bool trylock)
+{
+#if IOMAP_DEBUG
+	struct iomap_address_space *mapping = iomap_folio_mapping(folio);
+
+	iomap__count(locks_nr);
+	iomap__count(folio_locks_nr);
+	/* a folio outside every index belongs to its allocator alone */
+	iomap__witness_acquire(folio, IOMAP__RANK_FOLIO, mapping ? mapping->host->i_class : 0,
+			       trylock || !mapping, mapping, iomap_folio_index(folio));
+#else
+	(void)folio;
+	(void)trylock;
+#endif
+}
+
+bool iomap_folio_trylock(struct iomap_folio *folio)
+{
+	if (!lock_try(folio))
+		return false;
+	witness_lock(folio, true);
+	return true;
+}
+
+static void lock_slow(struct iomap_folio *folio)
+{
+	struct iomap__blk *blk = iomap__cache_blk(folio->cache);
+
+	for (int i = 0; i < FOLIO_SPINS; i++) {
+		if (lock_try(folio))
+			return;
+		iomap__cpu_relax();
+	}
+	for (;;) {
+		uint64_t word = atomic_load_explicit(&folio->lock, memory_order_relaxed);
+
+		if (!(word & IOMAP__FOLIO_LOCKED)) {
+			if (lock_try(folio))
+				return;
+			continue;
+		}
+		if (!(word & IOMAP__FOLIO_WAITERS) &&
+		    !atomic_compare_exchange_strong_explicit(&folio->lock, &word,
+							     word | IOMAP__FOLIO_WAITERS,
+							     memory_order_relaxed,
+							     memory_order_relaxed))
+			continue;
+		iomap__io_wait(blk, iomap__folio_lock_key(folio),
+			       (uint32_t)(word | IOMAP__FOLIO_WAITERS));
+	}
+}
+
+void iomap_folio_lock(struct iomap_folio *folio)
+{
+	witness_lock(folio, false);
+	if (iomap__unlikely(!lock_try(folio)))
+		lock_slow(folio);
+}
+
+void iomap_folio_unlock(struct iomap_folio *folio)
+{
+	struct iomap__blk *blk = iomap__cache_blk(folio->cache);
+	uint64_t old;
+
+#if IOMAP_DEBUG
+	if (iomap__witness_holds(folio))
+		iomap__witness_release(folio);
+#endif
+	/* After this the folio may be another's; only its address is used, as a key. */
+	old = atomic_fetch_and_explicit(&folio->lock,
+					~(uint64_t)(IOMAP__FOLIO_LOCKED | IOMAP__FOLIO_WAITERS),
+					memory_order_release);
+	iomap__assert_msg(old & IOMAP__FOLIO_LOCKED, "iomap_folio_unlock of an unlocked folio");
+	iomap__assert_msg(!(old & IOMAP__FOLIO_CHANGING), "folio unlocked in mid-change");
+	if (iomap__unlikely(old & IOMAP__FOLIO_WAITERS))
+		iomap__io_wake(blk, iomap__folio_lock_key(folio));
+}
+
+void iomap__folio_handoff(struct iomap_folio *folio)
+{
+	iomap__witness_disown(folio);
+	(void)folio;
+}
+
+/* ---- contents ---- */
+
+void iomap__folio_begin_change(struct iomap_folio *folio)
+{
+	uint64_t old = atomic_fetch_or_explicit(&folio->lock, IOMAP__FOLIO_CHANGING,
+						memory_order_relaxed);
+
+	iomap__assert(old & IOMAP__FOLIO_LOCKED && !(old & IOMAP__FOLIO_CHANGING));
+	(void)old;
+	/*
+	 * CHANGING before the stores that follow: a reader that sees one of these sees, after
+	 * its acquire fence, CHANGING or a later version (filemap.c).
+	 */
+	IOMAP__FENCE(memory_order_release);
+}
+
+void iomap__folio_end_change(struct iomap_folio *folio)
+{
+	/* One more CHANGING clears the bit and carries one into the version above it. */
+	_Static_assert(IOMAP__FOLIO_VERSION == 2 * IOMAP__FOLIO_CHANGING, "the carry");
+	atomic_fetch_add_explicit(&folio->lock, IOMAP__FOLIO_CHANGING, memory_order_release);
+}
+
+void iomap__folio_copy_in(struct iomap_folio *folio, size_t off, const void *from, size_t len)
+{
+	iomap__assert(off + len <= iomap__folio_bytes(folio));
+	iomap__folio_begin_change(folio);
+	iomap__copy_to_folio((char *)iomap_folio_address(folio) + off, from, len);
+	iomap__folio_end_change(folio);
+}
+
+void iomap__folio_fill_zero(struct iomap_folio *folio, size_t off, size_t len)
+{
+	iomap__assert(off + len <= iomap__folio_bytes(folio));
+	iomap__folio_begin_change(folio);
+	iomap__zero_folio_mem((char *)iomap_folio_address(folio) + off, len);
+	iomap__folio_end_change(folio);
+}
+
+size_t iomap__folio_copy_from_iter(struct iomap_folio *folio, size_t off, size_t len,
+				   struct iomap_iov_iter *from)
+{
+	char *to = (char *)iomap_folio_address(folio) + off;
+	size_t done = 0;
+
+	iomap__assert(off + len <= iomap__folio_bytes(folio));
+	iomap__folio_begin_change(folio);
+	while (done < len && from->count) {
+		const char *src = from->ubuf;
+		size_t n = iomap__min(len - done, from->count);
+
+		if (from->iov) {
+			size_t left = from->iov->iov_len - from->iov_offset;
+
+			if (!left) {
+				from->iov++;
+				from->nr_segs--;
+				from->iov_offset = 0;
+				continue;
+			}
+			src = from->iov->iov_base;
+			n = iomap__min(n, left);
+		}
+		iomap__copy_to_folio(to + done, src + from->iov_offset, n);
+		iomap_iov_iter_advance(from, n);
+		done += n;
+	}
+	iomap__folio_end_change(folio);
+	return done;
+}
+
+void iomap_folio_write(struct iomap_folio *folio, size_t off, const void *from, size_t len)
+{
+	iomap__folio_copy_in(folio, off, from, len);
+}
+
+void iomap_folio_zero(struct iomap_folio *folio, size_t off, size_t len)
+{
+	iomap__folio_fill_zero(folio, off, len);
+}
+
+void iomap_folio_read(const struct iomap_folio *folio, size_t off, void *to, size_t len)
+{
+	iomap__assert(off + len <= iomap__folio_bytes(folio));
+	iomap__copy_from_folio(to, (const char *)iomap_folio_address(folio) + off, len);
+}

@@ -1,0 +1,392 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * index.c - which folio holds a page of a file: a radix tree for each address space.
+ *
+ * Nodes have 64 slots.  A folio of 2^n pages stands in all of its slots, so that a look-up
+ * never has to look for its start; tags stand at its first slot only.  mapping->tree_root is
+ * the root node's address with the height of the tree in the low bits, so that a reader gets
+ * both in one load; 0 is the empty tree.
+ *
+ * Changes are made under tree_lock.  Readers walk without it inside an epoch: they see each
+ * slot as it was at some moment.  A node that has become empty is unlinked and retired: its
+ * memory is used again only after a grace period.  The height grows when needed and goes
+ * back to 0 when the last entry leaves.
+ */
+#include "cache/internal.h"
+
+#define NODE_SHIFT 6
+#define NODE_SLOTS (1U << NODE_SHIFT)
+#define HEIGHT_MASK 63U
+#define MAX_HEIGHT 9 /* 9 * 6 bits hold every page number of a file */
+/* Retired nodes are given back in batches, since a grace period costs some microseconds. */
+#define RETIRE_BATCH 64
+
+struct iomap__node {
+	_Alignas(IOMAP__CACHE_LINE) _Atomic(uintptr_t) slot[NODE_SLOTS];
+	uint64_t tags[IOMAP__TAGS]; /* a bit for each slot; under tree_lock */
+	struct iomap__node *parent; /* under tree_lock; while retired: the next one */
+	uint8_t shift;		    /* of this node's slots; constant */
+	uint8_t offset;		    /* place in the parent; constant but for the root */
+	uint16_t count;		    /* slots in use; under tree_lock */
+};
+
+static inline struct iomap__node *root_node(uint64_t root)
+{
+	return (struct iomap__node *)(uintptr_t)(root & ~(uint64_t)HEIGHT_MASK);
+}
+
+static inline unsigned root_height(uint64_t root)
+{
+	return (unsigned)(root & HEIGHT_MASK);
+}
+
+static inline bool root_covers(uint64_t root, uint64_t index)
+{
+	unsigned height = root_height(root);
+
+	return height && !(index >> (NODE_SHIFT * height));
+}
+
+static inline unsigned slot_of(const struct iomap__node *node, uint64_t index)
+{
+	return (unsigned)(index >> node->shift) & (NODE_SLOTS - 1);
+}
+
+int iomap__index_init(struct iomap__cache *cache)
+{
+	return iomap__pool_init(&cache->nodes, &cache->engine->env, sizeof(struct iomap__node), 0);
+}
+
+void iomap__index_exit(struct iomap__cache *cache)
+{
+	iomap__index_reap(cache, true);
+	iomap__pool_exit(&cache->nodes);
+}
+
+struct iomap_folio *iomap__index_lookup(const struct iomap_address_space *mapping, uint64_t index)
+{
+	/* acquire: pairs with the release stores of insert; a node is whole when it is seen */
+	uint64_t root = iomap__load_acquire(&mapping->tree_root);
+	uintptr_t entry;
+	unsigned shift;
+
+	if (!root_covers(root, index))
+		return NULL;
+	shift = NODE_SHIFT * (root_height(root) - 1);
+	entry = (uintptr_t)root_node(root);
+	for (;;) {
+		struct iomap__node *node = (struct iomap__node *)entry;
+
+		entry = atomic_load_explicit(&node->slot[(index >> shift) & (NODE_SLOTS - 1)],
+					     memory_order_acquire);
+		if (!shift || !entry)
+			return (struct iomap_folio *)entry;
+		shift -= NODE_SHIFT;
+	}
+}
+
+/* ---- changes; all under tree_lock ---- */
+
+static struct iomap__node *node_new(struct iomap__cache *cache, unsigned shift,
+				    struct iomap__node *parent, unsigned offset)
+{
+	struct iomap__node *node = iomap__pool_get(&cache->nodes);
+
+	if (!node)
+		return NULL;
+	memset(node, 0, sizeof(*node));
+	node->shift = (uint8_t)shift;
+	node->parent = parent;
+	node->offset = (uint8_t)offset;
+	return node;
+}
+
+/* Make the tree high enough for @index. */
+static int grow(struct iomap_address_space *mapping, uint64_t index)
+{
+	struct iomap__cache *cache = iomap__cache_of(mapping);
+	uint64_t root = mapping->tree_root;
+
+	while (!root_covers(root, index)) {
+		struct iomap__node *old = root_node(root);
+		unsigned height = root_height(root);
+		struct iomap__node *node;
+
+		if (height == MAX_HEIGHT)
+			return -EFBIG;
+		node = node_new(cache, NODE_SHIFT * height, NULL, 0);
+		if (!node)
+			return -ENOMEM;
+		if (old) {
+			atomic_store_explicit(&node->slot[0], (uintptr_t)old, memory_order_relaxed);
+			node->count = 1;
+			for (int tag = 0; tag < IOMAP__TAGS; tag++)
+				node->tags[tag] = old->tags[tag] ? 1 : 0;
+			old->parent = node;
+			old->offset = 0;
+		}
+		root = (uint64_t)(uintptr_t)node | (height + 1);
+		iomap__store_release(&mapping->tree_root, root);
+	}
+	return 0;
+}
+
+/* The lowest node for @index, made if missing; NULL without memory. */
+static struct iomap__node *descend(struct iomap_address_space *mapping, uint64_t index, bool create)
+{
+	struct iomap__node *node = root_node(mapping->tree_root);
+
+	if (!root_covers(mapping->tree_root, index))
+		return NULL;
+	while (node && node->shift) {
+		unsigned at = slot_of(node, index);
+		struct iomap__node *child = (struct iomap__node *)atomic_load_explicit(
+			&node->slot[at], memory_order_relaxed);
+
+		if (!child && create) {
+			child = node_new(iomap__cache_of(mapping), node->shift - NODE_SHIFT, node,
+					 at);
+			if (!child)
+				return NULL;
+			/* pairs with the acquire of iomap__index_lookup() */
+			atomic_store_explicit(&node->slot[at], (uintptr_t)child,
+					      memory_order_release);
+			node->count++;
+		}
+		node = child;
+	}
+	return node;
+}
+
+static void retire(struct iomap__cache *cache, struct iomap__node *node)
+{
+	iomap__mutex_lock(&cache->retire_lock);
+	node->parent = cache->retired;
+	cache->retired = node;
+	cache->nr_retired++;
+	iomap__mutex_unlock(&cache->retire_lock);
+}
+
+/* Unlink @node and its ancestors as far as they are empty. */
+static void prune(struct iomap_address_space *mapping, struct iomap__node *node)
+{
+	struct iomap__cache *cache = iomap__cache_of(mapping);
+
+	while (node && !node->count) {
+		struct iomap__node *parent = node->parent;
+
+		if (parent) {
+			atomic_store_explicit(&parent->slot[node->offset], 0, memory_order_release);
+			parent->count--;
+		} else {
+			iomap__store_release(&mapping->tree_root, 0);
+		}
+		retire(cache, node);
+		node = parent;
+	}
+}
+
+int iomap__index_insert(struct iomap_address_space *mapping, struct iomap_folio *folio)
+{
+	uint64_t index = iomap_folio_index(folio);
+	unsigned nr = 1U << folio->order;
+	int err;
+
+	iomap__tree_lock(mapping);
+	err = grow(mapping, index + nr - 1);
+	for (unsigned i = 0; !err && i < nr; i++) {
+		struct iomap__node *node = descend(mapping, index + i, true);
+
+		if (!node)
+			err = -ENOMEM;
+		else if (atomic_load_explicit(&node->slot[slot_of(node, index + i)],
+					      memory_order_relaxed))
+			err = -EEXIST;
+	}
+	if (!err) {
+		iomap__store(&mapping->nrpages, mapping->nrpages + nr);
+		atomic_store_explicit(&folio->mapping, mapping, memory_order_release);
+		for (unsigned i = 0; i < nr; i++) {
+			struct iomap__node *node = descend(mapping, index + i, false);
+
+			atomic_store_explicit(&node->slot[slot_of(node, index + i)],
+					      (uintptr_t)folio, memory_order_release);
+			node->count++;
+		}
+	} else {
+		/* nodes made on the way that nothing came to live in */
+		for (unsigned i = 0; i < nr; i++) {
+			struct iomap__node *node = root_node(mapping->tree_root);
+
+			while (node && node->shift) {
+				struct iomap__node *child = (struct iomap__node *)
+					atomic_load_explicit(&node->slot[slot_of(node, index + i)],
+							     memory_order_relaxed);
+
+				if (!child)
+					break;
+				node = child;
+			}
+			if (root_covers(mapping->tree_root, index + i))
+				prune(mapping, node);
+		}
+	}
+	iomap__tree_unlock(mapping);
+	return err;
+}
+
+void iomap__index_set_tag(struct iomap_address_space *mapping, uint64_t index, enum iomap__tag tag)
+{
+	struct iomap__node *node = descend(mapping, index, false);
+
+	while (node) {
+		uint64_t bit = 1ULL << slot_of(node, index);
+
+		if (node->tags[tag] & bit)
+			return;
+		node->tags[tag] |= bit;
+		node = node->parent;
+	}
+}
+
+static void clear_tag(struct iomap__node *node, uint64_t index, enum iomap__tag tag)
+{
+	while (node) {
+		node->tags[tag] &= ~(1ULL << slot_of(node, index));
+		if (node->tags[tag])
+			return;
+		node = node->parent;
+	}
+}
+
+void iomap__index_clear_tag(struct iomap_address_space *mapping, uint64_t index,
+			    enum iomap__tag tag)
+{
+	clear_tag(descend(mapping, index, false), index, tag);
+}
+
+void iomap__index_erase(struct iomap_address_space *mapping, struct iomap_folio *folio)
+{
+	uint64_t index = iomap_folio_index(folio);
+	unsigned nr = 1U << folio->order;
+
+	for (unsigned i = 0; i < nr; i++) {
+		struct iomap__node *node = descend(mapping, index + i, false);
+
+		iomap__assert(node);
+		for (int tag = 0; tag < IOMAP__TAGS; tag++)
+			clear_tag(node, index + i, (enum iomap__tag)tag);
+		atomic_store_explicit(&node->slot[slot_of(node, index + i)], 0,
+				      memory_order_release);
+		node->count--;
+		prune(mapping, node);
+	}
+	iomap__store(&mapping->nrpages, mapping->nrpages - nr);
+}
+
+void iomap__index_reap(struct iomap__cache *cache, bool all)
+{
+	struct iomap__node *list = NULL;
+
+	iomap__mutex_lock(&cache->retire_lock);
+	if (cache->nr_retired >= RETIRE_BATCH || (all && cache->nr_retired)) {
+		list = cache->retired;
+		cache->retired = NULL;
+		cache->nr_retired = 0;
+	}
+	iomap__mutex_unlock(&cache->retire_lock);
+	if (!list)
+		return;
+	iomap__epoch_synchronize();
+	while (list) {
+		struct iomap__node *next = list->parent;
+
+		iomap__pool_put(&cache->nodes, list);
+		list = next;
+	}
+}
+
+/* ---- walks ---- */
+
+/*
+ * First entry at or after *index that carries @tag (any, for IOMAP__TAGS); *index becomes
+ * its page number.
+ */
+static struct iomap_folio *next_tagged(struct iomap_address_space *mapping, uint64_t *index,
+				       enum iomap__tag tag)
+{
+	uint64_t at = *index;
+
+	while (root_covers(mapping->tree_root, at)) {
+		struct iomap__node *node = root_node(mapping->tree_root);
+
+		for (;;) {
+			unsigned slot = slot_of(node, at);
+			uint64_t bits = 0, low;
+
+			if (tag < IOMAP__TAGS) {
+				bits = node->tags[tag] & (~0ULL << slot);
+			} else {
+				for (unsigned i = slot; i < NODE_SLOTS && !bits; i++)
+					if (atomic_load_explicit(&node->slot[i],
+								 memory_order_relaxed))
+						bits = 1ULL << i;
+			}
+			/* this node's range ends here */
+			low = at >> node->shift >> NODE_SHIFT;
+			if (!bits) {
+				at = (low + 1) << NODE_SHIFT << node->shift;
+				break;
+			}
+			if ((unsigned)__builtin_ctzll(bits) != slot) {
+				slot = (unsigned)__builtin_ctzll(bits);
+				at = ((low << NODE_SHIFT) | slot) << node->shift;
+			}
+			if (!node->shift) {
+				*index = at;
+				return (struct iomap_folio *)atomic_load_explicit(
+					&node->slot[slot], memory_order_relaxed);
+			}
+			node = (struct iomap__node *)atomic_load_explicit(&node->slot[slot],
+									  memory_order_relaxed);
+		}
+		if (!at)
+			break; /* wrapped: the last page number was passed */
+	}
+	return NULL;
+}
+
+unsigned iomap__filemap_get_tagged(struct iomap_address_space *mapping, uint64_t *index,
+				   uint64_t end, enum iomap__tag tag, struct iomap_folio **folios,
+				   unsigned nr)
+{
+	uint64_t at = *index;
+	unsigned got = 0;
+
+	iomap__tree_lock(mapping);
+	while (got < nr && at < end) {
+		struct iomap_folio *folio = next_tagged(mapping, &at, tag);
+
+		if (!folio || at >= end) {
+			at = end;
+			break;
+		}
+		/* an entry has its reference as long as the lock is held */
+		iomap_folio_get(folio);
+		folios[got++] = folio;
+		at = iomap_folio_index(folio) + (1ULL << folio->order);
+	}
+	iomap__tree_unlock(mapping);
+	*index = at;
+	return got;
+}
+
+void iomap__filemap_tag_towrite(struct iomap_address_space *mapping, uint64_t index, uint64_t end)
+{
+	iomap__tree_lock(mapping);
+	while (index < end && next_tagged(mapping, &index, IOMAP__TAG_DIRTY) && index < end) {
+		iomap__index_set_tag(mapping, index, IOMAP__TAG_TOWRITE);
+		index++;
+	}
+	iomap__tree_unlock(mapping);
+}

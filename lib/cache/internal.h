@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * internal.h - what the files of the cache layer share among themselves.
+ */
+#ifndef IOMAP__CACHE_INTERNAL_H
+#define IOMAP__CACHE_INTERNAL_H
+
+#include <pthread.h>
+
+#include "block/block.h"
+#include "cache/cache.h"
+
+#define IOMAP__MAX_ORDER 9
+#define IOMAP__NO_PAGE UINT32_MAX
+
+/* Folios that one walk over the index handles at a time. */
+#define IOMAP__BATCH 32
+
+struct iomap__cache {
+	struct iomap_engine *engine;
+	const struct iomap_address_space_operations *defaults;
+
+	/* arena.c: constant after creation */
+	char *data;
+	struct iomap_folio *folios;
+	uint64_t nr_pages;
+	size_t data_bytes, folios_bytes;
+	uint8_t max_order; /* largest folio that fits the options */
+
+	/* arena.c: under arena_lock */
+	struct iomap__mutex arena_lock;
+	uint32_t free_head[IOMAP__MAX_ORDER + 1];
+	uint64_t peak_used;	  /* pages */
+	_Atomic uint64_t nr_free; /* pages; written under the lock */
+
+	/* index.c */
+	struct iomap__pool nodes;
+	struct iomap__mutex retire_lock;
+	struct iomap__node *retired; /* under retire_lock */
+	uint32_t nr_retired;
+
+	/* reclaim.c */
+	_Atomic uint64_t clock_hand;
+
+	/* dirty.c */
+	_Atomic uint64_t nr_dirty, nr_writeback; /* pages */
+	uint64_t background_pages, hard_pages;	 /* limits, constant */
+	uint32_t wb_seq; /* moves when a folio leaves writeback or becomes clean; waited on */
+	_Atomic uint32_t nr_wb_waiters;
+	struct iomap__mutex dirty_lock;
+	struct iomap_list_head dirty_inodes; /* under dirty_lock */
+
+	/* inodes.c */
+	struct iomap__mutex inodes_lock;
+	struct iomap_list_head inodes; /* under inodes_lock */
+
+	/* flusher.c */
+	pthread_t flusher;
+	bool flusher_runs;
+	uint32_t flusher_word; /* moves at each kick; waited on */
+	_Atomic bool flusher_stop, flusher_kicked;
+
+	struct iomap__stats stats, stats2;
+};
+
+static inline struct iomap__cache *iomap__cache_of(const struct iomap_address_space *mapping)
+{
+	return mapping->host->i_engine->cache;
+}
+
+static inline struct iomap__blk *iomap__cache_blk(const struct iomap__cache *cache)
+{
+	return cache->engine->blk;
+}
+
+/*
+ * The 32 bits of a lock word that futexes and the parking lot look at: the low half, with
+ * the lock bits and the low bits of the version.
+ */
+static inline const uint32_t *iomap__folio_lock_key(const struct iomap_folio *folio)
+{
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+	return (const uint32_t *)(const void *)&folio->lock + 1;
+#else
+	return (const uint32_t *)(const void *)&folio->lock;
+#endif
+}
+
+static inline void iomap__folio_set(struct iomap_folio *folio, uint32_t flag)
+{
+	atomic_fetch_or_explicit(&folio->flags, flag, memory_order_acq_rel);
+}
+static inline void iomap__folio_clear(struct iomap_folio *folio, uint32_t flag)
+{
+	atomic_fetch_and_explicit(&folio->flags, ~flag, memory_order_acq_rel);
+}
+
+/* ---- arena.c ---- */
+int iomap__arena_create(struct iomap__cache *cache, uint64_t bytes);
+void iomap__arena_destroy(struct iomap__cache *cache);
+/* A folio of 2^order pages with one reference, unlocked, no identity; NULL when full. */
+struct iomap_folio *iomap__arena_alloc(struct iomap__cache *cache, unsigned order);
+/* Its reference count is zero and it is in no index. */
+void iomap__arena_free(struct iomap_folio *folio);
+
+/* ---- index.c ---- */
+int iomap__index_init(struct iomap__cache *cache);
+void iomap__index_exit(struct iomap__cache *cache);
+/* Inside an epoch or under tree_lock.  No reference is taken. */
+struct iomap_folio *iomap__index_lookup(const struct iomap_address_space *mapping, uint64_t index);
+/* Locked folio with its index set becomes visible; takes tree_lock.  -EEXIST, -ENOMEM. */
+int iomap__index_insert(struct iomap_address_space *mapping, struct iomap_folio *folio);
+/* Under tree_lock. */
+void iomap__index_erase(struct iomap_address_space *mapping, struct iomap_folio *folio);
+void iomap__index_set_tag(struct iomap_address_space *mapping, uint64_t index, enum iomap__tag tag);
+void iomap__index_clear_tag(struct iomap_address_space *mapping, uint64_t index,
+			    enum iomap__tag tag);
+/* Give back nodes that no reader can see any more.  No lock held but folio and inode locks. */
+void iomap__index_reap(struct iomap__cache *cache, bool all);
+static inline void iomap__tree_lock(struct iomap_address_space *mapping)
+{
+	iomap__word_lock(&mapping->tree_lock, IOMAP__RANK_TREE);
+}
+static inline void iomap__tree_unlock(struct iomap_address_space *mapping)
+{
+	iomap__word_unlock(&mapping->tree_lock);
+}
+
+/* ---- reclaim.c ---- */
+/*
+ * A folio from the arena, evicting others if needed.  @may_wait: may write back and wait,
+ * so no folio may be locked.  NULL when nothing can be freed.
+ */
+struct iomap_folio *iomap__folio_alloc(struct iomap__cache *cache, unsigned order, bool may_wait);
+/* Drop a clean folio that nobody uses; true when it is gone. */
+bool iomap__folio_evict(struct iomap_folio *folio);
+/* The same, if it belongs to @mapping still; the caller need hold no reference. */
+bool iomap__folio_evict_from(struct iomap_address_space *mapping, struct iomap_folio *folio);
+/* Take a locked folio out of the index, by its owner; drops the index's reference. */
+void iomap__filemap_remove(struct iomap_address_space *mapping, struct iomap_folio *folio);
+
+/* ---- filemap.c ---- */
+/* Allocate, lock, insert.  Referenced for the caller.  -EEXIST, -ENOMEM. */
+int iomap__filemap_add(struct iomap_address_space *mapping, uint64_t index, bool may_wait,
+		       struct iomap_folio **out);
+
+/* ---- readahead.c ---- */
+/* A read of @nr pages at @index missed at its first page. */
+void iomap__readahead_miss(struct iomap_file *file, uint64_t index, uint64_t nr);
+/* A read met the mark of a window at @index. */
+void iomap__readahead_mark(struct iomap_file *file, uint64_t index);
+
+/* ---- dirty.c ---- */
+/* wb_seq has moved / wait until it differs from @seq.  False when it timed out. */
+void iomap__wb_progress(struct iomap__cache *cache);
+bool iomap__wb_wait(struct iomap__cache *cache, uint32_t seq);
+
+/* ---- flusher.c ---- */
+int iomap__flusher_start(struct iomap__cache *cache);
+void iomap__flusher_stop(struct iomap__cache *cache);
+/* Write some dirty data of any inode, without a wait for it; pages started. */
+uint64_t iomap__flush_some(struct iomap__cache *cache, uint64_t nr_pages);
+void iomap__inode_put_dirty(struct iomap_inode *inode);
+
+/* ---- a_ops with their defaults ---- */
+static inline bool iomap__aops_release(struct iomap_address_space *mapping,
+				       struct iomap_folio *folio)
+{
+	const struct iomap__cache *cache = iomap__cache_of(mapping);
+
+	return mapping->a_ops->release_folio ? mapping->a_ops->release_folio(folio, 0)
+					     : cache->defaults->release_folio(folio, 0);
+}
+static inline void iomap__aops_invalidate(struct iomap_address_space *mapping,
+					  struct iomap_folio *folio, size_t off, size_t len)
+{
+	const struct iomap__cache *cache = iomap__cache_of(mapping);
+
+	if (mapping->a_ops->invalidate_folio)
+		mapping->a_ops->invalidate_folio(folio, off, len);
+	else
+		cache->defaults->invalidate_folio(folio, off, len);
+}
+static inline bool iomap__aops_partial(struct iomap_address_space *mapping,
+				       struct iomap_folio *folio, size_t from, size_t count)
+{
+	const struct iomap__cache *cache = iomap__cache_of(mapping);
+
+	return mapping->a_ops->is_partially_uptodate
+		       ? mapping->a_ops->is_partially_uptodate(folio, from, count)
+		       : cache->defaults->is_partially_uptodate(folio, from, count);
+}
+
+#endif
