@@ -84,6 +84,7 @@ struct iomap__env {
 
 struct iomap__blk;
 struct iomap__cache;
+struct iomap__fs;
 
 /* The engine: a handle.  Set up and torn down by lib/iomap/engine.c. */
 struct iomap_engine {
@@ -91,6 +92,7 @@ struct iomap_engine {
 	struct iomap_engine_opts opts; /* with defaults filled in */
 	struct iomap__blk *blk;
 	struct iomap__cache *cache;
+	struct iomap__fs *fs;
 	/* iomap_sync_engine's view of the errors of all inodes, gone ones too */
 	uint32_t wb_err;    /* errseq; moved by iomap_mapping_set_error() */
 	uint32_t sync_err;  /* cursor into it; under sync_lock */

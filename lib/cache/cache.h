@@ -67,7 +67,16 @@ struct iomap_folio {
 	int16_t read_error;  /* lock held: first error of the last read, negative errno */
 	_Atomic uint8_t order; /* set while free; copying readers look at it */
 	uint8_t buddy_state; /* arena's */
-	uint32_t free_prev, free_next; /* arena's, while free */
+	union {
+		struct {
+			uint32_t free_prev, free_next; /* arena's, while free or a tail */
+		};
+		struct {
+			/* in use: bytes that are being read and written, iomap layer; each
+			 * holds one more while ranges are still being started */
+			_Atomic uint32_t read_bytes, write_bytes;
+		};
+	};
 };
 _Static_assert(sizeof(struct iomap_folio) == IOMAP__CACHE_LINE, "one cache line a descriptor");
 

@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * ops.h - the operations: iterating over mappings, buffered reads and writes, writeback.
+ *
+ * Owns: the per-folio block state (folio->ifs), the counts of bytes in flight in the folio,
+ * and the ioends.
+ *
+ * Locks: none of its own.  What it keeps for a folio is changed under the folio's lock.  The
+ * exceptions are made by completions and are atomic: uptodate bits, which only the read that
+ * holds the lock clears and sets; the counts of bytes in flight, whose owner is whoever takes
+ * the last byte away: it ends the read (and unlocks) or the writeback.
+ *
+ * Life of the block state: made when a folio of several blocks is first read or written, by
+ * the holder of its lock; freed under the lock by release or invalidation, before the folio
+ * leaves the cache and never under writeback.  A folio without it is uptodate, or dirty, as
+ * a whole.
+ */
+#ifndef IOMAP__OPS_H
+#define IOMAP__OPS_H
+
+#include <iomap/bio.h>
+#include <iomap/buffered.h>
+#include <iomap/inode.h>
+#include <iomap/mapping.h>
+#include <iomap/writeback.h>
+
+#include "base/base.h"
+#include "cache/cache.h"
+
+/* What an engine keeps for this layer. */
+struct iomap__fs {
+	struct iomap_bio_set ioend_bios; /* bios in ioends */
+	struct iomap__pool small_ifs;	 /* block states of up to IOMAP__IFS_SMALL blocks */
+};
+
+/* After block and cache; before them. */
+int iomap__fs_create(struct iomap_engine *engine);
+void iomap__fs_destroy(struct iomap_engine *engine);
+
+/*
+ * Zero what lies between the old end of the file and a write beyond it: mapped and reserved
+ * space of [from, to), where from is i_size.  i_rwsem held exclusively.  Blocks beyond the
+ * one that holds the end are made part of the file as they are zeroed (i_size moves), or
+ * writeback would throw the zeros away; zero.c tells more.  0 or -errno.
+ */
+int iomap__zero_eof_gap(struct iomap_inode *inode, int64_t from, int64_t to,
+			const struct iomap_ops *ops, const struct iomap_write_ops *write_ops,
+			void *private_data);
+
+/* ---- mappings (iter.c) ---- */
+
+/*
+ * A MAPPED or UNWRITTEN mapping out of which the library itself builds I/O at @pos: a device
+ * of the inode's engine, an aligned address (unless IOMAP_F_ANON_WRITE).  0, or -EIO after
+ * a log line.
+ */
+int iomap__check_device(const struct iomap_inode *inode, const struct iomap *iomap, int64_t pos);
+/* One log line about a mapping that cannot be used; returns -EIO. */
+int iomap__broken_mapping(const struct iomap_inode *inode, const struct iomap *iomap,
+			  int64_t pos, const char *fault);
+
+/* Device byte of file position @pos, which may lie before the mapping but in its block. */
+static inline uint64_t iomap__mapping_addr(const struct iomap *iomap, int64_t pos)
+{
+	return iomap->addr + (uint64_t)pos - (uint64_t)iomap->offset;
+}
+/* File byte after the mapping; at most 2^63. */
+static inline uint64_t iomap__mapping_end(const struct iomap *iomap)
+{
+	return (uint64_t)iomap->offset + iomap->length;
+}
+
+/* ---- per-folio block state (ifs.c) ---- */
+
+/* Fits one cache line. */
+#define IOMAP__IFS_SMALL 192U
+
+static inline unsigned iomap__folio_blocks(const struct iomap_inode *inode,
+					   const struct iomap_folio *folio)
+{
+	return (unsigned)(iomap__folio_bytes(folio) >> inode->i_blkbits);
+}
+/*
+ * All with the folio locked; ranges are bytes within the folio, blocks are numbers within it.
+ * alloc: make the state if the folio has several blocks and none yet; 0 or -ENOMEM.
+ * find_uptodate, find_dirty: the first block from @first on whose bit is @set; the number of
+ *   blocks when there is none.
+ * set_dirty, clear_dirty: of every block that the range touches.
+ * set_uptodate: of every block that starts in the range; the folio's flag is left alone.
+ * clear_uptodate: of every block that the range touches; any context, lock held for reading.
+ * all_uptodate: every block is.
+ */
+int iomap__ifs_alloc(struct iomap_inode *inode, struct iomap_folio *folio);
+unsigned iomap__ifs_find_uptodate(struct iomap_inode *inode, const struct iomap_folio *folio,
+				  unsigned first, bool set);
+unsigned iomap__ifs_find_dirty(struct iomap_inode *inode, const struct iomap_folio *folio,
+			       unsigned first, bool set);
+void iomap__ifs_set_dirty(struct iomap_folio *folio, size_t off, size_t len);
+void iomap__ifs_clear_dirty(struct iomap_folio *folio, size_t off, size_t len);
+void iomap__ifs_set_uptodate(struct iomap_folio *folio, size_t off, size_t len);
+void iomap__ifs_clear_uptodate(struct iomap_folio *folio, size_t off, size_t len);
+bool iomap__ifs_all_uptodate(const struct iomap_folio *folio);
+
+/* ---- one folio of a write (buffered_write.c) ---- */
+
+struct iomap__write {
+	struct iomap_iter *iter;
+	const struct iomap_write_ops *ops; /* may be NULL */
+	/* set by iomap__write_begin() */
+	struct iomap_folio *folio;
+	int64_t pos;
+	size_t off, bytes; /* within the folio; as much of the mapping as it holds */
+};
+
+/*
+ * Get the folio at iter->pos and make it ready to take at most @len bytes: parts of blocks
+ * that these do not cover are read or zeroed.  0 with the folio locked; 0 with folio NULL:
+ * the mapping was found stale; or -errno and no folio.
+ */
+int iomap__write_begin(struct iomap__write *wr, uint64_t len);
+/* @copied bytes are in the folio: uptodate and dirty, or in inline_data.  Bytes that count. */
+size_t iomap__write_end(struct iomap__write *wr, size_t copied);
+/* The file reaches to @end at least (folio locked); i_size never goes back. */
+void iomap__write_extend(struct iomap__write *wr, int64_t end);
+/* put_folio. */
+void iomap__write_put(struct iomap__write *wr, size_t copied);
+
+/* ---- folios of a bio (ioend.c) ---- */
+
+typedef void iomap__bio_folio_fn(void *arg, struct iomap_folio *folio, size_t off, size_t len);
+/* Call @fn for each folio's part of the bio's memory, in order.  Any context. */
+void iomap__bio_for_each_folio(const struct iomap_bio *bio, struct iomap__cache *cache,
+			       iomap__bio_folio_fn *fn, void *arg);
+
+#endif
