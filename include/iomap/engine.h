@@ -71,8 +71,8 @@ struct iomap_engine_opts {
 	uint32_t dirty_hard_pct;      /* writers write out themselves from here [40], <= 80 */
 	uint32_t dirty_expire_ms;     /* age at which dirty data is written [30000] */
 	uint32_t flush_interval_ms;   /* how often the flusher looks [5000] */
-	uint32_t readahead_bytes;     /* largest readahead window [131072]; cut to an eighth of
-				       * the cache */
+	uint32_t readahead_bytes;     /* largest readahead window [131072]; cut to a sixteenth
+				       * of the cache */
 	uint32_t log_per_second;      /* log lines a second [20] */
 	iomap_log_fn *log;	      /* [lines of WARN and ERROR to stderr] */
 	void *log_ctx;

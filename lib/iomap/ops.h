@@ -132,4 +132,13 @@ typedef void iomap__bio_folio_fn(void *arg, struct iomap_folio *folio, size_t of
 void iomap__bio_for_each_folio(const struct iomap_bio *bio, struct iomap__cache *cache,
 			       iomap__bio_folio_fn *fn, void *arg);
 
+/* ---- durability (sync.c) ---- */
+
+/*
+ * Write dirty data of [start, end) and wait for it and for writeback already running, until
+ * none is held back.  Errors of I/O are in wb_err.  0; what writepages returned; -EAGAIN when
+ * data is held back and the engine has no threads.
+ */
+int iomap__sync_write_wait(struct iomap_inode *inode, int64_t start, int64_t end);
+
 #endif

@@ -1,0 +1,278 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * engine.c - options, and putting the layers together.
+ *
+ * States: an engine is made bottom up (environment, block layer, cache, the operations' own
+ * pools) and taken down in the reverse order; each layer is whole before the next one starts,
+ * and a failure undoes exactly what stood.  No thread of the library sees an engine that is
+ * half made: the first one starts in iomap__cache_create() or in the block layer, and looks
+ * only at the layers below its own.
+ *
+ * Options: read into a struct of this version's size, checked against each other, and then
+ * filled in, so that what the layers read in engine->opts is what holds.
+ *
+ * Locks: none.  Create has the engine to itself, and destroy must not race other calls.
+ * Left out: limits that change at run time.
+ */
+#include <unistd.h>
+
+#include "block/block.h"
+#include "cache/cache.h"
+#include "iomap/ops.h"
+
+#define ENGINE_OPTS_SIZE_MAX 4096U /* beyond it `size` was never set */
+#define ENGINE_CACHE_BYTES (256ULL << 20)
+#define ENGINE_FOLIO_BYTES (64ULL << 10)
+#define ENGINE_FOLIO_BYTES_MAX (2ULL << 20)
+#define ENGINE_FOLIO_SHARE 16U	   /* of these, at most one is the largest folio */
+#define ENGINE_CALLER_FOLIOS 8U	   /* base folios that one caller may need at once */
+#define ENGINE_DIRTY_PCT_MAX 80U
+#define ENGINE_QUEUES_MAX 64U
+#define ENGINE_QUEUE_DEPTH_MAX 32768U
+#define ENGINE_IO_THREADS_MAX 1024U
+#define ENGINE_FLAGS IOMAP_ENGINE_NO_THREADS
+
+#define engine_default(member, value) ((member) ? (member) : (value))
+
+void iomap_engine_opts_init(struct iomap_engine_opts *opts)
+{
+	memset(opts, 0, sizeof(*opts));
+	opts->size = sizeof(*opts);
+}
+
+/* Whether all bytes of [from, to) of @mem are zero. */
+static bool engine_is_zero(const void *mem, size_t from, size_t to)
+{
+	const unsigned char *byte = mem;
+
+	for (size_t i = from; i < to; i++)
+		if (byte[i])
+			return false;
+	return true;
+}
+
+/*
+ * Copy the caller's options, which may be shorter (an older caller: the rest is zero) or
+ * longer (a newer one: what this version does not know must be zero).
+ */
+static int engine_copy_opts(struct iomap_engine_opts *to, const struct iomap_engine_opts *from)
+{
+	iomap_engine_opts_init(to);
+	if (!from)
+		return 0;
+	if (from->size < sizeof(from->size) || from->size > ENGINE_OPTS_SIZE_MAX)
+		return -EINVAL;
+	memcpy(to, from, iomap__min(from->size, sizeof(*to)));
+	to->size = sizeof(*to);
+	return engine_is_zero(from, sizeof(*to), from->size) ? 0 : -EINVAL;
+}
+
+static uint32_t engine_nr_cpus(void)
+{
+	long nr = sysconf(_SC_NPROCESSORS_ONLN);
+
+	return nr < 1 ? 1 : (uint32_t)nr;
+}
+
+/* The largest folio when the caller has not named one. */
+static uint64_t engine_default_folio(uint64_t cache_bytes)
+{
+	uint64_t bytes = ENGINE_FOLIO_BYTES;
+
+	while (bytes > IOMAP_PAGE_SIZE && bytes > cache_bytes / ENGINE_FOLIO_SHARE)
+		bytes /= 2;
+	return bytes;
+}
+
+static void engine_fill_opts(struct iomap_engine_opts *opts)
+{
+	opts->cache_bytes = iomap__round_down(
+		engine_default(opts->cache_bytes, ENGINE_CACHE_BYTES), IOMAP_PAGE_SIZE);
+	opts->max_folio_bytes =
+		engine_default(opts->max_folio_bytes, engine_default_folio(opts->cache_bytes));
+	opts->max_callers = engine_default(opts->max_callers, 16);
+	opts->nr_queues = engine_default(opts->nr_queues, iomap__min(engine_nr_cpus(), 4U));
+	opts->queue_depth = engine_default(opts->queue_depth, 128);
+	opts->nr_io_threads = engine_default(opts->nr_io_threads, 8);
+	opts->dirty_hard_pct = engine_default(opts->dirty_hard_pct, 40);
+	opts->dirty_background_pct =
+		engine_default(opts->dirty_background_pct, iomap__min(opts->dirty_hard_pct, 10U));
+	opts->dirty_expire_ms = engine_default(opts->dirty_expire_ms, 30000);
+	opts->flush_interval_ms = engine_default(opts->flush_interval_ms, 5000);
+	opts->readahead_bytes = engine_default(opts->readahead_bytes, 128U << 10);
+	opts->log_per_second = engine_default(opts->log_per_second, 20);
+}
+
+/* The cache has to have room for what its callers and its largest folio need. */
+static int engine_check_cache(struct iomap__env *env, const struct iomap_engine_opts *opts)
+{
+	uint64_t needed = (uint64_t)opts->max_callers * ENGINE_CALLER_FOLIOS * IOMAP_PAGE_SIZE;
+
+	if (opts->cache_bytes < needed) {
+		iomap__log(env, IOMAP_LOG_ERROR,
+			   "engine: cache of %llu bytes is too small for %u callers: %llu needed",
+			   (unsigned long long)opts->cache_bytes, opts->max_callers,
+			   (unsigned long long)needed);
+		return -EINVAL;
+	}
+	if (!iomap__is_pow2(opts->max_folio_bytes) || opts->max_folio_bytes < IOMAP_PAGE_SIZE ||
+	    opts->max_folio_bytes > ENGINE_FOLIO_BYTES_MAX) {
+		iomap__log(env, IOMAP_LOG_ERROR,
+			   "engine: largest folio of %llu bytes is not a power of two of %zu to %llu",
+			   (unsigned long long)opts->max_folio_bytes, IOMAP_PAGE_SIZE,
+			   (unsigned long long)ENGINE_FOLIO_BYTES_MAX);
+		return -EINVAL;
+	}
+	if (opts->max_folio_bytes > opts->cache_bytes / ENGINE_FOLIO_SHARE) {
+		iomap__log(env, IOMAP_LOG_ERROR,
+			   "engine: largest folio of %llu bytes needs a cache of %llu, which has %llu",
+			   (unsigned long long)opts->max_folio_bytes,
+			   (unsigned long long)opts->max_folio_bytes * ENGINE_FOLIO_SHARE,
+			   (unsigned long long)opts->cache_bytes);
+		return -EINVAL;
+	}
+	return 0;
+}
+
+static int engine_check_at_most(struct iomap__env *env, const char *what, uint32_t value,
+				uint32_t max)
+{
+	if (value <= max)
+		return 0;
+	iomap__log(env, IOMAP_LOG_ERROR, "engine: %s of %u is more than %u", what, value, max);
+	return -EINVAL;
+}
+
+/* Options with their defaults filled in: 0, or -EINVAL and a log line that says which. */
+static int engine_check_opts(struct iomap__env *env, const struct iomap_engine_opts *opts)
+{
+	const struct {
+		const char *what;
+		uint32_t value, max;
+	} bounds[] = {
+		{ "nr_queues", opts->nr_queues, ENGINE_QUEUES_MAX },
+		{ "queue_depth", opts->queue_depth, ENGINE_QUEUE_DEPTH_MAX },
+		{ "nr_io_threads", opts->nr_io_threads, ENGINE_IO_THREADS_MAX },
+		{ "dirty_hard_pct", opts->dirty_hard_pct, ENGINE_DIRTY_PCT_MAX },
+		{ "dirty_background_pct", opts->dirty_background_pct, opts->dirty_hard_pct },
+	};
+
+	if (opts->flags & ~ENGINE_FLAGS) {
+		iomap__log(env, IOMAP_LOG_ERROR, "engine: unknown flags 0x%x",
+			   opts->flags & ~ENGINE_FLAGS);
+		return -EINVAL;
+	}
+	for (size_t i = 0; i < iomap__array_len(bounds); i++)
+		if (engine_check_at_most(env, bounds[i].what, bounds[i].value, bounds[i].max))
+			return -EINVAL;
+	return engine_check_cache(env, opts);
+}
+
+/* What stands in for the members that an application's a_ops leave NULL. */
+static const struct iomap_address_space_operations engine_default_aops = {
+	.dirty_folio = iomap_dirty_folio,
+	.invalidate_folio = iomap_invalidate_folio,
+	.release_folio = iomap_release_folio,
+	.is_partially_uptodate = iomap_is_partially_uptodate,
+};
+
+/* The layers, bottom up.  On an error none of them stands. */
+static int engine_create_layers(struct iomap_engine *engine)
+{
+	int err;
+
+	err = iomap__blk_create(engine);
+	if (err)
+		return err;
+	err = iomap__cache_create(engine, &engine_default_aops);
+	if (err)
+		goto out_blk;
+	err = iomap__fs_create(engine);
+	if (err)
+		goto out_cache;
+	return 0;
+
+out_cache:
+	iomap__cache_destroy(engine);
+out_blk:
+	iomap__blk_destroy(engine);
+	return err;
+}
+
+int iomap_engine_create(const struct iomap_engine_opts *user_opts, struct iomap_engine **out)
+{
+	struct iomap_engine_opts opts;
+	struct iomap_engine *engine;
+	struct iomap__env env;
+	int err;
+
+	*out = NULL;
+	err = engine_copy_opts(&opts, user_opts);
+	iomap__env_init(&env, &opts);
+	if (err) {
+		iomap__log(&env, IOMAP_LOG_ERROR,
+			   "engine: options of %zu bytes: size not set, or not of this version",
+			   user_opts->size);
+		return err;
+	}
+	if (!opts.alloc.alloc != !opts.alloc.free) {
+		iomap__log(&env, IOMAP_LOG_ERROR, "engine: alloc and free hooks go together");
+		return -EINVAL;
+	}
+	engine_fill_opts(&opts);
+	err = engine_check_opts(&env, &opts);
+	if (err)
+		return err;
+
+	engine = iomap__zalloc(&env, sizeof(*engine));
+	if (!engine)
+		return -ENOMEM;
+	engine->opts = opts;
+	iomap__env_init(&engine->env, &opts);
+	err = engine_create_layers(engine);
+	if (err) {
+		iomap__free(&env, engine, sizeof(*engine));
+		return err;
+	}
+	/* the caller's string need not live as long as the engine */
+	engine->opts.backend = iomap__blk_backend(engine);
+	*out = engine;
+	return 0;
+}
+
+int iomap_engine_destroy(struct iomap_engine *engine)
+{
+	struct iomap__env env;
+
+	if (!engine)
+		return 0;
+	/* files need no look: each one holds its inode */
+	if (iomap__cache_has_inodes(engine) || iomap__blk_busy(engine))
+		return -EBUSY;
+	iomap__fs_destroy(engine);
+	iomap__cache_destroy(engine);
+	iomap__blk_destroy(engine);
+	iomap__env_init(&env, &engine->opts);
+	iomap__free(&env, engine, sizeof(*engine));
+	return 0;
+}
+
+const char *iomap_engine_backend(const struct iomap_engine *engine)
+{
+	return iomap__blk_backend(engine);
+}
+
+int iomap_engine_stats(struct iomap_engine *engine, struct iomap_engine_stats *out, size_t size)
+{
+	struct iomap_engine_stats stats = { 0 };
+
+	if (!engine || !out || size < sizeof(uint64_t))
+		return -EINVAL;
+	iomap__cache_stats(engine, &stats);
+	iomap__blk_stats(engine, &stats);
+	/* a caller of a later version finds what this one does not count to be zero */
+	if (size > sizeof(stats))
+		memset((char *)out + sizeof(stats), 0, size - sizeof(stats));
+	memcpy(out, &stats, iomap__min(size, sizeof(stats)));
+	return 0;
+}

@@ -1,0 +1,201 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * inode.c - making inodes, sizes, recording errors, and taking inodes apart.
+ *
+ * The application owns the memory, the library what is in it from iomap_inode_init() to the
+ * iomap_inode_destroy() that returns 0.
+ *
+ * Destroying: the order is to look first and to change only when nothing can fail any more,
+ * so that after -EBUSY or an error of writing the inode is as usable as before.
+ *   1. files open: -EBUSY.
+ *   2. IOMAP__I_DYING keeps the flusher and iomap_sync_engine() from coming to the inode, and
+ *      iomap__inode_unregister() waits for those that are there.  From here on no other
+ *      thread starts anything: there are no files, and only completions still arrive.
+ *   3. dirty data: written, or dropped later, or -EBUSY.
+ *   4. running I/O is waited for, then references are counted: one that is left is the
+ *      application's, -EBUSY.
+ *   5. the folios go, the bdev is put.
+ * Leaving at 3 or 4 puts the inode back on the engine's list.
+ *
+ * A destroyed inode has i_engine NULL, by which a second destroy is found out.
+ *
+ * Locks: none are held here; what is called takes its own.
+ */
+#include "block/block.h"
+#include "cache/cache.h"
+#include "iomap/ops.h"
+
+#define INODE_BLKBITS_MIN 9U
+#define INODE_CLASS_MAX 7U
+#define INODE_DESTROY_FLAGS (IOMAP_DESTROY_WAIT | IOMAP_DESTROY_DISCARD)
+
+/* One log line that says what is wrong with the arguments. */
+static int inode_refuse(struct iomap_engine *engine, const struct iomap_inode_args *args,
+			const char *why)
+{
+	iomap__log(&engine->env, IOMAP_LOG_ERROR, "inode %llu: %s",
+		   (unsigned long long)args->i_ino, why);
+	return -EINVAL;
+}
+
+/* Blocks have to be whole sectors of the device, or they could not be written alone. */
+static int inode_check_bdev(struct iomap_engine *engine, const struct iomap_inode_args *args,
+			    unsigned blkbits)
+{
+	struct iomap_bdev_limits limits;
+
+	if (iomap__bdev_engine(args->bdev) != engine)
+		return inode_refuse(engine, args, "its bdev belongs to another engine");
+	iomap_bdev_limits(args->bdev, &limits);
+	if (1U << blkbits >= limits.logical_block_size)
+		return 0;
+	iomap__log(&engine->env, IOMAP_LOG_ERROR,
+		   "inode %llu: blocks of %u bytes are smaller than the %u of %s",
+		   (unsigned long long)args->i_ino, 1U << blkbits, limits.logical_block_size,
+		   iomap_bdev_name(args->bdev));
+	return -EINVAL;
+}
+
+static int inode_check_args(struct iomap_engine *engine, const struct iomap_inode_args *args,
+			    unsigned blkbits)
+{
+	if (!args->a_ops)
+		return inode_refuse(engine, args, "no address-space operations");
+	if (blkbits < INODE_BLKBITS_MIN || blkbits > IOMAP_PAGE_SHIFT)
+		return inode_refuse(engine, args, "blkbits is not in 9 to 12");
+	if (args->i_size < 0 || args->i_maxbytes < 0)
+		return inode_refuse(engine, args, "a size is negative");
+	if (args->i_maxbytes && args->i_size > args->i_maxbytes)
+		return inode_refuse(engine, args, "i_size is beyond i_maxbytes");
+	if (args->lock_class > INODE_CLASS_MAX)
+		return inode_refuse(engine, args, "lock_class is above 7");
+	for (size_t i = 0; i < iomap__array_len(args->reserved); i++)
+		if (args->reserved[i])
+			return inode_refuse(engine, args, "a reserved argument is not zero");
+	return args->bdev ? inode_check_bdev(engine, args, blkbits) : 0;
+}
+
+int iomap_inode_init(struct iomap_engine *engine, struct iomap_inode *inode,
+		     const struct iomap_inode_args *user_args)
+{
+	struct iomap_inode_args args = { 0 };
+	unsigned blkbits;
+	int err;
+
+	if (user_args->size != sizeof(args))
+		return inode_refuse(engine, &args, "size of the arguments is not set");
+	args = *user_args;
+	blkbits = args.blkbits ? args.blkbits : IOMAP_PAGE_SHIFT;
+	err = inode_check_args(engine, &args, blkbits);
+	if (err)
+		return err;
+
+	memset(inode, 0, sizeof(*inode));
+	inode->i_engine = engine;
+	inode->i_op = args.i_op;
+	inode->i_fop = args.i_fop;
+	inode->i_mapping = &inode->i_data;
+	inode->i_bdev = args.bdev;
+	inode->i_size = args.i_size;
+	inode->i_maxbytes = args.i_maxbytes ? args.i_maxbytes : INT64_MAX;
+	inode->i_ino = args.i_ino;
+	inode->i_private = args.i_private;
+	inode->i_blkbits = (uint8_t)blkbits;
+	inode->i_class = (uint8_t)args.lock_class;
+	iomap__list_init(&inode->i_engine_list);
+	iomap__list_init(&inode->i_dirty_list);
+	iomap__rwsem_init(&inode->i_rwsem, IOMAP__RANK_INODE, args.lock_class);
+	iomap__mapping_init(&inode->i_data, inode, args.a_ops);
+	if (inode->i_bdev)
+		iomap__bdev_get(inode->i_bdev);
+	iomap__inode_register(inode);
+	return 0;
+}
+
+/* Step 3: the data is clean, or may be dropped. */
+static int inode_settle_dirty(struct iomap_inode *inode, unsigned flags)
+{
+	struct iomap_address_space *mapping = &inode->i_data;
+	uint32_t since = iomap__load_acquire(&mapping->wb_err);
+	int err;
+
+	if (flags & IOMAP_DESTROY_DISCARD)
+		return 0;
+	if (flags & IOMAP_DESTROY_WAIT) {
+		err = iomap__sync_write_wait(inode, 0, INT64_MAX);
+		if (!err)
+			err = iomap__errseq_check(&mapping->wb_err, since);
+		if (err)
+			return err;
+	}
+	return iomap__load_acquire(&mapping->nr_dirty_pages) ? -EBUSY : 0;
+}
+
+/* Steps 3 and 4.  The inode is off all lists. */
+static int inode_settle(struct iomap_inode *inode, unsigned flags)
+{
+	int err = inode_settle_dirty(inode, flags);
+
+	if (err)
+		return err;
+	iomap__filemap_wait_range(&inode->i_data, 0, INT64_MAX);
+	return iomap__filemap_referenced(&inode->i_data) ? -EBUSY : 0;
+}
+
+int iomap_inode_destroy(struct iomap_inode *inode, unsigned flags)
+{
+	struct iomap_bdev *bdev;
+	int err;
+
+	iomap__assert_msg(inode->i_engine, "inode %p is destroyed twice, or was never made",
+			  (void *)inode);
+	if (!inode->i_engine || flags & ~INODE_DESTROY_FLAGS || flags == INODE_DESTROY_FLAGS)
+		return -EINVAL;
+	/* acquire: pairs with iomap_file_close(), whose last use of the inode came before */
+	if (iomap__load_acquire(&inode->i_files_nr))
+		return -EBUSY;
+
+	iomap__fetch_or(&inode->i_state, IOMAP__I_DYING);
+	iomap__inode_unregister(inode);
+	err = inode_settle(inode, flags);
+	if (err) {
+		iomap__fetch_and(&inode->i_state, ~IOMAP__I_DYING);
+		iomap__inode_register(inode);
+		return err;
+	}
+	iomap__filemap_remove_range(&inode->i_data, 0, INT64_MAX);
+	bdev = inode->i_bdev;
+	inode->i_bdev = NULL;
+	inode->i_engine = NULL;
+	if (bdev)
+		iomap__bdev_put(bdev);
+	return 0;
+}
+
+int64_t iomap_i_size_read(const struct iomap_inode *inode)
+{
+	/* acquire: who sees the new size sees the data that was put below it */
+	return iomap__load_acquire(&inode->i_size);
+}
+
+void iomap_i_size_write(struct iomap_inode *inode, int64_t size)
+{
+	/* release: pairs with iomap_i_size_read() */
+	iomap__store_release(&inode->i_size, size);
+}
+
+size_t iomap_i_blocksize(const struct iomap_inode *inode)
+{
+	return (size_t)1 << inode->i_blkbits;
+}
+
+void iomap_mapping_set_error(struct iomap_address_space *mapping, int error)
+{
+	if (!error)
+		return;
+	/* an application can do something about a full device, and about nothing else */
+	if (error != -ENOSPC)
+		error = -EIO;
+	iomap__errseq_set(&mapping->wb_err, error);
+	iomap__errseq_set(&mapping->host->i_engine->wb_err, error);
+}

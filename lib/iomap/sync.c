@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * sync.c - durability: from dirty folios to "it survives a power cut".
+ *
+ * fsync is four steps, and their order is what it promises: write the data and wait for it;
+ * look for errors of writing that this opener has not been told of; let the application make
+ * the metadata durable that finds the data; flush every device the data went to.  Metadata
+ * never goes before its data, and the flush comes after both.
+ *
+ * A failed step ends it, as in a kernel filesystem: when data could not be written there is
+ * nothing whose metadata should be committed, the caller is told, and its next fsync, with
+ * the error told, commits and flushes what was written since.  iomap_sync_engine() differs:
+ * it stands for many files, and the failure of one is no reason to leave the others.
+ *
+ * Errors of writing are told once to each opener, by a cursor in the file, under file->lock;
+ * iomap_sync_engine() has a cursor in the engine.
+ *
+ * Data held back (IOMAP_WB_DEFER): fsync may not return 0 over it.  It waits until the
+ * inode's i_resume_seq moves and writes again; the count is read before writing, so that a
+ * resume which comes while the callback still answers "defer" is not slept through:
+ *
+ *	fsync				application
+ *	seq = i_resume_seq
+ *	writeback_range: defer
+ *					iomap_writeback_resume(): i_resume_seq++
+ *	sleep while i_resume_seq == seq: returns at once, writes again
+ *
+ * It also asks again each flush interval, as the flusher does, since an application may let
+ * deferred runs go without saying so.
+ *
+ * Locks: none is held over a step; file->lock and engine->sync_lock guard the cursors.
+ */
+#include "block/block.h"
+#include "cache/cache.h"
+#include "iomap/ops.h"
+
+#define SYNC_RANGE_FLAGS (IOMAP_SYNC_WAIT_BEFORE | IOMAP_SYNC_WRITE | IOMAP_SYNC_WAIT_AFTER)
+
+int iomap__sync_write_wait(struct iomap_inode *inode, int64_t start, int64_t end)
+{
+	struct iomap_address_space *mapping = &inode->i_data;
+	struct iomap_engine *engine = inode->i_engine;
+	uint64_t interval_ns = (uint64_t)engine->opts.flush_interval_ms * 1000000U;
+
+	for (;;) {
+		/* acquire: pairs with iomap_writeback_resume() */
+		uint32_t seq = iomap__load_acquire(&inode->i_resume_seq);
+		uint32_t deferred = 0;
+		int err;
+
+		err = iomap__filemap_write_range(mapping, start, end, IOMAP_WB_SYNC_ALL, &deferred);
+		/* what was sent before an error is waited for all the same */
+		iomap__filemap_wait_range(mapping, start, end);
+		if (err || !deferred)
+			return err;
+		if (engine->opts.flags & IOMAP_ENGINE_NO_THREADS)
+			return -EAGAIN;
+		iomap__io_wait_timeout(engine->blk, &inode->i_resume_seq, seq, interval_ns);
+	}
+}
+
+void iomap_writeback_resume(struct iomap_inode *inode)
+{
+	struct iomap_engine *engine = inode->i_engine;
+	uint32_t old;
+
+	iomap__fetch_and(&inode->i_state, ~IOMAP__I_DEFERRED);
+	old = iomap__fetch_or(&inode->i_state, IOMAP__I_RESUME);
+	/* release: pairs with iomap__sync_write_wait() */
+	iomap__fetch_add(&inode->i_resume_seq, 1);
+	iomap__io_wake(engine->blk, &inode->i_resume_seq);
+	/* with the flag still set the flusher has been kicked and not come yet */
+	if (!(old & IOMAP__I_RESUME))
+		iomap__flusher_kick(engine);
+}
+
+static int sync_commit(struct iomap_inode *inode, int datasync)
+{
+	if (!inode->i_op || !inode->i_op->commit_metadata)
+		return 0;
+	iomap__witness_assert_callback("commit_metadata");
+	return inode->i_op->commit_metadata(inode, datasync);
+}
+
+/* The devices whose flush makes the inode's data durable, as iomap__bdevs_flush() takes them. */
+static uint64_t sync_bdevs(const struct iomap_inode *inode)
+{
+	uint64_t ids = iomap__load_acquire(&inode->i_data.wb_bdevs);
+
+	if (inode->i_bdev)
+		ids |= 1ULL << iomap__bdev_id(inode->i_bdev);
+	return ids;
+}
+
+int iomap_fsync(struct iomap_file *file, int64_t start, int64_t end, int datasync)
+{
+	struct iomap_inode *inode = file->inode;
+	int err, told;
+
+	if (start < 0 || end < start)
+		return -EINVAL;
+	iomap__cache_count2(inode->i_engine, IOMAP__STAT_FSYNCS, 1);
+	err = iomap__sync_write_wait(inode, start, end == INT64_MAX ? end : end + 1);
+	/* always, or the error just returned would be told a second time by the next fsync */
+	told = iomap_file_check_and_advance_wb_err(file);
+	if (told && (!err || err == -EAGAIN))
+		err = told;
+	if (err)
+		return err;
+	err = sync_commit(inode, datasync);
+	if (err)
+		return err;
+	return iomap__bdevs_flush(inode->i_engine, sync_bdevs(inode));
+}
+
+/* As fsync of a kernel file: the inode's own operation wins. */
+static int sync_file_range(struct iomap_file *file, int64_t start, int64_t end, int datasync)
+{
+	const struct iomap_file_operations *fop = file->inode->i_fop;
+
+	if (fop && fop->fsync)
+		return fop->fsync(file, start, end, datasync);
+	return iomap_fsync(file, start, end, datasync);
+}
+
+int iomap_file_fsync(struct iomap_file *file, int datasync)
+{
+	return sync_file_range(file, 0, INT64_MAX, datasync);
+}
+
+ssize_t iomap_write_sync(struct iomap_kiocb *iocb, ssize_t ret)
+{
+	int datasync = !(iocb->ki_flags & IOMAP_IOCB_SYNC);
+	int err;
+
+	if (ret <= 0 || !(iocb->ki_flags & (IOMAP_IOCB_DSYNC | IOMAP_IOCB_SYNC)))
+		return ret;
+	err = sync_file_range(iocb->ki_filp, iocb->ki_pos - ret, iocb->ki_pos - 1, datasync);
+	return err ? err : ret;
+}
+
+int iomap_sync_range(struct iomap_file *file, int64_t start, int64_t end, unsigned flags)
+{
+	struct iomap_address_space *mapping = &file->inode->i_data;
+	int err = 0;
+
+	if (start < 0 || end < start || flags & ~SYNC_RANGE_FLAGS)
+		return -EINVAL;
+	if (flags & IOMAP_SYNC_WAIT_BEFORE)
+		iomap__filemap_wait_range(mapping, start, end);
+	if (flags & IOMAP_SYNC_WRITE) {
+		/* Only all three together ask that nothing be left out. */
+		enum iomap_writeback_sync_modes mode =
+			flags == SYNC_RANGE_FLAGS ? IOMAP_WB_SYNC_ALL : IOMAP_WB_SYNC_NONE;
+
+		err = iomap__filemap_write_range(mapping, start, end, mode, NULL);
+	}
+	if (flags & IOMAP_SYNC_WAIT_AFTER)
+		iomap__filemap_wait_range(mapping, start, end);
+	if (!err && flags & (IOMAP_SYNC_WAIT_BEFORE | IOMAP_SYNC_WAIT_AFTER)) {
+		iomap__mutex_lock(&file->lock);
+		err = iomap__errseq_check(&mapping->wb_err, file->wb_err);
+		iomap__mutex_unlock(&file->lock);
+	}
+	return err;
+}
+
+static void sync_first(int *first, int err)
+{
+	if (err && !*first)
+		*first = err;
+}
+
+static int sync_engine_error(struct iomap_engine *engine)
+{
+	int err;
+
+	iomap__word_lock(&engine->sync_lock, IOMAP__RANK_ENGINE);
+	err = iomap__errseq_check_and_advance(&engine->wb_err, &engine->sync_err);
+	iomap__word_unlock(&engine->sync_lock);
+	return err;
+}
+
+int iomap_sync_engine(struct iomap_engine *engine)
+{
+	struct iomap_inode *inode = NULL;
+	uint64_t bdevs = 0;
+	int err = 0;
+
+	/* Get all devices busy first.  What this leaves out the second round writes. */
+	while ((inode = iomap__inode_next(engine, inode)))
+		(void)iomap__filemap_write_range(&inode->i_data, 0, INT64_MAX, IOMAP_WB_SYNC_NONE,
+						 NULL);
+	while ((inode = iomap__inode_next(engine, inode))) {
+		sync_first(&err, iomap__sync_write_wait(inode, 0, INT64_MAX));
+		sync_first(&err, sync_commit(inode, 0));
+		bdevs |= sync_bdevs(inode);
+	}
+	sync_first(&err, sync_engine_error(engine));
+	sync_first(&err, iomap__bdevs_flush(engine, bdevs));
+	return err;
+}
