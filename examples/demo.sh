@@ -20,7 +20,7 @@ usage() {
 	exit 64
 }
 
-build= dir= keep= cache= backend= buffered=
+build="" dir="" keep="" cache="" backend="" buffered=""
 while [ $# -gt 0 ]; do
 	case $1 in
 	--cache)
@@ -57,7 +57,7 @@ if [ ! -x "$rawpack" ]; then
 	exit 69
 fi
 
-scratch=
+scratch=""
 cleanup() {
 	if [ -n "$scratch" ] && [ -z "$keep" ]; then
 		rm -rf "$scratch"

@@ -33,6 +33,7 @@ struct verification {
 	uint8_t *buffer;
 	uint8_t (*digests)[DIGEST_BYTES]; /* of each object, as read last */
 	int dir_fd;
+	bool not_cold; /* some reading back was: a failure, once the bytes are compared */
 };
 
 /* What becomes of the bytes that lie in pieces when they have been read. */
@@ -87,6 +88,14 @@ static int read_objects(struct verification *v, struct session *session, enum pi
 	return status;
 }
 
+static int close_read(struct verification *v, struct session *session, int status)
+{
+	status = session_close(session, status);
+	if (status == EX_OK && session_check_cold(session) != EX_OK)
+		v->not_cold = true;
+	return status;
+}
+
 /* Step 1. */
 static int read_first(struct verification *v)
 {
@@ -110,8 +119,7 @@ static int read_first(struct verification *v)
 			       manifest_object_bytes(&v->manifest));
 		status = read_objects(v, &session, PIECES_SAVE);
 	}
-	status = session_close(&session, status);
-	return status == EX_OK ? session_check_cold(&session) : status;
+	return close_read(v, &session, status);
 }
 
 /* Steps 4 and 6. */
@@ -132,9 +140,7 @@ static int read_again(struct verification *v, const char *doing, const char *don
 			       manifest_object_bytes(&v->manifest));
 		status = read_objects(v, &session, use);
 	}
-	status = session_close(&session, status);
-	if (status == EX_OK)
-		status = session_check_cold(&session);
+	status = close_read(v, &session, status);
 	for (size_t i = 0; i < v->manifest.nr && (status == EX_OK || status == STATUS_MISMATCH);
 	     i++) {
 		const struct object *object = &v->manifest.objects[i];
@@ -284,6 +290,8 @@ int verify(const struct options *options)
 		status = compare_sources(&v);
 	if (status == EX_OK)
 		status = rewrite(&v);
+	if (status == EX_OK && v.not_cold)
+		status = STATUS_MISMATCH;
 	if (status == EX_OK)
 		say("verified: all %zu objects, before, during and after rewriting %zu pieces",
 		    v.manifest.nr, v.pieces.nr);
