@@ -49,6 +49,13 @@ static void keep_log_lines(bool keep)
 	pthread_mutex_unlock(&kept.lock);
 }
 
+/* Nothing is written to the line from here on, so it can be read. */
+static const char *last_log_line(void)
+{
+	keep_log_lines(false);
+	return kept.line;
+}
+
 /* ---- what the kernel counts ---- */
 
 /* Bytes that this process has caused to be read from a disk.  False when nobody counts. */
@@ -128,6 +135,7 @@ static int open_status(int error)
 static int start_engine(struct session *session, const struct options *options)
 {
 	struct iomap_engine_opts opts;
+	const char *why;
 	int error;
 
 	iomap_engine_opts_init(&opts);
@@ -139,7 +147,8 @@ static int start_engine(struct session *session, const struct options *options)
 		session->backend = iomap_engine_backend(session->engine);
 		return EX_OK;
 	}
-	complain("cannot start the library: %s", kept.line[0] ? kept.line : strerror(-error));
+	why = last_log_line();
+	complain("cannot start the library: %s", *why ? why : strerror(-error));
 	return error == -EINVAL ? EX_USAGE : EX_UNAVAILABLE;
 }
 
@@ -147,13 +156,15 @@ static int open_image(struct session *session, const struct options *options)
 {
 	int error = rawfile_open(session->engine, session->path,
 				 options->buffered ? IOMAP_BDEV_BUFFERED : 0, &session->image);
+	const char *why;
 
 	if (!error)
 		return EX_OK;
+	why = last_log_line();
 	if (error == -EBUSY)
 		complain("%s: in use by another program", printable(session->path));
-	else if (error == -EINVAL && kept.line[0])
-		complain("%s", kept.line);
+	else if (error == -EINVAL && *why)
+		complain("%s", why);
 	else
 		complain("%s: %s", printable(session->path), strerror(-error));
 	return open_status(error);
@@ -162,6 +173,7 @@ static int open_image(struct session *session, const struct options *options)
 int session_open(struct session *session, const char *what, const struct options *options,
 		 const char *path)
 {
+	const char *remark;
 	int status;
 
 	memset(session, 0, sizeof(*session));
@@ -176,11 +188,11 @@ int session_open(struct session *session, const char *what, const struct options
 	status = start_engine(session, options);
 	if (status == EX_OK)
 		status = open_image(session, options);
-	keep_log_lines(false);
+	remark = last_log_line();
 	if (status != EX_OK)
 		return session_close(session, status);
-	if (kept.line[0])
-		say("libiomap: %s", kept.line); /* which backend it had to fall back to, and why */
+	if (*remark) /* which backend it had to fall back to, and why */
+		say("libiomap: %s", remark);
 	return EX_OK;
 }
 
