@@ -1,6 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * iomap/buffered.h - buffered reads and writes, and the per-folio block state.
+ *
+ * Threads: any; an iocb, an iterator and a read context belong to one thread at a time.
+ * Callbacks run on the thread of the operation, for reclaim and background writeback on the
+ * thread that does it; what is locked in each stands at it.
+ * Errors: negative errno; a call that has done something returns that, short, and the error
+ * at the next call.
+ * Folios that callbacks get belong to the library and are valid while their lock is held.
  */
 #ifndef IOMAP_BUFFERED_H
 #define IOMAP_BUFFERED_H

@@ -2,7 +2,12 @@
 /*
  * iomap/file.h - openers, and the convenience layer that takes the inode's locks.
  *
- * A file may be used by any number of threads.  It holds its inode.
+ * A file may be used by any number of threads.  It holds its inode.  All calls but the
+ * accessors may block.  Errors are negative errno; a call that has read or written something
+ * returns that count, short, and the error at the next call.
+ *
+ * Durability: a process that dies loses what it had not synced.  There is no kernel cache
+ * behind this one; iomap-durability(7) says what survives what.
  */
 #ifndef IOMAP_FILE_H
 #define IOMAP_FILE_H
@@ -45,8 +50,11 @@ IOMAP_API IOMAP_MUST_CHECK int iomap_file_open(struct iomap_inode *inode, unsign
  */
 IOMAP_API int iomap_file_close(struct iomap_file *file);
 
+/** iomap_file_inode - the inode that was opened; any context */
 IOMAP_API struct iomap_inode *iomap_file_inode(const struct iomap_file *file);
+/** iomap_file_flags - IOMAP_O_xxx as given to open; any context */
 IOMAP_API unsigned iomap_file_flags(const struct iomap_file *file);
+/** iomap_file_mode - IOMAP_FMODE_xxx; any context */
 IOMAP_API unsigned iomap_file_mode(const struct iomap_file *file);
 /** iomap_file_set_mode - for the inode's `open`: set IOMAP_FMODE_xxx bits */
 IOMAP_API void iomap_file_set_mode(struct iomap_file *file, unsigned mode);

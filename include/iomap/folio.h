@@ -30,9 +30,17 @@ IOMAP_API struct iomap_inode *iomap_folio_inode(const struct iomap_folio *folio)
 /** iomap_folio_address - its memory; reading it needs the lock, or a check that nobody wrote */
 IOMAP_API void *iomap_folio_address(const struct iomap_folio *folio);
 
+/*
+ * State flags.  What is found may be old the next moment, unless the folio is locked: then
+ * uptodate and dirty stay, and writeback can only end.
+ */
+/** iomap_folio_test_locked - somebody, perhaps a read in flight, holds the lock */
 IOMAP_API bool iomap_folio_test_locked(const struct iomap_folio *folio);
+/** iomap_folio_test_uptodate - all of it holds data */
 IOMAP_API bool iomap_folio_test_uptodate(const struct iomap_folio *folio);
+/** iomap_folio_test_dirty - some block of it has to be written */
 IOMAP_API bool iomap_folio_test_dirty(const struct iomap_folio *folio);
+/** iomap_folio_test_writeback - some of it is being written */
 IOMAP_API bool iomap_folio_test_writeback(const struct iomap_folio *folio);
 
 /** iomap_folio_mark_uptodate - all of it holds data (kernel name); the folio must be locked */
@@ -53,6 +61,7 @@ IOMAP_API void iomap_folio_put(struct iomap_folio *folio);
 
 /** iomap_folio_lock - lock; blocks, completes I/O while it waits (kernel: folio_lock) */
 IOMAP_API void iomap_folio_lock(struct iomap_folio *folio);
+/** iomap_folio_trylock - lock if that needs no wait.  Return: true when locked. */
 IOMAP_API IOMAP_MUST_CHECK bool iomap_folio_trylock(struct iomap_folio *folio);
 /** iomap_folio_unlock - unlock; any thread and context, if the lock was handed to it */
 IOMAP_API void iomap_folio_unlock(struct iomap_folio *folio);

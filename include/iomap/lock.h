@@ -40,11 +40,15 @@ IOMAP_API void iomap_up_write(struct iomap_rwsem *sem);
 
 /** i_rwsem, exclusively (kernel: inode_lock and so on). */
 IOMAP_API void iomap_inode_lock(struct iomap_inode *inode);
+/** The same if that needs no wait. Return: true when taken. */
 IOMAP_API IOMAP_MUST_CHECK bool iomap_inode_trylock(struct iomap_inode *inode);
+/** Release what iomap_inode_lock() took. */
 IOMAP_API void iomap_inode_unlock(struct iomap_inode *inode);
 /** i_rwsem, shared. */
 IOMAP_API void iomap_inode_lock_shared(struct iomap_inode *inode);
+/** The same if that needs no wait. Return: true when taken. */
 IOMAP_API IOMAP_MUST_CHECK bool iomap_inode_trylock_shared(struct iomap_inode *inode);
+/** Release what iomap_inode_lock_shared() took. */
 IOMAP_API void iomap_inode_unlock_shared(struct iomap_inode *inode);
 /** invalidate_lock, exclusively or shared (kernel: filemap_invalidate_lock and so on). */
 IOMAP_API void iomap_filemap_invalidate_lock(struct iomap_address_space *mapping);

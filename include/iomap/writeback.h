@@ -1,6 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * iomap/writeback.h - from dirty folios to ioends.
+ *
+ * Threads: writepages and the callbacks below it run in fsync and the other sync calls, in
+ * throttled writers, in callers that need memory, and in the flusher; several may write
+ * different folios of one inode at once.  A writepage context belongs to one thread.
+ * Errors: those of queueing are returned and recorded, those of I/O are recorded; both are
+ * told by the next fsync of each opener.
+ * Lifetime: an ioend exists from iomap_add_to_ioend() to the end of its completion.  Folios
+ * given to a callback are locked; those of an ioend are under writeback.
  */
 #ifndef IOMAP_WRITEBACK_H
 #define IOMAP_WRITEBACK_H
