@@ -6,7 +6,7 @@
  * Callbacks run on the thread of the operation, for reclaim and background writeback on the
  * thread that does it; what is locked in each stands at it.
  * Errors: negative errno; a call that has done something returns that, short, and the error
- * at the next call.
+ * shows when the rest is asked for.
  * Folios that callbacks get belong to the library and are valid while their lock is held.
  */
 #ifndef IOMAP_BUFFERED_H

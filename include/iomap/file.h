@@ -4,7 +4,7 @@
  *
  * A file may be used by any number of threads.  It holds its inode.  All calls but the
  * accessors may block.  Errors are negative errno; a call that has read or written something
- * returns that count, short, and the error at the next call.
+ * returns that count, short, and the error shows when the rest is asked for.
  *
  * Durability: a process that dies loses what it had not synced.  There is no kernel cache
  * behind this one; iomap-durability(7) says what survives what.
