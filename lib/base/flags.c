@@ -2,8 +2,7 @@
 /*
  * flags.c - the names of the flag families, for logs.
  *
- * The tables stand here once; a flag that is added to a public header is added to its table,
- * and the test of this file walks over every bit of a family's mask.
+ * The tables stand here once; a flag that is added to a public header is added to its table.
  */
 #include <stdio.h>
 
