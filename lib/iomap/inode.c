@@ -8,14 +8,13 @@
  * Destroying: the order is to look first and to change only when nothing can fail any more,
  * so that after -EBUSY or an error of writing the inode is as usable as before.
  *   1. files open: -EBUSY.
- *   2. IOMAP__I_DYING keeps the flusher and iomap_sync_engine() from coming to the inode, and
- *      iomap__inode_unregister() waits for those that are there.  From here on no other
- *      thread starts anything: there are no files, and only completions still arrive.
- *   3. dirty data: written, or dropped later, or -EBUSY.
- *   4. running I/O is waited for, then references are counted: one that is left is the
- *      application's, -EBUSY.
+ *   2. dirty data: written, or -EBUSY, or left for step 5 to drop.  The inode is still an
+ *      inode like any other: the flusher and iomap_sync_engine() may be at it too.
+ *   3. iomap__inode_unregister() keeps these two away (IOMAP__I_DYING) and waits until they
+ *      are gone.  From here on no other thread starts anything: only completions arrive.
+ *   4. now that it is quiet: look for dirty data once more, wait for running I/O, and count
+ *      references; one that is left is the application's, -EBUSY and back to the lists.
  *   5. the folios go, the bdev is put.
- * Leaving at 3 or 4 puts the inode back on the engine's list.
  *
  * A destroyed inode has i_engine NULL, by which a second destroy is found out.
  *
@@ -112,7 +111,12 @@ int iomap_inode_init(struct iomap_engine *engine, struct iomap_inode *inode,
 	return 0;
 }
 
-/* Step 3: the data is clean, or may be dropped. */
+static bool inode_is_dirty(const struct iomap_inode *inode)
+{
+	return iomap__load_acquire(&inode->i_data.nr_dirty_pages);
+}
+
+/* Step 2: 0 when the data is clean, or may be dropped. */
 static int inode_settle_dirty(struct iomap_inode *inode, unsigned flags)
 {
 	struct iomap_address_space *mapping = &inode->i_data;
@@ -121,25 +125,19 @@ static int inode_settle_dirty(struct iomap_inode *inode, unsigned flags)
 
 	if (flags & IOMAP_DESTROY_DISCARD)
 		return 0;
-	if (flags & IOMAP_DESTROY_WAIT) {
-		err = iomap__sync_write_wait(inode, 0, INT64_MAX);
-		if (!err)
-			err = iomap__errseq_check(&mapping->wb_err, since);
-		if (err)
-			return err;
-	}
-	return iomap__load_acquire(&mapping->nr_dirty_pages) ? -EBUSY : 0;
+	if (!(flags & IOMAP_DESTROY_WAIT))
+		return inode_is_dirty(inode) ? -EBUSY : 0;
+	err = iomap__sync_write_wait(inode, 0, INT64_MAX);
+	return err ? err : iomap__errseq_check(&mapping->wb_err, since);
 }
 
-/* Steps 3 and 4.  The inode is off all lists. */
-static int inode_settle(struct iomap_inode *inode, unsigned flags)
+/* Step 4: whether somebody needs the inode.  It is off all lists. */
+static bool inode_is_busy(struct iomap_inode *inode, unsigned flags)
 {
-	int err = inode_settle_dirty(inode, flags);
-
-	if (err)
-		return err;
+	if (inode_is_dirty(inode) && !(flags & IOMAP_DESTROY_DISCARD))
+		return true;
 	iomap__filemap_wait_range(&inode->i_data, 0, INT64_MAX);
-	return iomap__filemap_referenced(&inode->i_data) ? -EBUSY : 0;
+	return iomap__filemap_referenced(&inode->i_data);
 }
 
 int iomap_inode_destroy(struct iomap_inode *inode, unsigned flags)
@@ -155,13 +153,16 @@ int iomap_inode_destroy(struct iomap_inode *inode, unsigned flags)
 	if (iomap__load_acquire(&inode->i_files_nr))
 		return -EBUSY;
 
+	err = inode_settle_dirty(inode, flags);
+	if (err)
+		return err;
+
 	iomap__fetch_or(&inode->i_state, IOMAP__I_DYING);
 	iomap__inode_unregister(inode);
-	err = inode_settle(inode, flags);
-	if (err) {
+	if (inode_is_busy(inode, flags)) {
 		iomap__fetch_and(&inode->i_state, ~IOMAP__I_DYING);
 		iomap__inode_register(inode);
-		return err;
+		return -EBUSY;
 	}
 	iomap__filemap_remove_range(&inode->i_data, 0, INT64_MAX);
 	bdev = inode->i_bdev;
