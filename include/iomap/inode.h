@@ -186,7 +186,8 @@ IOMAP_API IOMAP_MUST_CHECK int iomap_inode_init(struct iomap_engine *engine,
  *
  * Return: 0, and the memory is the application's again; -EBUSY with files open, folios
  * referenced or (without a flag) dirty data, and the inode is still usable; with
- * IOMAP_DESTROY_WAIT the error of writing, and the inode is still usable.
+ * IOMAP_DESTROY_WAIT an error of writing that nobody has been told of yet, and the inode is
+ * still usable; -EINVAL for unknown flags or both.
  */
 IOMAP_API IOMAP_MUST_CHECK int iomap_inode_destroy(struct iomap_inode *inode, unsigned flags);
 

@@ -120,7 +120,7 @@ static bool inode_is_dirty(const struct iomap_inode *inode)
 static int inode_settle_dirty(struct iomap_inode *inode, unsigned flags)
 {
 	struct iomap_address_space *mapping = &inode->i_data;
-	uint32_t since = iomap__load_acquire(&mapping->wb_err);
+	uint32_t since = iomap__errseq_sample(&mapping->wb_err);
 	int err;
 
 	if (flags & IOMAP_DESTROY_DISCARD)
@@ -128,7 +128,8 @@ static int inode_settle_dirty(struct iomap_inode *inode, unsigned flags)
 	if (!(flags & IOMAP_DESTROY_WAIT))
 		return inode_is_dirty(inode) ? -EBUSY : 0;
 	err = iomap__sync_write_wait(inode, 0, INT64_MAX);
-	return err ? err : iomap__errseq_check(&mapping->wb_err, since);
+	/* also an earlier error that nobody has been told of: there is no later chance */
+	return err ? err : iomap__errseq_check_and_advance(&mapping->wb_err, &since);
 }
 
 /* Step 4: whether somebody needs the inode.  It is off all lists. */
