@@ -50,11 +50,15 @@ int iomap__zero_eof_gap(struct iomap_inode *inode, int64_t from, int64_t to,
 /* ---- mappings (iter.c) ---- */
 
 /*
- * A MAPPED or UNWRITTEN mapping out of which the library itself builds I/O at @pos: a device
- * of the inode's engine, an aligned address (unless IOMAP_F_ANON_WRITE).  0, or -EIO after
- * a log line.
+ * A MAPPED or UNWRITTEN mapping out of which the library itself builds I/O of @len bytes at
+ * @pos: a device of the inode's engine, whole sectors at an address (unless
+ * IOMAP_F_ANON_WRITE, which gets one later).  0, or -EIO after a log line.
  */
-int iomap__check_device(const struct iomap_inode *inode, const struct iomap *iomap, int64_t pos);
+int iomap__check_device(const struct iomap_inode *inode, const struct iomap *iomap, int64_t pos,
+			size_t len);
+/* One log line about a transfer that failed; any context. */
+void iomap__log_io_error(const struct iomap_inode *inode, const char *what, int64_t pos,
+			 uint64_t len, const struct iomap_bdev *bdev, uint64_t addr, int error);
 /* One log line about a mapping that cannot be used; returns -EIO. */
 int iomap__broken_mapping(const struct iomap_inode *inode, const struct iomap *iomap,
 			  int64_t pos, const char *fault);

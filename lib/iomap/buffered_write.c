@@ -1,0 +1,403 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * buffered_write.c - writing through the cache, one folio after the other.
+ *
+ *	iomap_begin			no lock of ours
+ *	  throttle			no lock of ours: may write back and wait
+ *	  get_folio			locked from here on
+ *	  iomap_valid			or the mapping is sampled again
+ *	  fill				what the write leaves of its first and last block
+ *	  copy				moves the folio's version, for copying readers
+ *	  uptodate, dirty, i_size	or, for inline data, into inline_data
+ *	  put_folio			unlocks
+ *	iomap_end
+ *
+ * i_size moves with the folio locked, after its bytes are there: a reader that sees the new
+ * size sees the bytes, and writeback, which cuts at i_size, never finds a dirty folio that
+ * a write has put beyond it.  It only ever grows here, by compare-and-swap, so that two
+ * writers under a shared i_rwsem cannot take each other's end away.
+ *
+ * A block that is not uptodate is filled before the copy: its old bytes are read, or zeroed
+ * where there are none.  Blocks that the write covers are not, so they become uptodate only
+ * after the copy, and a copy that comes up short counts for nothing.
+ */
+#include "block/block.h"
+#include "cache/copy.h"
+#include "iomap/ops.h"
+
+#define WR_IOCB_FLAGS (IOMAP_IOCB_APPEND | IOMAP_IOCB_DSYNC | IOMAP_IOCB_SYNC)
+
+/* ---- errors as pointers: the last page of the address space ---- */
+
+#define ERR_MAX 4095
+
+void *iomap_err_ptr(long error)
+{
+	return (void *)error;
+}
+
+long iomap_ptr_err(const void *ptr)
+{
+	return (long)ptr;
+}
+
+bool iomap_is_err(const void *ptr)
+{
+	return (uintptr_t)ptr >= (uintptr_t)-ERR_MAX;
+}
+
+/* ---- the folio ---- */
+
+struct iomap_folio *iomap_get_folio(struct iomap_iter *iter, int64_t pos, size_t len)
+{
+	struct iomap_folio *folio;
+	int err;
+
+	(void)len;
+	err = iomap__filemap_grab(&iter->inode->i_data, (uint64_t)pos >> IOMAP_PAGE_SHIFT, &folio);
+	return err ? iomap_err_ptr(err) : folio;
+}
+
+void iomap__write_put(struct iomap__write *wr, size_t copied)
+{
+	struct iomap_folio *folio = wr->folio;
+
+	wr->folio = NULL;
+	if (wr->ops && wr->ops->put_folio) {
+		wr->ops->put_folio(wr->iter->inode, wr->pos, (unsigned)copied, folio);
+		return;
+	}
+	iomap_folio_unlock(folio);
+	iomap_folio_put(folio);
+}
+
+/* Bytes from wr->pos to where the largest folio there can be would end. */
+static uint64_t wr_folio_room(const struct iomap__write *wr)
+{
+	size_t bytes = IOMAP_PAGE_SIZE << wr->iter->inode->i_data.max_order;
+
+	return bytes - ((uint64_t)wr->pos & (bytes - 1));
+}
+
+static int wr_get(struct iomap__write *wr, uint64_t len)
+{
+	struct iomap_iter *iter = wr->iter;
+	struct iomap_folio *folio;
+	int64_t first;
+
+	wr->folio = NULL;
+	wr->pos = iter->pos;
+	len = iomap__min(len, wr_folio_room(wr));
+	if (wr->ops && wr->ops->get_folio)
+		folio = wr->ops->get_folio(iter, wr->pos, (unsigned)len);
+	else
+		folio = iomap_get_folio(iter, wr->pos, len);
+	if (!folio)
+		return -ENOMEM;
+	if (iomap_is_err(folio))
+		return (int)iomap_ptr_err(folio);
+	wr->folio = folio;
+	first = iomap_folio_pos(folio);
+	if (iomap_folio_mapping(folio) != &iter->inode->i_data || first > wr->pos ||
+	    (uint64_t)(wr->pos - first) >= iomap__folio_bytes(folio)) {
+		iomap__broken_mapping(iter->inode, &iter->iomap, wr->pos,
+				      "get_folio returned another folio");
+		iomap__write_put(wr, 0);
+		return -EIO;
+	}
+	wr->off = (size_t)(wr->pos - first);
+	wr->bytes = (size_t)iomap__min(len, iomap__folio_bytes(folio) - wr->off);
+	return 0;
+}
+
+/* ---- what the write does not cover ---- */
+
+/* The default of write_ops->read_folio_range. */
+static int wr_bio_read(const struct iomap_iter *iter, struct iomap_folio *folio, int64_t pos,
+		       size_t len)
+{
+	const struct iomap *src = iomap_iter_srcmap(iter);
+	size_t off = (size_t)(pos - iomap_folio_pos(folio));
+	struct iomap_bio *bio;
+	uint64_t addr;
+	int err;
+
+	err = iomap__check_device(iter->inode, src, pos, len);
+	if (err)
+		return err;
+	bio = iomap_bio_alloc(src->bdev, 1, IOMAP_REQ_OP_READ | IOMAP_REQ_SYNC, NULL);
+	if (!bio)
+		return -ENOMEM;
+	addr = iomap__mapping_addr(src, pos);
+	bio->bi_iter.bi_sector = addr >> IOMAP_SECTOR_SHIFT;
+	/* an empty bio has room for one vector */
+	err = iomap_bio_add_folio(bio, folio, len, off) ? iomap_submit_bio_wait(bio) : -EIO;
+	iomap_bio_put(bio);
+	if (err)
+		iomap__log_io_error(iter->inode, "read before write", pos, len, src->bdev, addr,
+				    err);
+	return err;
+}
+
+static void wr_zero(struct iomap__write *wr, size_t off, size_t len)
+{
+	/* the block is not uptodate: no reader looks, the version need not move */
+	iomap__zero_folio_mem((char *)iomap_folio_address(wr->folio) + off, len);
+}
+
+static void wr_mark_uptodate(struct iomap_folio *folio, size_t off, size_t len)
+{
+	if (iomap_folio_test_uptodate(folio))
+		return;
+	iomap__ifs_set_uptodate(folio, off, len);
+	if (!folio->ifs || iomap__ifs_all_uptodate(folio))
+		iomap_folio_mark_uptodate(folio);
+}
+
+/* Read the block at @off of the folio, of which @valid bytes lie below i_size. */
+static int wr_fill_read(struct iomap__write *wr, size_t off, size_t block, size_t valid)
+{
+	const struct iomap_iter *iter = wr->iter;
+	const struct iomap *src = iomap_iter_srcmap(iter);
+	int64_t pos = iomap_folio_pos(wr->folio) + (int64_t)off;
+	size_t len = block;
+	int err;
+
+	if (wr->ops && wr->ops->read_folio_range) {
+		err = wr->ops->read_folio_range(iter, wr->folio, pos, len);
+	} else {
+		struct iomap_bdev_limits limits = { .logical_block_size = IOMAP_SECTOR_SIZE };
+
+		/* the device need not go on behind the sector in which the file ends */
+		if (src->bdev)
+			iomap_bdev_limits(src->bdev, &limits);
+		len = iomap__min(len, iomap__round_up(valid, limits.logical_block_size));
+		err = wr_bio_read(iter, wr->folio, pos, len);
+	}
+	if (err)
+		return err;
+	if (valid < block)
+		wr_zero(wr, off + valid, block - valid);
+	wr_mark_uptodate(wr->folio, off, block);
+	return 0;
+}
+
+/* Inline data is the source of the block at @off; around it and past EOF there is nothing. */
+static void wr_fill_inline(struct iomap__write *wr, size_t off, size_t block, size_t valid)
+{
+	const struct iomap *src = iomap_iter_srcmap(wr->iter);
+	uint64_t start = (uint64_t)iomap_folio_pos(wr->folio) + off;
+	uint64_t from = iomap__max((uint64_t)src->offset, start);
+	uint64_t to = iomap__min(iomap__mapping_end(src), start + valid);
+
+	wr_zero(wr, off, block);
+	if (from < to)
+		iomap__copy_to_folio((char *)iomap_folio_address(wr->folio) + off + (from - start),
+				     (const char *)src->inline_data +
+					     (from - (uint64_t)src->offset),
+				     (size_t)(to - from));
+}
+
+/* The block at @off of the folio is not uptodate and not wholly written. */
+static int wr_fill_block(struct iomap__write *wr, size_t off, size_t block)
+{
+	struct iomap_inode *inode = wr->iter->inode;
+	const struct iomap *src = iomap_iter_srcmap(wr->iter);
+	int64_t pos = iomap_folio_pos(wr->folio) + (int64_t)off;
+	int64_t size = iomap_i_size_read(inode);
+	size_t valid = size > pos ? (size_t)iomap__min((uint64_t)(size - pos), block) : 0;
+	size_t end = wr->off + wr->bytes;
+
+	if (src->type == IOMAP_INLINE) {
+		wr_fill_inline(wr, off, block, valid);
+		return 0;
+	}
+	if (valid && src->type == IOMAP_MAPPED && !(src->flags & IOMAP_F_NEW))
+		return wr_fill_read(wr, off, block, valid);
+	/* only around the write: it comes next */
+	if (off < wr->off)
+		wr_zero(wr, off, wr->off - off);
+	if (off + block > end)
+		wr_zero(wr, end, off + block - end);
+	return 0;
+}
+
+/*
+ * The part of the folio that the write makes its own: its bytes, and, when inline data moves
+ * out to blocks, all of that, since the application is about to forget where it was.
+ */
+static void wr_own_range(const struct iomap__write *wr, size_t *off, size_t *end)
+{
+	const struct iomap *src = iomap_iter_srcmap(wr->iter);
+	int64_t first = iomap_folio_pos(wr->folio);
+	uint64_t limit = (uint64_t)first + iomap__folio_bytes(wr->folio);
+
+	*off = wr->off;
+	*end = wr->off + wr->bytes;
+	if (src->type != IOMAP_INLINE || wr->iter->iomap.type == IOMAP_INLINE)
+		return;
+	/* it lies within one page, the one that is written to */
+	*off = iomap__min(*off, (size_t)(iomap__max(src->offset, first) - first));
+	*end = iomap__max(*end, (size_t)(iomap__min(iomap__mapping_end(src), limit) -
+					 (uint64_t)first));
+}
+
+static int wr_fill(struct iomap__write *wr)
+{
+	struct iomap_inode *inode = wr->iter->inode;
+	size_t block = iomap__min(iomap_i_blocksize(inode), iomap__folio_bytes(wr->folio));
+	size_t off, end;
+	int err;
+
+	err = iomap__ifs_alloc(inode, wr->folio);
+	if (err || iomap_folio_test_uptodate(wr->folio))
+		return err;
+	wr_own_range(wr, &off, &end);
+	for (off = iomap__round_down(off, block); off < end; off += block) {
+		if (wr->off <= off && off + block <= wr->off + wr->bytes)
+			continue;
+		if (iomap_is_partially_uptodate(wr->folio, off, block))
+			continue;
+		err = wr_fill_block(wr, off, block);
+		if (err)
+			return err;
+	}
+	return 0;
+}
+
+int iomap__write_begin(struct iomap__write *wr, uint64_t len)
+{
+	struct iomap_iter *iter = wr->iter;
+	int err;
+
+	err = wr_get(wr, len);
+	if (err)
+		return err;
+	/*
+	 * Only now: while the folio was not locked, writeback may have changed the mapping and
+	 * the folio may have been evicted, so that filling it by the old mapping would read
+	 * old bytes.
+	 */
+	if (wr->ops && wr->ops->iomap_valid && !wr->ops->iomap_valid(iter->inode, &iter->iomap)) {
+		iter->iomap.flags |= IOMAP_F_STALE;
+		iomap__write_put(wr, 0);
+		return 0;
+	}
+	err = wr_fill(wr);
+	if (err)
+		iomap__write_put(wr, 0);
+	return err;
+}
+
+/* ---- after the copy ---- */
+
+size_t iomap__write_end(struct iomap__write *wr, size_t copied)
+{
+	struct iomap_inode *inode = wr->iter->inode;
+	const struct iomap *iomap = &wr->iter->iomap;
+	struct iomap_folio *folio = wr->folio;
+	size_t block = iomap__min(iomap_i_blocksize(inode), iomap__folio_bytes(folio));
+	size_t off, end;
+
+	if (copied < wr->bytes && !iomap_is_partially_uptodate(folio, wr->off, wr->bytes))
+		return 0;
+	wr_own_range(wr, &off, &end);
+	wr_mark_uptodate(folio, iomap__round_down(off, block),
+			 iomap__round_up(end, block) - iomap__round_down(off, block));
+	if (!copied)
+		return 0;
+	if (iomap->type == IOMAP_INLINE) {
+		iomap_folio_read(folio, wr->off,
+				 (char *)iomap->inline_data + (wr->pos - iomap->offset), copied);
+		return copied;
+	}
+	iomap__ifs_set_dirty(folio, off, end - off);
+	iomap__filemap_dirty_folio(&inode->i_data, folio);
+	return copied;
+}
+
+void iomap__write_extend(struct iomap__write *wr, int64_t end)
+{
+	struct iomap_inode *inode = wr->iter->inode;
+	int64_t size = iomap_i_size_read(inode);
+
+	while (size < end)
+		/* release: pairs with iomap_i_size_read() */
+		if (__atomic_compare_exchange_n(&inode->i_size, &size, end, false, __ATOMIC_RELEASE,
+						__ATOMIC_RELAXED)) {
+			wr->iter->iomap.flags |= IOMAP_F_SIZE_CHANGED;
+			return;
+		}
+}
+
+/* ---- the call ---- */
+
+/* Write as much as the current mapping takes. */
+static int wr_mapping(struct iomap_iter *iter, struct iomap_iov_iter *from,
+		      const struct iomap_write_ops *ops)
+{
+	struct iomap__write wr = { .iter = iter, .ops = ops };
+
+	while (iomap_length(iter)) {
+		size_t copied, done;
+		int err;
+
+		iomap__balance_dirty(&iter->inode->i_data);
+		err = iomap__write_begin(&wr, iomap_length(iter));
+		if (err || !wr.folio)
+			return err;
+		copied = iomap__folio_copy_from_iter(wr.folio, wr.off, wr.bytes, from);
+		done = iomap__write_end(&wr, copied);
+		if (done)
+			iomap__write_extend(&wr, (int64_t)((uint64_t)wr.pos + done));
+		iomap__write_put(&wr, done);
+		iomap_iov_iter_revert(from, copied - done);
+		if (!done)
+			return -EFAULT;
+		err = iomap_iter_advance(iter, done);
+		if (err || iter->iomap.flags & IOMAP_F_STALE)
+			return err;
+	}
+	return 0;
+}
+
+static int wr_check(const struct iomap_kiocb *iocb, const struct iomap_iov_iter *from)
+{
+	const struct iomap_inode *inode = iocb->ki_filp->inode;
+
+	if (iocb->ki_flags & ~WR_IOCB_FLAGS || iocb->ki_complete || iocb->ki_pos < 0 ||
+	    from->data_source != IOMAP_ITER_SOURCE)
+		return -EINVAL;
+	return inode->i_data.a_ops->writepages ? 0 : -EINVAL;
+}
+
+ssize_t iomap_file_buffered_write(struct iomap_kiocb *iocb, struct iomap_iov_iter *from,
+				  const struct iomap_ops *ops,
+				  const struct iomap_write_ops *write_ops, void *private_data)
+{
+	struct iomap_inode *inode = iocb->ki_filp->inode;
+	struct iomap_iter iter = {
+		.inode = inode,
+		.flags = IOMAP_WRITE,
+		.private = private_data,
+	};
+	ssize_t done;
+	int ret;
+
+	ret = wr_check(iocb, from);
+	if (ret)
+		return ret;
+	if (iocb->ki_flags & IOMAP_IOCB_APPEND)
+		iocb->ki_pos = iomap_i_size_read(inode);
+	if (!from->count)
+		return 0;
+	if (iocb->ki_pos >= inode->i_maxbytes)
+		return -EFBIG;
+	iter.pos = iocb->ki_pos;
+	iter.len = iomap__min(from->count, (uint64_t)(inode->i_maxbytes - iocb->ki_pos));
+	while ((ret = iomap_iter(&iter, ops)) > 0)
+		iter.status = wr_mapping(&iter, from, write_ops);
+	done = (ssize_t)(iter.pos - iocb->ki_pos);
+	iocb->ki_pos = iter.pos;
+	return done ? done : ret;
+}

@@ -1,0 +1,289 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * ifs.c - per-folio state of blocks that are smaller than the folio.
+ *
+ * Two bits for each block: uptodate, dirty.  Folios of one block have no such state; nor has
+ * a folio that nobody has read or written in parts yet, which then is uptodate or dirty as a
+ * whole: what makes the state copies the folio's flags into the bits.
+ *
+ * Dirty bits are changed with the folio locked.  Uptodate bits too, but while the lock is
+ * held for a read they are cleared, atomically, by the completions of ranges that failed:
+ * the read sets them when it takes a block in hand, and unlocks after the last completion,
+ * so nobody else sees a bit of a block that is still on its way.
+ *
+ * The state is allocated with a folio locked, from a pool when it is small, and freed by
+ * iomap_release_folio() and iomap_invalidate_folio(), which the cache calls before a folio
+ * leaves it.
+ */
+#include "block/block.h"
+#include "iomap/ops.h"
+
+#define IFS_WORD_BITS 64U
+
+struct ifs {
+	uint32_t nr_blocks;
+	uint8_t blkbits;
+	uint64_t bits[]; /* uptodate words, then dirty words */
+};
+
+static unsigned ifs_words(unsigned nr_blocks)
+{
+	return (nr_blocks + IFS_WORD_BITS - 1) / IFS_WORD_BITS;
+}
+
+static size_t ifs_bytes(unsigned nr_blocks)
+{
+	return sizeof(struct ifs) + 2 * ifs_words(nr_blocks) * sizeof(uint64_t);
+}
+
+_Static_assert(sizeof(struct ifs) + 2 * sizeof(uint64_t) * (IOMAP__IFS_SMALL / IFS_WORD_BITS) <=
+		       IOMAP__CACHE_LINE,
+	       "a small state fits one cache line");
+
+static struct iomap_engine *ifs_engine(const struct iomap_folio *folio)
+{
+	return iomap_folio_inode(folio)->i_engine;
+}
+
+/* ---- bits ---- */
+
+/* Bits [first, end) of word @w. */
+static uint64_t ifs_mask(unsigned w, unsigned first, unsigned end)
+{
+	unsigned lo = w * IFS_WORD_BITS;
+	uint64_t mask = ~0ULL;
+
+	if (first > lo)
+		mask &= ~0ULL << (first - lo);
+	if (end < lo + IFS_WORD_BITS)
+		mask &= ~0ULL >> (lo + IFS_WORD_BITS - end);
+	return mask;
+}
+
+static void ifs_set(uint64_t *words, unsigned first, unsigned end)
+{
+	for (unsigned w = first / IFS_WORD_BITS; w * IFS_WORD_BITS < end; w++)
+		iomap__fetch_or(&words[w], ifs_mask(w, first, end));
+}
+
+static void ifs_clear(uint64_t *words, unsigned first, unsigned end)
+{
+	for (unsigned w = first / IFS_WORD_BITS; w * IFS_WORD_BITS < end; w++)
+		iomap__fetch_and(&words[w], ~ifs_mask(w, first, end));
+}
+
+static unsigned ifs_find(const uint64_t *words, unsigned first, unsigned end, bool set)
+{
+	for (unsigned w = first / IFS_WORD_BITS; w * IFS_WORD_BITS < end; w++) {
+		uint64_t word = iomap__load(&words[w]);
+
+		if (!set)
+			word = ~word;
+		word &= ifs_mask(w, first, end);
+		if (word)
+			return w * IFS_WORD_BITS + (unsigned)__builtin_ctzll(word);
+	}
+	return end;
+}
+
+static uint64_t *ifs_uptodate(struct ifs *ifs)
+{
+	return ifs->bits;
+}
+
+static uint64_t *ifs_dirty(struct ifs *ifs)
+{
+	return ifs->bits + ifs_words(ifs->nr_blocks);
+}
+
+/* Blocks that a byte range touches. */
+static unsigned ifs_first(const struct ifs *ifs, size_t off)
+{
+	return (unsigned)(off >> ifs->blkbits);
+}
+
+static unsigned ifs_end(const struct ifs *ifs, size_t end)
+{
+	return (unsigned)((end + ((size_t)1 << ifs->blkbits) - 1) >> ifs->blkbits);
+}
+
+/* ---- life ---- */
+
+int iomap__ifs_alloc(struct iomap_inode *inode, struct iomap_folio *folio)
+{
+	unsigned nr_blocks = iomap__folio_blocks(inode, folio);
+	struct iomap_engine *engine = inode->i_engine;
+	struct ifs *ifs;
+
+	iomap__assert(iomap_folio_test_locked(folio));
+	if (folio->ifs || nr_blocks <= 1)
+		return 0;
+	if (nr_blocks <= IOMAP__IFS_SMALL)
+		ifs = iomap__pool_get(&engine->fs->small_ifs);
+	else
+		ifs = iomap__alloc(&engine->env, ifs_bytes(nr_blocks));
+	if (!ifs)
+		return -ENOMEM;
+	iomap__count(ifs_allocs_nr);
+	memset(ifs, 0, ifs_bytes(nr_blocks));
+	ifs->nr_blocks = nr_blocks;
+	ifs->blkbits = inode->i_blkbits;
+	if (iomap_folio_test_uptodate(folio))
+		ifs_set(ifs_uptodate(ifs), 0, nr_blocks);
+	if (iomap_folio_test_dirty(folio))
+		ifs_set(ifs_dirty(ifs), 0, nr_blocks);
+	folio->ifs = ifs;
+	return 0;
+}
+
+static void ifs_free(struct iomap_folio *folio)
+{
+	struct ifs *ifs = folio->ifs;
+	struct iomap_engine *engine;
+
+	if (!ifs)
+		return;
+	engine = ifs_engine(folio);
+	folio->ifs = NULL;
+	if (ifs->nr_blocks <= IOMAP__IFS_SMALL)
+		iomap__pool_put(&engine->fs->small_ifs, ifs);
+	else
+		iomap__free(&engine->env, ifs, ifs_bytes(ifs->nr_blocks));
+}
+
+/* ---- for the operations ---- */
+
+unsigned iomap__ifs_find_uptodate(struct iomap_inode *inode, const struct iomap_folio *folio,
+				  unsigned first, bool set)
+{
+	unsigned nr_blocks = iomap__folio_blocks(inode, folio);
+
+	if (folio->ifs)
+		return ifs_find(ifs_uptodate(folio->ifs), first, nr_blocks, set);
+	return iomap_folio_test_uptodate(folio) == set ? first : nr_blocks;
+}
+
+unsigned iomap__ifs_find_dirty(struct iomap_inode *inode, const struct iomap_folio *folio,
+			       unsigned first, bool set)
+{
+	unsigned nr_blocks = iomap__folio_blocks(inode, folio);
+
+	if (folio->ifs)
+		return ifs_find(ifs_dirty(folio->ifs), first, nr_blocks, set);
+	/* writeback asks with the folio's own flag taken already: all of it is to be written */
+	return set ? first : nr_blocks;
+}
+
+void iomap__ifs_set_dirty(struct iomap_folio *folio, size_t off, size_t len)
+{
+	struct ifs *ifs = folio->ifs;
+
+	if (ifs)
+		ifs_set(ifs_dirty(ifs), ifs_first(ifs, off), ifs_end(ifs, off + len));
+}
+
+void iomap__ifs_clear_dirty(struct iomap_folio *folio, size_t off, size_t len)
+{
+	struct ifs *ifs = folio->ifs;
+
+	if (ifs)
+		ifs_clear(ifs_dirty(ifs), ifs_first(ifs, off), ifs_end(ifs, off + len));
+}
+
+void iomap__ifs_set_uptodate(struct iomap_folio *folio, size_t off, size_t len)
+{
+	struct ifs *ifs = folio->ifs;
+
+	/* a block that starts before the range is not the range's to set */
+	if (ifs)
+		ifs_set(ifs_uptodate(ifs), ifs_end(ifs, off), ifs_end(ifs, off + len));
+}
+
+void iomap__ifs_clear_uptodate(struct iomap_folio *folio, size_t off, size_t len)
+{
+	struct ifs *ifs = folio->ifs;
+
+	if (ifs)
+		ifs_clear(ifs_uptodate(ifs), ifs_first(ifs, off), ifs_end(ifs, off + len));
+}
+
+bool iomap__ifs_all_uptodate(const struct iomap_folio *folio)
+{
+	struct ifs *ifs = folio->ifs;
+
+	return ifs ? ifs_find(ifs_uptodate(ifs), 0, ifs->nr_blocks, false) == ifs->nr_blocks
+		   : iomap_folio_test_uptodate(folio);
+}
+
+/* ---- address-space operations ---- */
+
+bool iomap_dirty_folio(struct iomap_address_space *mapping, struct iomap_folio *folio)
+{
+	iomap__ifs_set_dirty(folio, 0, iomap__folio_bytes(folio));
+	return iomap__filemap_dirty_folio(mapping, folio);
+}
+
+bool iomap_release_folio(struct iomap_folio *folio, unsigned gfp)
+{
+	(void)gfp;
+	if (iomap_folio_test_dirty(folio) || iomap_folio_test_writeback(folio))
+		return false;
+	ifs_free(folio);
+	return true;
+}
+
+/* The dirty bits of blocks wholly inside the range go; without state there are none. */
+static void ifs_invalidate_part(struct iomap_inode *inode, struct iomap_folio *folio, size_t off,
+				size_t len)
+{
+	struct ifs *ifs;
+	unsigned first, end;
+
+	/* without memory all of it stays dirty: too much is written, nothing is lost */
+	if (!iomap_folio_test_dirty(folio) || iomap__ifs_alloc(inode, folio))
+		return;
+	ifs = folio->ifs;
+	if (!ifs)
+		return;
+	first = ifs_end(ifs, off);
+	end = ifs_first(ifs, off + len);
+	if (first >= end)
+		return;
+	ifs_clear(ifs_dirty(ifs), first, end);
+	if (ifs_find(ifs_dirty(ifs), 0, ifs->nr_blocks, true) == ifs->nr_blocks)
+		iomap__folio_cancel_dirty(folio);
+}
+
+void iomap_invalidate_folio(struct iomap_folio *folio, size_t off, size_t len)
+{
+	size_t bytes = iomap__folio_bytes(folio);
+
+	if (off > bytes || len > bytes - off)
+		len = off > bytes ? 0 : bytes - off;
+	if (!len)
+		return;
+	if (len < bytes) {
+		ifs_invalidate_part(iomap_folio_inode(folio), folio, off, len);
+		return;
+	}
+	iomap__assert_msg(!iomap_folio_test_writeback(folio),
+			  "a folio under writeback is invalidated");
+	iomap__folio_cancel_dirty(folio);
+	ifs_free(folio);
+}
+
+bool iomap_is_partially_uptodate(struct iomap_folio *folio, size_t from, size_t count)
+{
+	size_t bytes = iomap__folio_bytes(folio);
+	struct ifs *ifs = folio->ifs;
+	unsigned end;
+
+	if (from > bytes || count > bytes - from)
+		return false;
+	if (!count || iomap_folio_test_uptodate(folio))
+		return true;
+	if (!ifs)
+		return false;
+	end = ifs_end(ifs, from + count);
+	return ifs_find(ifs_uptodate(ifs), ifs_first(ifs, from), end, false) == end;
+}

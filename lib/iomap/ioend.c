@@ -1,0 +1,439 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * ioend.c - ioends: contiguous writeback of many folios, from the first run to completion.
+ *
+ * Life of an ioend:
+ *
+ *	building    in wpc->wb_ctx: runs are added while they go on in file and device
+ *	in flight   after iomap_ioend_writeback_submit()
+ *	ended	    the bi_end_io of its io_bio runs once, when every bio has ended
+ *
+ * A bio takes so many pieces of memory; an ioend that outgrows its io_bio gets more bios,
+ * each in an object of the same kind, chained behind it.  They are submitted together, by
+ * iomap_ioend_writeback_submit() alone: until then a hook may still put off or refuse the
+ * whole, or give it an address (IOMAP_F_ANON_WRITE).  For the time in flight the end_io of
+ * all bios is ours; the one that ends last calls what io_bio had before, so that an own
+ * bi_end_io sees one completion, with the first error in bi_status and io_error.
+ *
+ * Completion ends writeback on the folios and frees the ioend.  It runs on any thread that
+ * reaps, holds no lock and does not block.  Errors are recorded before writeback ends, since
+ * with the last folio the inode may go.
+ */
+#include "block/block.h"
+#include "iomap/ops.h"
+
+/* An ioend ends here, so that the device has something to do while the next is built. */
+#define IOEND_BYTES_MAX ((size_t)4 << 20)
+
+/* Kept for when there is no memory: a few ioends of each queue. */
+#define FS_RESERVED_IOENDS 32U
+#define FS_RESERVED_IFS 64U
+
+struct ioend_box {
+	struct ioend_box *next; /* further bios */
+	struct ioend_box *tail; /* of the first: the last one, to which runs are added */
+	iomap_bio_end_io_fn *end_io;	 /* of the first, in flight: what io_bio had */
+	const struct iomap_folio *folio; /* of the first, building: the last run's */
+	uint64_t anon;			 /* of the first: the address comes at submission */
+	uint64_t reserved;
+	struct iomap_ioend ioend;
+};
+
+#define IOEND_FRONT_PAD offsetof(struct ioend_box, ioend.io_bio)
+_Static_assert(IOEND_FRONT_PAD % 16 == 0, "the front pad keeps the bio's alignment");
+
+struct iomap_ioend *iomap_ioend_from_bio(struct iomap_bio *bio)
+{
+	return iomap__container_of(bio, struct iomap_ioend, io_bio);
+}
+
+static struct ioend_box *ioend_box(struct iomap_ioend *ioend)
+{
+	return iomap__container_of(ioend, struct ioend_box, ioend);
+}
+
+/* ---- folios of a bio ---- */
+
+void iomap__bio_for_each_folio(const struct iomap_bio *bio, struct iomap__cache *cache,
+			       iomap__bio_folio_fn *fn, void *arg)
+{
+	for (uint32_t i = 0; i < bio->bi_vcnt; i++) {
+		char *mem = bio->bi_io_vec[i].bv_base;
+		size_t left = bio->bi_io_vec[i].bv_len;
+
+		/* memory of neighbours was put into one vector */
+		while (left) {
+			struct iomap_folio *folio = iomap__folio_of(cache, mem);
+			size_t off = (size_t)(mem - (char *)iomap_folio_address(folio));
+			size_t len = iomap__min(left, iomap__folio_bytes(folio) - off);
+
+			/* it may be somebody else's when fn returns */
+			fn(arg, folio, off, len);
+			mem += len;
+			left -= len;
+		}
+	}
+}
+
+/* ---- completion ---- */
+
+static void ioend_folio(void *arg, struct iomap_folio *folio, size_t off, size_t len)
+{
+	(void)off;
+	iomap_finish_folio_write(arg, folio, len);
+}
+
+static void ioend_record_error(struct iomap_ioend *ioend, int error)
+{
+	struct iomap_inode *inode = ioend->io_inode;
+
+	iomap__log_io_error(inode, "writeback", ioend->io_offset, ioend->io_size,
+			    ioend->io_bio.bi_bdev, ioend->io_sector << IOMAP_SECTOR_SHIFT, error);
+	iomap_mapping_set_error(&inode->i_data, error);
+}
+
+/* The default bi_end_io of an ioend: all of it has ended. */
+static void ioend_end_io(struct iomap_bio *bio)
+{
+	struct iomap_ioend *ioend = iomap_ioend_from_bio(bio);
+	struct iomap_inode *inode = ioend->io_inode;
+	struct iomap__cache *cache = inode->i_engine->cache;
+	struct ioend_box *box = ioend_box(ioend), *next;
+
+	if (bio->bi_status)
+		ioend_record_error(ioend, bio->bi_status);
+	for (; box; box = next) {
+		next = box->next;
+		iomap__bio_for_each_folio(&box->ioend.io_bio, cache, ioend_folio, inode);
+		iomap_bio_put(&box->ioend.io_bio);
+	}
+}
+
+/* One bio of an ioend in flight has ended. */
+static void ioend_part_end_io(struct iomap_bio *bio)
+{
+	struct iomap_ioend *part = iomap_ioend_from_bio(bio);
+	struct iomap_ioend *ioend = part->io_parent ? part->io_parent : part;
+	int32_t none = 0;
+
+	if (bio->bi_status)
+		__atomic_compare_exchange_n(&ioend->io_error, &none, bio->bi_status, false,
+					    __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+	/* the last one sees what the others have done */
+	if (iomap__fetch_sub(&ioend->io_remaining, 1) > 1)
+		return;
+	ioend->io_bio.bi_status = ioend->io_error;
+	ioend->io_bio.bi_end_io = ioend_box(ioend)->end_io;
+	ioend->io_bio.bi_end_io(&ioend->io_bio);
+}
+
+/* ---- submission ---- */
+
+/* Before the data: an fsync that has waited for it must know which device to flush. */
+static void ioend_note_device(struct iomap_ioend *ioend)
+{
+	uint64_t *bdevs = &ioend->io_inode->i_data.wb_bdevs;
+	uint64_t bit = 1ULL << iomap__bdev_id(ioend->io_bio.bi_bdev);
+
+	if (!(iomap__load(bdevs) & bit))
+		iomap__fetch_or(bdevs, bit);
+}
+
+static void ioend_count(struct iomap_ioend *ioend)
+{
+	struct iomap_engine *engine = ioend->io_inode->i_engine;
+	unsigned blkbits = ioend->io_inode->i_blkbits;
+	uint64_t bytes = 0;
+
+	for (const struct ioend_box *box = ioend_box(ioend); box; box = box->next)
+		bytes += box->ioend.io_bio.bi_iter.bi_size;
+	iomap__cache_count(engine, IOMAP__STAT_IOENDS, 1);
+	iomap__cache_count(engine, IOMAP__STAT_IOEND_BYTES, bytes);
+	iomap__cache_count(engine, IOMAP__STAT_IOEND_BLOCKS,
+			   (bytes + (1ULL << blkbits) - 1) >> blkbits);
+}
+
+/* Make the bios of an ioend one: they follow io_bio on its device, wherever a hook put it. */
+static void ioend_prepare(struct iomap_ioend *ioend)
+{
+	struct ioend_box *first = ioend_box(ioend);
+	uint64_t sector = ioend->io_bio.bi_iter.bi_sector;
+
+	first->end_io = ioend->io_bio.bi_end_io;
+	ioend->io_sector = sector;
+	for (struct ioend_box *box = first; box; box = box->next) {
+		struct iomap_bio *bio = &box->ioend.io_bio;
+
+		bio->bi_bdev = ioend->io_bio.bi_bdev;
+		bio->bi_opf = ioend->io_bio.bi_opf;
+		bio->bi_iter.bi_sector = sector;
+		bio->bi_end_io = ioend_part_end_io;
+		sector = iomap_bio_end_sector(bio);
+		ioend->io_remaining++;
+	}
+}
+
+static void ioend_submit(struct iomap_ioend *ioend)
+{
+	struct ioend_box *box = ioend_box(ioend), *next;
+	struct iomap_plug plug;
+
+	/* again: a hook may have put it on another device */
+	ioend_note_device(ioend);
+	ioend_count(ioend);
+	ioend_prepare(ioend);
+	iomap_start_plug(&plug);
+	for (; box; box = next) {
+		/* with the last bio the ioend may be gone */
+		next = box->next;
+		iomap_submit_bio(&box->ioend.io_bio);
+	}
+	iomap_finish_plug(&plug);
+}
+
+int iomap_ioend_writeback_submit(struct iomap_writepage_ctx *wpc, int error)
+{
+	struct iomap_ioend *ioend = wpc->wb_ctx;
+
+	wpc->wb_ctx = NULL;
+	wpc->nr_folios = 0;
+	if (!ioend)
+		return error;
+	if (error) {
+		ioend->io_error = error;
+		ioend->io_bio.bi_status = error;
+		/* not iomap_bio_endio(): no device has seen it */
+		ioend->io_bio.bi_end_io(&ioend->io_bio);
+		return error;
+	}
+	ioend_submit(ioend);
+	return 0;
+}
+
+/* ---- building ---- */
+
+static struct ioend_box *ioend_box_alloc(struct iomap_writepage_ctx *wpc)
+{
+	struct iomap_inode *inode = wpc->inode;
+	uint32_t opf = IOMAP_REQ_OP_WRITE | (wpc->wbc->sync_mode == IOMAP_WB_SYNC_ALL
+						     ? IOMAP_REQ_SYNC
+						     : IOMAP_REQ_BACKGROUND);
+	struct iomap_bio *bio;
+	struct ioend_box *box;
+
+	bio = iomap_bio_alloc(wpc->iomap.bdev, IOMAP_BIO_MAX_VECS, opf,
+			      &inode->i_engine->fs->ioend_bios);
+	if (!bio)
+		return NULL;
+	box = iomap__container_of(bio, struct ioend_box, ioend.io_bio);
+	memset(box, 0, IOEND_FRONT_PAD);
+	return box;
+}
+
+static struct iomap_ioend *ioend_alloc(struct iomap_writepage_ctx *wpc, int64_t pos,
+				       unsigned flags)
+{
+	struct ioend_box *box = ioend_box_alloc(wpc);
+	struct iomap_ioend *ioend;
+
+	if (!box)
+		return NULL;
+	ioend = &box->ioend;
+	box->tail = box;
+	iomap__list_init(&ioend->io_list);
+	ioend->io_flags = (uint16_t)flags;
+	ioend->io_inode = wpc->inode;
+	ioend->io_offset = pos;
+	box->anon = wpc->iomap.flags & IOMAP_F_ANON_WRITE;
+	if (!box->anon)
+		ioend->io_sector = iomap__mapping_addr(&wpc->iomap, pos) >> IOMAP_SECTOR_SHIFT;
+	ioend->io_bio.bi_iter.bi_sector = ioend->io_sector;
+	ioend->io_bio.bi_end_io = ioend_end_io;
+	ioend_note_device(ioend);
+	return ioend;
+}
+
+static unsigned ioend_flags(const struct iomap *iomap, int64_t pos)
+{
+	unsigned flags = 0;
+
+	if (iomap->type == IOMAP_UNWRITTEN)
+		flags |= IOMAP_IOEND_UNWRITTEN;
+	if (iomap->flags & IOMAP_F_SHARED)
+		flags |= IOMAP_IOEND_SHARED;
+	if (iomap->flags & IOMAP_F_BOUNDARY && pos == iomap->offset)
+		flags |= IOMAP_IOEND_BOUNDARY;
+	return flags;
+}
+
+/* Whether a run at @pos continues what is being built. */
+static bool ioend_continues(const struct iomap_writepage_ctx *wpc, struct iomap_ioend *ioend,
+			    int64_t pos, unsigned flags)
+{
+	const struct iomap *iomap = &wpc->iomap;
+	const unsigned alike = IOMAP_IOEND_UNWRITTEN | IOMAP_IOEND_SHARED;
+	const struct ioend_box *box = ioend_box(ioend);
+	uint64_t anon = iomap->flags & IOMAP_F_ANON_WRITE;
+
+	if (flags & IOMAP_IOEND_BOUNDARY || (flags ^ ioend->io_flags) & alike)
+		return false;
+	if (ioend->io_offset + (int64_t)ioend->io_size != pos ||
+	    ioend->io_bio.bi_bdev != iomap->bdev || ioend->io_size >= IOEND_BYTES_MAX ||
+	    anon != box->anon)
+		return false;
+	return anon || iomap__mapping_addr(iomap, pos) >> IOMAP_SECTOR_SHIFT ==
+			       iomap_bio_end_sector(&box->tail->ioend.io_bio);
+}
+
+/* Add memory to the last bio, or to a new one behind it. */
+static bool ioend_add(struct iomap_writepage_ctx *wpc, struct iomap_ioend *ioend,
+		      struct iomap_folio *folio, size_t off, size_t len)
+{
+	struct ioend_box *first = ioend_box(ioend), *more;
+
+	if (iomap_bio_add_folio(&first->tail->ioend.io_bio, folio, len, off))
+		return true;
+	more = ioend_box_alloc(wpc);
+	if (!more)
+		return false;
+	more->ioend.io_parent = ioend;
+	more->ioend.io_bio.bi_iter.bi_sector = iomap_bio_end_sector(&first->tail->ioend.io_bio);
+	if (!iomap_bio_add_folio(&more->ioend.io_bio, folio, len, off)) {
+		iomap_bio_put(&more->ioend.io_bio);
+		return false;
+	}
+	first->tail->next = more;
+	first->tail = more;
+	return true;
+}
+
+/*
+ * Bytes of the run that the mapping takes.  One that ends with the file, inside a sector,
+ * takes the rest of that too.
+ */
+static size_t ioend_run_bytes(const struct iomap *iomap, int64_t pos, int64_t end_pos,
+			      unsigned dirty_len)
+{
+	uint64_t left = iomap__mapping_end(iomap) - (uint64_t)pos;
+	struct iomap_bdev_limits limits;
+
+	if (left >= dirty_len)
+		return dirty_len;
+	if (iomap__mapping_end(iomap) < (uint64_t)end_pos || !iomap->bdev)
+		return (size_t)left;
+	iomap_bdev_limits(iomap->bdev, &limits);
+	return (size_t)iomap__min(iomap__round_up(left, limits.logical_block_size), dirty_len);
+}
+
+/* Whether the mapping can be written to at all. */
+static int ioend_check(const struct iomap_writepage_ctx *wpc, int64_t pos)
+{
+	const struct iomap *iomap = &wpc->iomap;
+
+	if (!iomap->length || iomap->offset < 0 || iomap->offset > pos ||
+	    iomap->length > (uint64_t)INT64_MAX + 1 - (uint64_t)iomap->offset ||
+	    iomap__mapping_end(iomap) <= (uint64_t)pos)
+		return iomap__broken_mapping(wpc->inode, iomap, pos, "does not cover the offset");
+	if (iomap->type != IOMAP_HOLE && iomap->type != IOMAP_MAPPED &&
+	    iomap->type != IOMAP_UNWRITTEN)
+		return iomap__broken_mapping(wpc->inode, iomap, pos,
+					     "a type that cannot be written back");
+	return 0;
+}
+
+/* A run that does not continue the ioend, or finds no memory to, starts the next one. */
+static int ioend_append(struct iomap_writepage_ctx *wpc, struct iomap_folio *folio, int64_t pos,
+			size_t len)
+{
+	unsigned flags = ioend_flags(&wpc->iomap, pos);
+	size_t off = (size_t)(pos - iomap_folio_pos(folio));
+	struct iomap_ioend *ioend = wpc->wb_ctx;
+	int err;
+
+	if (ioend && ioend_continues(wpc, ioend, pos, flags) &&
+	    ioend_add(wpc, ioend, folio, off, len))
+		return 0;
+	if (ioend) {
+		err = wpc->ops->writeback_submit(wpc, 0);
+		if (err)
+			return err;
+	}
+	ioend = ioend_alloc(wpc, pos, flags);
+	if (!ioend)
+		return -ENOMEM;
+	if (!ioend_add(wpc, ioend, folio, off, len)) {
+		iomap_bio_put(&ioend->io_bio);
+		return -ENOMEM;
+	}
+	wpc->wb_ctx = ioend;
+	return 0;
+}
+
+ssize_t iomap_add_to_ioend(struct iomap_writepage_ctx *wpc, struct iomap_folio *folio,
+			   int64_t pos, int64_t end_pos, unsigned dirty_len)
+{
+	struct iomap_ioend *ioend;
+	struct ioend_box *box;
+	size_t len;
+	int err;
+
+	err = ioend_check(wpc, pos);
+	if (err)
+		return err;
+	len = ioend_run_bytes(&wpc->iomap, pos, end_pos, dirty_len);
+	if (wpc->iomap.type == IOMAP_HOLE)
+		return (ssize_t)len;
+	err = iomap__check_device(wpc->inode, &wpc->iomap, pos, len);
+	if (!err)
+		err = ioend_append(wpc, folio, pos, len);
+	if (err)
+		return err;
+	ioend = wpc->wb_ctx;
+	iomap_start_folio_write(wpc->inode, folio, len);
+	box = ioend_box(ioend);
+	if (box->folio != folio) {
+		box->folio = folio;
+		ioend->io_folios_nr++;
+	}
+	wpc->nr_folios = ioend->io_folios_nr;
+	/* what the file does not reach is written, but is none of its bytes */
+	ioend->io_size += len;
+	if (ioend->io_offset + (int64_t)ioend->io_size > end_pos)
+		ioend->io_size = (size_t)(end_pos - ioend->io_offset);
+	return (ssize_t)len;
+}
+
+/* ---- engine ---- */
+
+int iomap__fs_create(struct iomap_engine *engine)
+{
+	struct iomap__fs *fs = iomap__zalloc(&engine->env, sizeof(*fs));
+	int err;
+
+	if (!fs)
+		return -ENOMEM;
+	err = iomap_bio_set_init(&fs->ioend_bios, engine, IOEND_FRONT_PAD, FS_RESERVED_IOENDS);
+	if (err)
+		goto out_free;
+	err = iomap__pool_init(&fs->small_ifs, &engine->env, IOMAP__CACHE_LINE, FS_RESERVED_IFS);
+	if (err)
+		goto out_bios;
+	engine->fs = fs;
+	return 0;
+
+out_bios:
+	iomap_bio_set_exit(&fs->ioend_bios);
+out_free:
+	iomap__free(&engine->env, fs, sizeof(*fs));
+	return err;
+}
+
+void iomap__fs_destroy(struct iomap_engine *engine)
+{
+	struct iomap__fs *fs = engine->fs;
+
+	iomap__pool_exit(&fs->small_ifs);
+	iomap_bio_set_exit(&fs->ioend_bios);
+	iomap__free(&engine->env, fs, sizeof(*fs));
+	engine->fs = NULL;
+}

@@ -1,0 +1,279 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * writeback.c - from dirty folios to runs that writeback_range maps and queues.
+ *
+ * Life of a folio here, which is locked up to the last but one step:
+ *
+ *	dirty -> (beyond EOF: clean, not written)
+ *	  flag taken, tag kept		iomap__folio_clear_dirty_for_io()
+ *	  tail beyond EOF zeroed
+ *	  under writeback		write_bytes = 1
+ *	  each dirty run		writeback_range adds the run's bytes to write_bytes,
+ *					by iomap_add_to_ioend() or iomap_start_folio_write()
+ *	  unlocked			writers may dirty it again
+ *	  the 1 is taken away
+ *	completions			iomap_finish_folio_write() takes the bytes away
+ *
+ * Whoever brings write_bytes to 0 ends writeback: a completion, or this thread when nothing
+ * was queued or all of it has ended already.
+ *
+ * A run that fails: the folio is clean as a whole, and nothing more of it is asked for, since
+ * the application gives back the reservations up to its end.  What was queued before goes
+ * out.  A run that is deferred: everything from it on is dirty again, flag and tag.
+ *
+ * Nothing is held back while this thread sleeps: before it waits for a folio's lock or for
+ * writeback, what was built so far is submitted.  Somebody else may be waiting for that, and
+ * hold what this thread waits for.
+ */
+#include <inttypes.h>
+
+#include "iomap/ops.h"
+
+#define WB_BATCH 16U
+
+/* The application's two callbacks have been checked. */
+static int wb_submit(struct iomap_writepage_ctx *wpc)
+{
+	return wpc->wb_ctx ? wpc->ops->writeback_submit(wpc, 0) : 0;
+}
+
+/* ---- bytes in flight ---- */
+
+void iomap_start_folio_write(struct iomap_inode *inode, struct iomap_folio *folio, size_t len)
+{
+	(void)inode;
+	iomap__assert_msg(iomap_folio_test_writeback(folio),
+			  "iomap_start_folio_write: the folio is not under writeback");
+	atomic_fetch_add_explicit(&folio->write_bytes, (uint32_t)len, memory_order_relaxed);
+}
+
+void iomap_finish_folio_write(struct iomap_inode *inode, struct iomap_folio *folio, size_t len)
+{
+	uint32_t old;
+
+	(void)inode;
+	iomap__assert_msg(iomap_folio_test_writeback(folio) &&
+				  len <= atomic_load(&folio->write_bytes),
+			  "iomap_finish_folio_write: a range that is not being written");
+	/* the end of writeback comes after what was done for every range */
+	old = atomic_fetch_sub_explicit(&folio->write_bytes, (uint32_t)len, memory_order_acq_rel);
+	iomap__assert_msg(old >= len, "iomap_finish_folio_write: more bytes than were started");
+	if (old == len)
+		iomap__folio_end_writeback(folio);
+}
+
+/* ---- runs ---- */
+
+static int wb_broken(struct iomap_writepage_ctx *wpc, int64_t pos, const char *fault)
+{
+	iomap__log(&wpc->inode->i_engine->env, IOMAP_LOG_ERROR,
+		   "inode %" PRIu64 ": writeback at offset %" PRId64 ": %s", wpc->inode->i_ino, pos,
+		   fault);
+	return -EIO;
+}
+
+/*
+ * Hand [pos, pos + len) to the application, piece by piece.  0, -errno, or IOMAP_WB_DEFER
+ * with *@pos where what is deferred starts.
+ */
+static ssize_t wb_run(struct iomap_writepage_ctx *wpc, struct iomap_folio *folio, uint64_t *pos,
+		      size_t len, uint64_t end_pos)
+{
+	while (len) {
+		ssize_t n = wpc->ops->writeback_range(wpc, folio, *pos, (unsigned)len, end_pos);
+
+		if (n == IOMAP_WB_DEFER)
+			return n;
+		if (n < -4095 || n == 0 || n > (ssize_t)len)
+			return wb_broken(wpc, (int64_t)*pos,
+					 "writeback_range returned what cannot be");
+		if (n < 0)
+			return n;
+		if (wpc->iomap.type == IOMAP_INLINE || wpc->iomap.type == IOMAP_DELALLOC)
+			return wb_broken(wpc, (int64_t)*pos,
+					 "inline or delayed space cannot be written to");
+		*pos += (uint64_t)n;
+		len -= (size_t)n;
+		/* what a mapping leaves of the block that holds EOF is no data */
+		if (*pos >= end_pos)
+			return 0;
+	}
+	return 0;
+}
+
+/* Find the dirty runs below end_pos and hand them on; *@pos as wb_run(). */
+static ssize_t wb_runs(struct iomap_writepage_ctx *wpc, struct iomap_folio *folio, uint64_t *pos,
+		       uint64_t end_pos)
+{
+	struct iomap_inode *inode = wpc->inode;
+	uint64_t first = (uint64_t)iomap_folio_pos(folio);
+	uint64_t last = iomap__round_up(end_pos, iomap_i_blocksize(inode));
+	unsigned block = 0, end;
+	unsigned limit = (unsigned)((last - first) >> inode->i_blkbits);
+
+	for (; block < limit; block = end) {
+		ssize_t ret;
+
+		block = iomap__ifs_find_dirty(inode, folio, block, true);
+		if (block >= limit)
+			break;
+		end = iomap__min(iomap__ifs_find_dirty(inode, folio, block, false), limit);
+		*pos = first + ((uint64_t)block << inode->i_blkbits);
+		ret = wb_run(wpc, folio, pos, (size_t)(end - block) << inode->i_blkbits, end_pos);
+		if (ret)
+			return ret;
+	}
+	return 0;
+}
+
+/* ---- a folio ---- */
+
+/* [pos, end of the folio) stays dirty for now. */
+static void wb_defer(struct iomap_writepage_ctx *wpc, struct iomap_folio *folio, uint64_t pos)
+{
+	struct iomap_inode *inode = wpc->inode;
+
+	size_t off = (size_t)(pos - (uint64_t)iomap_folio_pos(folio));
+
+	/* without memory all of it is dirty again, the part that went out too */
+	if (!iomap__ifs_alloc(inode, folio)) {
+		iomap__ifs_clear_dirty(folio, 0, off);
+		iomap__ifs_set_dirty(folio, off, iomap__folio_bytes(folio) - off);
+	}
+	wpc->wbc->nr_deferred++;
+	iomap__cache_count2(inode->i_engine, IOMAP__STAT_DEFERRED, 1);
+	iomap__fetch_or(&inode->i_state, IOMAP__I_DEFERRED);
+	iomap__filemap_dirty_folio(&inode->i_data, folio);
+}
+
+/* Write the locked, dirty folio, which lies below EOF; unlocks it. */
+static int wb_write(struct iomap_writepage_ctx *wpc, struct iomap_folio *folio, int64_t i_size)
+{
+	struct iomap_inode *inode = wpc->inode;
+	uint64_t pos = (uint64_t)iomap_folio_pos(folio);
+	size_t bytes = iomap__folio_bytes(folio);
+	uint64_t end_pos = iomap__min(pos + bytes, (uint64_t)i_size);
+	ssize_t ret;
+
+	iomap__folio_clear_dirty_for_io(folio);
+	if (end_pos < pos + bytes)
+		iomap__folio_fill_zero(folio, (size_t)(end_pos - pos),
+				       (size_t)(pos + bytes - end_pos));
+	iomap__folio_start_writeback(folio);
+	/* before any range is started, so nobody else counts yet */
+	atomic_store_explicit(&folio->write_bytes, 1, memory_order_relaxed);
+	ret = wb_runs(wpc, folio, &pos, end_pos);
+	if (ret == IOMAP_WB_DEFER) {
+		wb_defer(wpc, folio, pos);
+		ret = 0;
+	} else {
+		iomap__ifs_clear_dirty(folio, 0, bytes);
+		/* before writeback ends: who has waited for that finds the error */
+		iomap_mapping_set_error(&inode->i_data, (int)ret);
+	}
+	iomap_folio_unlock(folio);
+	iomap_finish_folio_write(inode, folio, 1);
+	return (int)ret;
+}
+
+static void wb_lock(struct iomap_writepage_ctx *wpc, struct iomap_folio *folio, int *error)
+{
+	int err;
+
+	if (iomap_folio_trylock(folio))
+		return;
+	err = wb_submit(wpc);
+	if (!*error)
+		*error = err;
+	iomap_folio_lock(folio);
+}
+
+/* With the folio locked: whether it is still there, dirty, and may be written now. */
+static bool wb_wanted(struct iomap_writepage_ctx *wpc, struct iomap_folio *folio, int *error)
+{
+	int err;
+
+	if (iomap_folio_mapping(folio) != &wpc->inode->i_data || !iomap_folio_test_dirty(folio))
+		return false;
+	if (!iomap_folio_test_writeback(folio))
+		return true;
+	if (wpc->wbc->sync_mode == IOMAP_WB_SYNC_NONE)
+		return false;
+	err = wb_submit(wpc);
+	if (!*error)
+		*error = err;
+	iomap_folio_wait_writeback(folio);
+	return true;
+}
+
+static void wb_folio(struct iomap_writepage_ctx *wpc, struct iomap_folio *folio, int *error)
+{
+	int64_t i_size;
+	int err;
+
+	wb_lock(wpc, folio, error);
+	if (!wb_wanted(wpc, folio, error)) {
+		iomap_folio_unlock(folio);
+		return;
+	}
+	wpc->wbc->nr_to_write -= (int64_t)(iomap__folio_bytes(folio) >> IOMAP_PAGE_SHIFT);
+	i_size = iomap_i_size_read(wpc->inode);
+	if (iomap_folio_pos(folio) >= i_size) {
+		/* truncated meanwhile, or zeros that no write has come to use */
+		iomap__ifs_clear_dirty(folio, 0, iomap__folio_bytes(folio));
+		iomap__folio_cancel_dirty(folio);
+		iomap_folio_unlock(folio);
+		return;
+	}
+	err = wb_write(wpc, folio, i_size);
+	if (!*error)
+		*error = err;
+}
+
+/* ---- the call ---- */
+
+static bool wb_usable(const struct iomap_writepage_ctx *wpc)
+{
+	return wpc && wpc->inode && wpc->wbc && wpc->ops && wpc->ops->writeback_range &&
+	       wpc->ops->writeback_submit;
+}
+
+static bool wb_enough(const struct iomap_writeback_control *wbc)
+{
+	return wbc->sync_mode == IOMAP_WB_SYNC_NONE && wbc->nr_to_write <= 0;
+}
+
+int iomap_writepages(struct iomap_writepage_ctx *wpc)
+{
+	struct iomap_folio *folios[WB_BATCH];
+	struct iomap_address_space *mapping;
+	enum iomap__tag tag = IOMAP__TAG_DIRTY;
+	uint64_t index, end;
+	int error = 0, err;
+	unsigned nr, i;
+
+	if (!wb_usable(wpc) || wpc->wbc->range_start < 0)
+		return -EINVAL;
+	mapping = &wpc->inode->i_data;
+	index = (uint64_t)wpc->wbc->range_start >> IOMAP_PAGE_SHIFT;
+	end = wpc->wbc->range_end < wpc->wbc->range_start
+		      ? index
+		      : ((uint64_t)wpc->wbc->range_end >> IOMAP_PAGE_SHIFT) + 1;
+	if (wpc->wbc->sync_mode == IOMAP_WB_SYNC_ALL) {
+		/* what is dirtied from now on need not be written: this ends */
+		tag = IOMAP__TAG_TOWRITE;
+		iomap__filemap_tag_towrite(mapping, index, end);
+	}
+	while (index < end && !wb_enough(wpc->wbc)) {
+		nr = iomap__filemap_get_tagged(mapping, &index, end, tag, folios, WB_BATCH);
+		if (!nr)
+			break;
+		for (i = 0; i < nr; i++) {
+			if (!wb_enough(wpc->wbc))
+				wb_folio(wpc, folios[i], &error);
+			iomap_folio_put(folios[i]);
+		}
+	}
+	err = wb_submit(wpc);
+	return error ? error : err;
+}
