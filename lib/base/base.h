@@ -143,7 +143,13 @@ struct iomap__thread {
 	uint32_t tid;	    /* kernel's */
 	bool stat_shared;   /* the slot is not this thread's alone */
 	_Atomic bool in_use;
-	void *plug; /* struct iomap_plug, block layer */
+	/* block layer: bios held back, and what sends them before the thread sleeps */
+	void *plug; /* struct iomap_plug */
+	void (*plug_flush)(struct iomap__thread *self);
+	void *inline_first, *inline_last; /* bios that wait for the one being done inline */
+	bool inline_busy;
+	void *waiter;	     /* struct iomap__waiter: innermost wait */
+	uint32_t completing; /* depth of completion callbacks */
 	struct iomap_debug_counters counters;
 	struct iomap__thread *next; /* registry, never unlinked */
 };
@@ -242,6 +248,7 @@ enum iomap__rank {
 	IOMAP__RANK_RETIRE,	/* memory waiting for a grace period */
 	IOMAP__RANK_QUEUE_REAP, /* reaping completions */
 	IOMAP__RANK_QUEUE,	/* submission side of an I/O queue */
+	IOMAP__RANK_WORK,	/* work of the I/O threads */
 	IOMAP__RANK_PARK,	/* waiters */
 	IOMAP__RANK_POOL,	/* free lists of objects */
 	IOMAP__RANK_MAX = 96,

@@ -45,6 +45,11 @@ static bool rwsem_change(struct iomap_rwsem *sem, uint32_t *old, uint32_t new)
 /* Sleep as long as the word is @seen with SLEEPERS. */
 static void rwsem_sleep(struct iomap_rwsem *sem, uint32_t seen)
 {
+	struct iomap__thread *self = iomap__thread_self();
+
+	/* Bios that the thread holds back may be what the holder of the lock waits for. */
+	if (self->plug)
+		self->plug_flush(self);
 	if (!(seen & RWSEM_SLEEPERS)) {
 		if (!rwsem_change(sem, &seen, seen | RWSEM_SLEEPERS))
 			return;

@@ -1,0 +1,294 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * bdev.c - what all block devices have in common: life, limits, numbers, flushing.
+ *
+ * Life of a bdev: iomap__bdev_new() -> filled by its kind -> iomap__bdev_publish() puts it
+ * on the engine's list -> iomap_bdev_close(), refused while bios are in flight or inodes
+ * refer to it.  `refs` and the list change under blk->bdevs_lock, so that a close and an
+ * iomap__bdevs_flush() see each other.
+ *
+ * The flush rule.  `written` counts completed writes that may be volatile; it moves before
+ * the write's bi_end_io.  A flush remembers `written` when it starts; when it succeeds all
+ * those writes are durable, and it raises `flushed` to that number.  iomap_bdev_flush() is
+ * left out only if `flushed` has reached `written`.  A flush that fails raises nothing.
+ */
+#include "block/internal.h"
+
+static const struct iomap_bdev_limits bdev_no_limits = {
+	.logical_block_size = IOMAP_SECTOR_SIZE,
+	.physical_block_size = IOMAP_SECTOR_SIZE,
+	.dma_alignment = 1,
+	.max_segments_nr = IOMAP_BIO_MAX_VECS,
+	.max_transfer_bytes = UINT64_MAX,
+};
+
+int iomap__bdev_new(struct iomap_engine *engine, const struct iomap__bdev_kind *kind,
+		    const char *name, struct iomap_bdev **out)
+{
+	struct iomap__env *env = &engine->env;
+	struct iomap_bdev *bdev;
+
+	bdev = iomap__alloc_aligned(env, IOMAP__CACHE_LINE, sizeof(*bdev));
+	if (!bdev)
+		return -ENOMEM;
+	memset(bdev, 0, sizeof(*bdev));
+	bdev->name_bytes = strlen(name) + 1;
+	bdev->name = iomap__alloc(env, bdev->name_bytes);
+	if (!bdev->name) {
+		iomap__free(env, bdev, sizeof(*bdev));
+		return -ENOMEM;
+	}
+	memcpy(bdev->name, name, bdev->name_bytes);
+	bdev->engine = engine;
+	bdev->kind = kind;
+	bdev->limits = bdev_no_limits;
+	bdev->fd = -1;
+	atomic_store_explicit(&bdev->written, 1, memory_order_relaxed);
+	*out = bdev;
+	return 0;
+}
+
+void iomap__bdev_free(struct iomap_bdev *bdev)
+{
+	struct iomap__env *env = &bdev->engine->env;
+
+	iomap__free(env, bdev->name, bdev->name_bytes);
+	iomap__free(env, bdev, sizeof(*bdev));
+}
+
+void iomap__bdev_publish(struct iomap_bdev *bdev)
+{
+	struct iomap__blk *blk = bdev->engine->blk;
+	unsigned id = 0;
+
+	iomap__mutex_lock(&blk->bdevs_lock);
+	while (id < IOMAP__BDEV_IDS && blk->bdev_ids & UINT64_C(1) << id)
+		id++;
+	bdev->id = id;
+	if (id < IOMAP__BDEV_IDS)
+		blk->bdev_ids |= UINT64_C(1) << id;
+	bdev->next = blk->bdevs;
+	blk->bdevs = bdev;
+	iomap__mutex_unlock(&blk->bdevs_lock);
+}
+
+/* Off the list, unless it is in use. */
+static int bdev_unpublish(struct iomap_bdev *bdev)
+{
+	struct iomap__blk *blk = bdev->engine->blk;
+	struct iomap_bdev **link;
+	int error = 0;
+
+	iomap__mutex_lock(&blk->bdevs_lock);
+	/* acquire: pairs with the release of the last bio's end, which touched the bdev */
+	if (atomic_load_explicit(&bdev->refs, memory_order_acquire) ||
+	    atomic_load_explicit(&bdev->inflight, memory_order_acquire)) {
+		error = -EBUSY;
+	} else {
+		for (link = &blk->bdevs; *link != bdev; link = &(*link)->next)
+			;
+		*link = bdev->next;
+		if (bdev->id < IOMAP__BDEV_IDS)
+			blk->bdev_ids &= ~(UINT64_C(1) << bdev->id);
+	}
+	iomap__mutex_unlock(&blk->bdevs_lock);
+	return error;
+}
+
+int iomap_bdev_close(struct iomap_bdev *bdev)
+{
+	int error;
+
+	if (!bdev)
+		return 0;
+	error = bdev_unpublish(bdev);
+	if (error)
+		return error;
+	if (bdev->kind->release)
+		bdev->kind->release(bdev);
+	iomap__bdev_free(bdev);
+	return 0;
+}
+
+/* ---- devices of the application ---- */
+
+static void bdev_custom_submit(struct iomap_bdev *bdev, struct iomap_bio *bio)
+{
+	bdev->ops->submit_bio(bdev, bio);
+}
+
+static void bdev_custom_release(struct iomap_bdev *bdev)
+{
+	if (bdev->ops->release)
+		bdev->ops->release(bdev);
+}
+
+static const struct iomap__bdev_kind custom_kind = {
+	.io_path = "custom",
+	.submit = bdev_custom_submit,
+	.release = bdev_custom_release,
+};
+
+static bool bdev_limits_valid(const struct iomap_bdev_limits *limits)
+{
+	return iomap__is_pow2(limits->logical_block_size) &&
+	       limits->logical_block_size >= IOMAP_SECTOR_SIZE &&
+	       iomap__is_pow2(limits->physical_block_size) &&
+	       limits->physical_block_size >= limits->logical_block_size &&
+	       iomap__is_pow2(limits->dma_alignment) && limits->max_segments_nr &&
+	       limits->max_transfer_bytes >= limits->logical_block_size;
+}
+
+int iomap_bdev_create(struct iomap_engine *engine, const struct iomap_bdev_ops *ops, uint64_t bytes,
+		      const struct iomap_bdev_limits *limits, void *context,
+		      struct iomap_bdev **out)
+{
+	struct iomap_bdev *bdev;
+	int error;
+
+	if (!engine || !ops || !ops->submit_bio || !out)
+		return -EINVAL;
+	if (!limits)
+		limits = &bdev_no_limits;
+	if (!bdev_limits_valid(limits) || !bytes || bytes % limits->logical_block_size)
+		return -EINVAL;
+	error = iomap__bdev_new(engine, &custom_kind, "custom", &bdev);
+	if (error)
+		return error;
+	bdev->ops = ops;
+	bdev->bytes = bytes;
+	bdev->limits = *limits;
+	bdev->context = context;
+	iomap__bdev_publish(bdev);
+	*out = bdev;
+	return 0;
+}
+
+/* ---- what it is ---- */
+
+void *iomap_bdev_private(const struct iomap_bdev *bdev)
+{
+	return bdev->context;
+}
+
+uint64_t iomap_bdev_bytes(const struct iomap_bdev *bdev)
+{
+	return bdev->bytes;
+}
+
+void iomap_bdev_limits(const struct iomap_bdev *bdev, struct iomap_bdev_limits *out)
+{
+	*out = bdev->limits;
+}
+
+const char *iomap_bdev_name(const struct iomap_bdev *bdev)
+{
+	return bdev->name;
+}
+
+const char *iomap_bdev_io_path(const struct iomap_bdev *bdev)
+{
+	return bdev->kind->io_path ? bdev->kind->io_path : bdev->engine->blk->backend->name;
+}
+
+int iomap_bdev_stats(struct iomap_bdev *bdev, struct iomap_bdev_stats *out, size_t size)
+{
+	struct iomap_bdev_stats stats = {
+		.reads_nr = iomap__stat_sum(&bdev->stats, IOMAP__BSTAT_READS),
+		.writes_nr = iomap__stat_sum(&bdev->stats, IOMAP__BSTAT_WRITES),
+		.flushes_nr = iomap__stat_sum(&bdev->stats, IOMAP__BSTAT_FLUSHES),
+		.read_bytes = iomap__stat_sum(&bdev->stats, IOMAP__BSTAT_READ_BYTES),
+		.written_bytes = iomap__stat_sum(&bdev->stats, IOMAP__BSTAT_WRITTEN_BYTES),
+		.errors_nr = iomap__stat_sum(&bdev->stats, IOMAP__BSTAT_ERRORS),
+		.inflight_nr = atomic_load_explicit(&bdev->inflight, memory_order_relaxed),
+	};
+
+	if (!out || !size)
+		return -EINVAL;
+	if (size > sizeof(stats))
+		memset((char *)out + sizeof(stats), 0, size - sizeof(stats));
+	memcpy(out, &stats, iomap__min(size, sizeof(stats)));
+	return 0;
+}
+
+void iomap__bdev_get(struct iomap_bdev *bdev)
+{
+	atomic_fetch_add_explicit(&bdev->refs, 1, memory_order_relaxed);
+}
+
+void iomap__bdev_put(struct iomap_bdev *bdev)
+{
+	/* release: pairs with iomap_bdev_close() */
+	atomic_fetch_sub_explicit(&bdev->refs, 1, memory_order_release);
+}
+
+struct iomap_engine *iomap__bdev_engine(const struct iomap_bdev *bdev)
+{
+	return bdev->engine;
+}
+
+unsigned iomap__bdev_id(const struct iomap_bdev *bdev)
+{
+	return bdev->id;
+}
+
+/* ---- flushing ---- */
+
+void iomap__bdev_flushed(struct iomap_bdev *bdev, uint64_t generation)
+{
+	uint64_t old = atomic_load_explicit(&bdev->flushed, memory_order_relaxed);
+
+	/* release: pairs with the acquire load of iomap_bdev_flush() */
+	while (old < generation &&
+	       !atomic_compare_exchange_weak_explicit(&bdev->flushed, &old, generation,
+						      memory_order_release, memory_order_relaxed))
+		;
+}
+
+int iomap_bdev_flush(struct iomap_bdev *bdev)
+{
+	uint64_t generation = atomic_load_explicit(&bdev->written, memory_order_acquire);
+	struct iomap_bio *bio;
+	int error;
+
+	if (atomic_load_explicit(&bdev->flushed, memory_order_acquire) >= generation)
+		return 0;
+	bio = iomap_bio_alloc(bdev, 0, IOMAP_REQ_OP_FLUSH | IOMAP_REQ_SYNC, NULL);
+	if (!bio)
+		return -ENOMEM;
+	error = iomap_submit_bio_wait(bio);
+	iomap_bio_put(bio);
+	if (!error)
+		iomap__bdev_flushed(bdev, generation);
+	return error;
+}
+
+/* The first bdev on the list with @id, referenced, behind @after (NULL: from the head). */
+static struct iomap_bdev *bdev_next(struct iomap__blk *blk, struct iomap_bdev *after, uint64_t ids)
+{
+	struct iomap_bdev *bdev;
+
+	iomap__mutex_lock(&blk->bdevs_lock);
+	for (bdev = after ? after->next : blk->bdevs; bdev; bdev = bdev->next)
+		if (ids & UINT64_C(1) << bdev->id)
+			break;
+	if (bdev)
+		iomap__bdev_get(bdev);
+	iomap__mutex_unlock(&blk->bdevs_lock);
+	return bdev;
+}
+
+int iomap__bdevs_flush(struct iomap_engine *engine, uint64_t ids)
+{
+	struct iomap_bdev *bdev, *next;
+	int first = 0, error;
+
+	for (bdev = bdev_next(engine->blk, NULL, ids); bdev; bdev = next) {
+		error = iomap_bdev_flush(bdev);
+		if (!first)
+			first = error;
+		next = bdev_next(engine->blk, bdev, ids);
+		iomap__bdev_put(bdev);
+	}
+	return first;
+}

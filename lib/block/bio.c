@@ -1,0 +1,206 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * bio.c - bios: where they come from, the memory they point at, their end.
+ *
+ * A bio set has two pools: bios with a few vectors, and bios with as many as there can be.
+ * An object is [front_pad rounded up to 16][struct iomap_bio][vectors].
+ *
+ * bi_iter is the submitter's: the library keeps its own position and leaves bi_iter as it
+ * was submitted, so that bi_end_io sees which range has ended.
+ */
+#include <iomap/folio.h>
+
+#include "block/internal.h"
+
+#define BIO_SMALL_VECS 4U
+#define BIO_PAD_ALIGN 16U
+
+struct bio_pools {
+	struct iomap__pool small, large;
+};
+
+static size_t bio_pad(const struct iomap_bio_set *set)
+{
+	return iomap__round_up(set->front_pad, BIO_PAD_ALIGN);
+}
+
+static size_t bio_object_bytes(const struct iomap_bio_set *set, unsigned vecs)
+{
+	return bio_pad(set) + sizeof(struct iomap_bio) + vecs * sizeof(struct iomap_bio_vec);
+}
+
+int iomap_bio_set_init(struct iomap_bio_set *set, struct iomap_engine *engine, size_t front_pad,
+		       unsigned nr_reserved)
+{
+	struct iomap__env *env;
+	struct bio_pools *pools;
+	int error;
+
+	if (!set || !engine || front_pad > SIZE_MAX / 4)
+		return -EINVAL;
+	memset(set, 0, sizeof(*set));
+	env = &engine->env;
+	pools = iomap__zalloc(env, sizeof(*pools));
+	if (!pools)
+		return -ENOMEM;
+	set->engine = engine;
+	set->front_pad = front_pad;
+	error = iomap__pool_init(&pools->small, env, bio_object_bytes(set, BIO_SMALL_VECS),
+				 nr_reserved);
+	if (error)
+		goto free_pools;
+	error = iomap__pool_init(&pools->large, env, bio_object_bytes(set, IOMAP_BIO_MAX_VECS),
+				 nr_reserved);
+	if (error)
+		goto exit_small;
+	set->pool = pools;
+	return 0;
+
+exit_small:
+	iomap__pool_exit(&pools->small);
+free_pools:
+	iomap__free(env, pools, sizeof(*pools));
+	return error;
+}
+
+void iomap_bio_set_exit(struct iomap_bio_set *set)
+{
+	struct bio_pools *pools;
+
+	if (!set || !set->pool)
+		return;
+	pools = set->pool;
+	iomap__pool_exit(&pools->large);
+	iomap__pool_exit(&pools->small);
+	iomap__free(&set->engine->env, pools, sizeof(*pools));
+	set->pool = NULL;
+}
+
+struct iomap_bio *iomap_bio_alloc(struct iomap_bdev *bdev, unsigned nr_vecs, uint32_t opf,
+				  struct iomap_bio_set *set)
+{
+	bool small = nr_vecs <= BIO_SMALL_VECS;
+	struct bio_pools *pools;
+	struct iomap_bio *bio;
+	char *object;
+
+	if (nr_vecs > IOMAP_BIO_MAX_VECS || !bdev)
+		return NULL;
+	if (!set)
+		set = &bdev->engine->blk->bios;
+	iomap__assert_msg(set->engine == bdev->engine, "bio set and bdev of different engines");
+	pools = set->pool;
+	object = iomap__pool_get(small ? &pools->small : &pools->large);
+	if (!object)
+		return NULL;
+	memset(object, 0, bio_pad(set) + sizeof(*bio));
+	bio = (void *)(object + bio_pad(set));
+	bio->bi_bdev = bdev;
+	bio->bi_opf = opf;
+	bio->bi_io_vec = (void *)(bio + 1);
+	bio->bi_max_vecs = small ? BIO_SMALL_VECS : IOMAP_BIO_MAX_VECS;
+	bio->bi_pool = set;
+	return bio;
+}
+
+void iomap_bio_put(struct iomap_bio *bio)
+{
+	struct bio_pools *pools;
+	struct iomap_bio_set *set;
+
+	if (!bio)
+		return;
+	set = bio->bi_pool;
+	iomap__assert_msg(set, "put of a bio that is from no set");
+	iomap__assert_msg(!iomap__req(bio)->bdev, "put of a bio that is in flight");
+	pools = set->pool;
+	iomap__pool_put(bio->bi_max_vecs == BIO_SMALL_VECS ? &pools->small : &pools->large,
+			(char *)bio - bio_pad(set));
+}
+
+bool iomap_bio_add(struct iomap_bio *bio, void *base, size_t bytes)
+{
+	struct iomap_bio_vec *last;
+
+	if (bio->bi_vcnt) {
+		last = &bio->bi_io_vec[bio->bi_vcnt - 1];
+		if ((char *)last->bv_base + last->bv_len == base) {
+			last->bv_len += bytes;
+			bio->bi_iter.bi_size += bytes;
+			return true;
+		}
+	}
+	if (bio->bi_vcnt >= bio->bi_max_vecs)
+		return false;
+	bio->bi_io_vec[bio->bi_vcnt++] = (struct iomap_bio_vec){
+		.bv_base = base,
+		.bv_len = bytes,
+	};
+	bio->bi_iter.bi_size += bytes;
+	return true;
+}
+
+bool iomap_bio_add_folio(struct iomap_bio *bio, struct iomap_folio *folio, size_t len, size_t off)
+{
+	return iomap_bio_add(bio, (char *)iomap_folio_address(folio) + off, len);
+}
+
+uint64_t iomap_bio_end_sector(const struct iomap_bio *bio)
+{
+	return bio->bi_iter.bi_sector + (bio->bi_iter.bi_size >> IOMAP_SECTOR_SHIFT);
+}
+
+/* The bio has ended as far as @bdev is concerned. */
+static void bio_account_end(struct iomap_bdev *bdev, struct iomap_bio *bio)
+{
+	struct iomap__thread *self = iomap__thread_self();
+	unsigned op = iomap__bio_op(bio);
+
+	if (bio->bi_status)
+		iomap__stat_add(&bdev->stats, self, IOMAP__BSTAT_ERRORS, 1);
+	if (op == IOMAP_REQ_OP_WRITE) {
+		iomap__stat_add(&bdev->stats, self, IOMAP__BSTAT_WRITES, 1);
+		if (!bio->bi_status)
+			iomap__stat_add(&bdev->stats, self, IOMAP__BSTAT_WRITTEN_BYTES,
+					bio->bi_iter.bi_size);
+		/*
+		 * A failed write may have written a part.  Before bi_end_io: whoever has been
+		 * told of the write and then flushes must not find it covered already.
+		 */
+		if (bio->bi_status || !(bio->bi_opf & IOMAP_REQ_FUA))
+			atomic_fetch_add_explicit(&bdev->written, 1, memory_order_acq_rel);
+	} else if (op == IOMAP_REQ_OP_READ) {
+		iomap__stat_add(&bdev->stats, self, IOMAP__BSTAT_READS, 1);
+		if (!bio->bi_status)
+			iomap__stat_add(&bdev->stats, self, IOMAP__BSTAT_READ_BYTES,
+					bio->bi_iter.bi_size);
+	} else {
+		iomap__stat_add(&bdev->stats, self, IOMAP__BSTAT_FLUSHES, 1);
+	}
+	/* release: pairs with iomap_bdev_close(), which may free the bdev from here on */
+	atomic_fetch_sub_explicit(&bdev->inflight, 1, memory_order_release);
+}
+
+void iomap_bio_endio(struct iomap_bio *bio)
+{
+	struct iomap__thread *self = iomap__thread_self();
+	struct iomap__req *req = iomap__req(bio);
+	struct iomap__stacked *stacked;
+	struct iomap_bdev *bdev;
+
+	while ((bdev = req->bdev)) {
+		struct iomap__blk *blk = bdev->engine->blk;
+
+		stacked = req->stacked;
+		req->bdev = stacked ? stacked->bdev : NULL;
+		req->stacked = stacked ? stacked->next : NULL;
+		if (stacked)
+			iomap__pool_put(&blk->stacked_pool, stacked);
+		bio_account_end(bdev, bio);
+	}
+	if (!bio->bi_end_io)
+		return;
+	self->completing++;
+	bio->bi_end_io(bio);
+	self->completing--;
+}

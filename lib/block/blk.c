@@ -1,0 +1,201 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * blk.c - the layer's state in an engine: which backend, how many queues.
+ *
+ * The backend is the one named by the options, else by $IOMAP_BACKEND: these have no
+ * fallback.  Else io_uring, and where that does not work (seccomp, sysctl, memlock, an old
+ * kernel) the threads, with one log line that says which and why.
+ */
+#include <unistd.h>
+
+#include "block/internal.h"
+
+#define BLK_QUEUES_DEFAULT_MAX 4
+#define BLK_QUEUE_DEPTH 128U
+#define BLK_QUEUE_DEPTH_MAX 4096U
+#define BLK_IO_THREADS 8U
+#define BLK_IO_THREADS_MAX 1024U
+#define BLK_BIOS_RESERVED 64U
+#define BLK_STACKED_RESERVED 16U
+
+static const struct iomap__backend *const blk_backends[] = {
+	&iomap__uring_backend,
+	&iomap__threads_backend,
+};
+
+static const struct iomap__backend *blk_find_backend(const char *name)
+{
+	unsigned i;
+
+	for (i = 0; i < iomap__array_len(blk_backends); i++)
+		if (strcmp(blk_backends[i]->name, name) == 0)
+			return blk_backends[i];
+	return NULL;
+}
+
+static int blk_try_backend(struct iomap__blk *blk, const struct iomap__backend *backend,
+			   const char **why)
+{
+	unsigned i;
+
+	for (i = 0; i < blk->nr_queues; i++)
+		blk->queues[i].depth = blk->depth;
+	blk->backend = backend;
+	return backend->create(blk, why);
+}
+
+static int blk_start_backend(struct iomap__blk *blk, const char *name)
+{
+	const struct iomap__backend *backend;
+	const char *why = NULL;
+	int error;
+
+	if (!name || !*name)
+		name = getenv("IOMAP_BACKEND");
+	if (name && *name) {
+		backend = blk_find_backend(name);
+		if (!backend) {
+			iomap__log(blk->env, IOMAP_LOG_ERROR, "unknown backend \"%s\"", name);
+			return -EINVAL;
+		}
+		error = blk_try_backend(blk, backend, &why);
+		if (error)
+			iomap__log(blk->env, IOMAP_LOG_ERROR, "backend %s does not work: %s: %s",
+				   name, why, strerror(-error));
+		return error;
+	}
+	error = blk_try_backend(blk, &iomap__uring_backend, &why);
+	if (!error)
+		return 0;
+	iomap__log(blk->env, IOMAP_LOG_WARN, "io_uring does not work (%s: %s), using threads", why,
+		   strerror(-error));
+	error = blk_try_backend(blk, &iomap__threads_backend, &why);
+	if (error)
+		iomap__log(blk->env, IOMAP_LOG_ERROR, "backend threads does not work: %s: %s", why,
+			   strerror(-error));
+	return error;
+}
+
+static int blk_check_opts(struct iomap__blk *blk, const struct iomap_engine_opts *opts)
+{
+	long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+
+	blk->nr_queues = opts->nr_queues;
+	if (!blk->nr_queues)
+		blk->nr_queues = (unsigned)iomap__min(iomap__max(cpus, 1), BLK_QUEUES_DEFAULT_MAX);
+	blk->depth = opts->queue_depth ? opts->queue_depth : BLK_QUEUE_DEPTH;
+	blk->nr_io_threads = opts->nr_io_threads ? opts->nr_io_threads : BLK_IO_THREADS;
+	if (blk->nr_queues <= IOMAP__QUEUES_MAX && blk->depth <= BLK_QUEUE_DEPTH_MAX &&
+	    blk->nr_io_threads <= BLK_IO_THREADS_MAX)
+		return 0;
+	iomap__log(blk->env, IOMAP_LOG_ERROR,
+		   "at most %u queues, a depth of %u and %u I/O threads are possible",
+		   IOMAP__QUEUES_MAX, BLK_QUEUE_DEPTH_MAX, BLK_IO_THREADS_MAX);
+	return -EINVAL;
+}
+
+static int blk_create_queues(struct iomap__blk *blk)
+{
+	size_t bytes = blk->nr_queues * sizeof(struct iomap__queue);
+	unsigned i;
+
+	blk->queues = iomap__alloc_aligned(blk->env, IOMAP__CACHE_LINE, bytes);
+	if (!blk->queues)
+		return -ENOMEM;
+	memset(blk->queues, 0, bytes);
+	for (i = 0; i < blk->nr_queues; i++) {
+		iomap__mutex_init(&blk->queues[i].lock, IOMAP__RANK_QUEUE);
+		blk->queues[i].blk = blk;
+		blk->queues[i].index = i;
+	}
+	return 0;
+}
+
+static void blk_free(struct iomap__blk *blk)
+{
+	struct iomap__env *env = blk->env;
+
+	iomap__park_exit(blk);
+	iomap__free(env, blk->queues, blk->nr_queues * sizeof(struct iomap__queue));
+	blk->engine->blk = NULL;
+	iomap__free(env, blk, sizeof(*blk));
+}
+
+int iomap__blk_create(struct iomap_engine *engine)
+{
+	struct iomap__blk *blk;
+	int error;
+
+	blk = iomap__alloc_aligned(&engine->env, IOMAP__CACHE_LINE, sizeof(*blk));
+	if (!blk)
+		return -ENOMEM;
+	memset(blk, 0, sizeof(*blk));
+	blk->engine = engine;
+	blk->env = &engine->env;
+	engine->blk = blk;
+	iomap__mutex_init(&blk->bdevs_lock, IOMAP__RANK_ENGINE);
+	iomap__park_init(blk);
+	error = blk_check_opts(blk, &engine->opts);
+	if (!error)
+		error = blk_create_queues(blk);
+	if (error)
+		goto free_blk;
+	error = iomap_bio_set_init(&blk->bios, engine, 0, BLK_BIOS_RESERVED);
+	if (error)
+		goto free_blk;
+	error = iomap__pool_init(&blk->stacked_pool, blk->env, sizeof(struct iomap__stacked),
+				 BLK_STACKED_RESERVED);
+	if (error)
+		goto exit_bios;
+	error = blk_start_backend(blk, engine->opts.backend);
+	if (error)
+		goto exit_stacked;
+	return 0;
+
+exit_stacked:
+	iomap__pool_exit(&blk->stacked_pool);
+exit_bios:
+	iomap_bio_set_exit(&blk->bios);
+free_blk:
+	blk_free(blk);
+	return error;
+}
+
+void iomap__blk_destroy(struct iomap_engine *engine)
+{
+	struct iomap__blk *blk = engine->blk;
+
+	if (!blk)
+		return;
+	iomap__assert_msg(!blk->bdevs, "engine destroyed with open bdevs");
+	blk->backend->destroy(blk);
+	iomap__pool_exit(&blk->stacked_pool);
+	iomap_bio_set_exit(&blk->bios);
+	blk_free(blk);
+}
+
+bool iomap__blk_busy(struct iomap_engine *engine)
+{
+	struct iomap__blk *blk = engine->blk;
+	bool busy;
+
+	iomap__mutex_lock(&blk->bdevs_lock);
+	busy = blk->bdevs != NULL;
+	iomap__mutex_unlock(&blk->bdevs_lock);
+	return busy;
+}
+
+const char *iomap__blk_backend(const struct iomap_engine *engine)
+{
+	return engine->blk->backend->name;
+}
+
+void iomap__blk_stats(struct iomap_engine *engine, struct iomap_engine_stats *stats)
+{
+	const struct iomap__stats *from = &engine->blk->stats;
+
+	stats->bios_nr = iomap__stat_sum(from, IOMAP__BLKSTAT_BIOS);
+	stats->read_bytes = iomap__stat_sum(from, IOMAP__BLKSTAT_READ_BYTES);
+	stats->written_bytes = iomap__stat_sum(from, IOMAP__BLKSTAT_WRITTEN_BYTES);
+	stats->flushes_nr = iomap__stat_sum(from, IOMAP__BLKSTAT_FLUSHES);
+}

@@ -1,0 +1,309 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * internal.h - what the files of the block layer share.
+ */
+#ifndef IOMAP__BLOCK_INTERNAL_H
+#define IOMAP__BLOCK_INTERNAL_H
+
+#include <iomap/bdev.h>
+#include <iomap/bio.h>
+#include <iomap/engine.h>
+
+#include "block/block.h"
+
+#define IOMAP__QUEUES_MAX 32U
+#define IOMAP__PARK_BUCKETS 64U
+#define IOMAP__BDEV_IDS 63U /* ids below are a bdev's own, this one is shared by the rest */
+#define IOMAP__PATH_MAX_LOG 200
+
+/* ---- requests ---- */
+
+enum iomap__step {
+	IOMAP__STEP_FLUSH, /* flush the device: a flush, or what goes before a PREFLUSH write */
+	IOMAP__STEP_DATA,  /* move the data */
+};
+
+/*
+ * What the library keeps in iomap_bio.bi_internal.
+ *
+ * `handoff` is stored with release by the submitter and loaded with acquire by the thread
+ * that completes the request: between the two only the kernel has seen the bio.
+ */
+struct iomap__req {
+	_Atomic uint32_t handoff;
+	int32_t result;	    /* of the step, from an I/O thread */
+	uint8_t step;	    /* enum iomap__step */
+	uint8_t queue;	    /* index; threads backend */
+	uint16_t retries;   /* since the last progress */
+	uint32_t remaining; /* split: children that have not ended, and 1 for the splitter */
+	uint32_t vec;	    /* first vector that is not done */
+	uint32_t reserved32;
+	uint64_t vec_done; /* bytes done of it */
+	union {
+		uint64_t done;		  /* STEP_DATA: bytes done */
+		uint64_t flush_generation; /* STEP_FLUSH: the device's when it started */
+	};
+	struct iomap_bdev *bdev;	   /* innermost device that counts the bio as its own */
+	struct iomap__stacked *stacked; /* the devices around it */
+	uint64_t reserved64;
+} __attribute__((may_alias));
+_Static_assert(sizeof(struct iomap__req) == sizeof(((struct iomap_bio *)0)->bi_internal),
+	       "a request fills bi_internal");
+
+/* A device that has passed a bio on to another one, and still counts it. */
+struct iomap__stacked {
+	struct iomap_bdev *bdev;
+	struct iomap__stacked *next;
+};
+
+static inline struct iomap__req *iomap__req(struct iomap_bio *bio)
+{
+	return (struct iomap__req *)(void *)bio->bi_internal;
+}
+static inline unsigned iomap__bio_op(const struct iomap_bio *bio)
+{
+	return bio->bi_opf & IOMAP_REQ_OP_MASK;
+}
+
+/* Bios linked by bi_next. */
+struct iomap__bio_list {
+	struct iomap_bio *first, *last;
+	unsigned count;
+};
+static inline void iomap__bio_list_add(struct iomap__bio_list *list, struct iomap_bio *bio)
+{
+	bio->bi_next = NULL;
+	if (list->last)
+		list->last->bi_next = bio;
+	else
+		list->first = bio;
+	list->last = bio;
+	list->count++;
+}
+static inline struct iomap_bio *iomap__bio_list_pop(struct iomap__bio_list *list)
+{
+	struct iomap_bio *bio = list->first;
+
+	if (bio) {
+		list->first = bio->bi_next;
+		if (!list->first)
+			list->last = NULL;
+		list->count--;
+		bio->bi_next = NULL;
+	}
+	return bio;
+}
+
+/* ---- devices ---- */
+
+/*
+ * How a kind of device does I/O.  `submit` takes one checked bio that fits the limits.
+ * `queued`: bios go to a queue in batches instead.
+ */
+struct iomap__bdev_kind {
+	const char *io_path; /* NULL: the backend's */
+	bool queued;
+	void (*submit)(struct iomap_bdev *bdev, struct iomap_bio *bio);
+	void (*release)(struct iomap_bdev *bdev);
+};
+
+enum {
+	IOMAP__BSTAT_READS,
+	IOMAP__BSTAT_WRITES,
+	IOMAP__BSTAT_FLUSHES,
+	IOMAP__BSTAT_READ_BYTES,
+	IOMAP__BSTAT_WRITTEN_BYTES,
+	IOMAP__BSTAT_ERRORS,
+};
+
+struct iomap_bdev {
+	struct iomap__stats stats;
+	struct iomap_engine *engine;
+	const struct iomap__bdev_kind *kind;
+	struct iomap_bdev_limits limits;
+	uint64_t bytes;
+	bool readonly;
+	bool direct; /* O_DIRECT */
+	int fd;
+	uint8_t *memory;
+	const struct iomap_bdev_ops *ops;
+	void *context;
+	char *name;
+	size_t name_bytes;
+	unsigned id;
+	_Atomic uint32_t refs;
+	_Atomic uint64_t inflight;
+	/*
+	 * `written` moves with each completed write that may be volatile, before its bi_end_io;
+	 * `flushed` is what `written` was when the last successful flush started.  It starts
+	 * below: nothing is assumed about what was written before the device was opened.
+	 */
+	_Atomic uint64_t written;
+	_Atomic uint64_t flushed;
+	struct iomap_bdev *next; /* under blk->bdevs_lock */
+};
+
+/* Allocate, give it an id, put it on the list.  @name is copied. */
+int iomap__bdev_new(struct iomap_engine *engine, const struct iomap__bdev_kind *kind,
+		    const char *name, struct iomap_bdev **out);
+void iomap__bdev_publish(struct iomap_bdev *bdev);
+void iomap__bdev_free(struct iomap_bdev *bdev);
+/* A flush that started at generation @generation has succeeded. */
+void iomap__bdev_flushed(struct iomap_bdev *bdev, uint64_t generation);
+
+/* ---- submission (submit.c, plug.c) ---- */
+
+/* Collected bios for the calling thread's queue. */
+struct iomap__batch {
+	struct iomap__bio_list bios;
+};
+/* Start a checked, accounted bio, splitting it where needed. */
+void iomap__dispatch(struct iomap_bio *bio, struct iomap__batch *batch);
+void iomap__batch_send(struct iomap__blk *blk, struct iomap__batch *batch, bool will_wait);
+/* The plug took the bio. */
+bool iomap__plug_add(struct iomap_bio *bio);
+
+/* ---- steps of a request (step.c) ---- */
+
+/* The first step of @bio. */
+void iomap__step_init(struct iomap_bio *bio);
+/* The vectors of the current transfer: at most one partly done, or all that are left. */
+struct iovec *iomap__step_vecs(struct iomap_bio *bio, struct iovec *partial, unsigned *nr,
+			       uint64_t *pos);
+/* Do the current step by a blocking system call.  Return: its result or -errno. */
+int64_t iomap__step_sync(struct iomap_bio *bio);
+/* Take the result of a step.  Return: true when the request has ended (bi_status is set). */
+bool iomap__step_done(struct iomap_bio *bio, int64_t result);
+
+/* Do a request in the calling thread; completes it. */
+/* Do a request on a memory device; completes it. */
+void iomap__memory_do(struct iomap_bio *bio);
+void iomap__inline_submit(struct iomap_bdev *bdev, struct iomap_bio *bio);
+/* Bios that wait for one of this thread to end: do them now, the thread is about to wait. */
+void iomap__inline_flush(struct iomap__thread *self);
+
+/* ---- queues (queue.c), backends (uring.c, threads.c) ---- */
+
+struct iomap__waiter;
+
+/*
+ * A backend.  A queue's `prepare` and `send` are called with its lock held, `collect` and
+ * `ready` by its reaper, the others without locks.
+ */
+struct iomap__backend {
+	const char *name;
+	/* For all queues.  0 or -errno; *why says what failed. */
+	int (*create)(struct iomap__blk *blk, const char **why);
+	void (*destroy)(struct iomap__blk *blk);
+	/* Take the current step of @bio.  Never more than `depth` are out. */
+	void (*prepare)(struct iomap__queue *queue, struct iomap_bio *bio);
+	/* Start all that is prepared.  What cannot be started is put on @failed. */
+	void (*send)(struct iomap__queue *queue, struct iomap__bio_list *failed);
+	/* Move bios whose step has ended to @list, `result` set. */
+	void (*collect)(struct iomap__queue *queue, struct iomap__bio_list *list);
+	/* Something to collect. */
+	bool (*ready)(struct iomap__queue *queue);
+	/*
+	 * Sleep until something can be collected in the queues of @waiter->asleep_roles, or it
+	 * is kicked, or its deadline has passed; spurious returns are fine.  NULL: the waiter
+	 * sleeps on its futex, and the backend calls iomap__park_work_ended().
+	 */
+	void (*sleep)(struct iomap__blk *blk, struct iomap__waiter *waiter);
+	/* Wake the thread that sleeps in @queue alone, if there is one. */
+	void (*kick)(struct iomap__queue *queue);
+};
+extern const struct iomap__backend iomap__uring_backend;
+extern const struct iomap__backend iomap__threads_backend;
+
+struct iomap__queue {
+	_Alignas(IOMAP__CACHE_LINE) struct iomap__mutex lock; /* submission side */
+	uint32_t active;		/* under lock: requests in the backend */
+	struct iomap__bio_list backlog; /* under lock: requests that wait for a place */
+	struct iomap__blk *blk;
+	unsigned index;
+	uint32_t depth;
+	void *backend; /* the backend's */
+	/* Requests that nobody has collected the end of, with the backlog. */
+	_Alignas(IOMAP__CACHE_LINE) _Atomic uint32_t inflight;
+	/* Who reaps the queue; changed under blk->park_lock. */
+	_Atomic(struct iomap__waiter *) reaper;
+};
+
+void iomap__queue_submit(struct iomap__queue *queue, struct iomap__bio_list *list,
+			 bool will_wait);
+/* Complete what has ended.  By the reaper.  True if anything had. */
+bool iomap__queue_reap(struct iomap__queue *queue);
+struct iomap__queue *iomap__queue_mine(struct iomap__blk *blk);
+
+/* ---- waiting (park.c) ---- */
+
+enum iomap__waiter_state {
+	IOMAP__WAITER_RUNNING, /* awake */
+	IOMAP__WAITER_FUTEX,   /* sleeps on `state` */
+	IOMAP__WAITER_RING,    /* sleeps in the queues it reaps */
+};
+
+/* One waiting thread, on its stack.  All but `state` is only used under blk->park_lock. */
+struct iomap__waiter {
+	uint32_t state; /* enum iomap__waiter_state; a futex word; changed under park_lock */
+	bool woken;	/* the word has changed */
+	struct iomap__blk *blk;
+	const uint32_t *word;
+	struct iomap__queue *home; /* the queue nobody takes from us */
+	struct iomap__queue *only; /* the one queue we care about, or NULL: all */
+	uint32_t roles;		   /* bits: queues we reap */
+	uint32_t asleep_roles;	   /* and those when we went to sleep */
+	int eventfd;		   /* kicks us out of several rings; -1: none */
+	uint64_t deadline_ns;	   /* CLOCK_MONOTONIC; 0: none */
+	struct iomap_list_head bucket;
+	struct iomap_list_head sleepers;
+};
+
+void iomap__park_init(struct iomap__blk *blk);
+void iomap__park_exit(struct iomap__blk *blk);
+/* Wait as iomap__io_wait(), for something that only @only can bring about. */
+void iomap__io_wait_only(struct iomap__blk *blk, const uint32_t *word, uint32_t expected,
+			 struct iomap__queue *only);
+/* Requests were added to @queue by a thread that is not going to reap them. */
+void iomap__park_work_added(struct iomap__queue *queue);
+/* An I/O thread has ended a request of @queue. */
+void iomap__park_work_ended(struct iomap__queue *queue);
+
+/* ---- engine-wide state ---- */
+
+enum {
+	IOMAP__BLKSTAT_BIOS,
+	IOMAP__BLKSTAT_READ_BYTES,
+	IOMAP__BLKSTAT_WRITTEN_BYTES,
+	IOMAP__BLKSTAT_FLUSHES,
+};
+
+struct iomap__blk {
+	struct iomap__stats stats;
+	struct iomap_engine *engine;
+	struct iomap__env *env;
+	const struct iomap__backend *backend;
+	unsigned nr_queues;
+	uint32_t depth;
+	unsigned nr_io_threads;
+	struct iomap__queue *queues;
+	void *backend_data;
+	struct iomap_bio_set bios;	  /* the engine's own */
+	struct iomap__pool stacked_pool; /* struct iomap__stacked */
+
+	/* RANK_ENGINE: list and ids of bdevs */
+	struct iomap__mutex bdevs_lock;
+	struct iomap_bdev *bdevs;
+	uint64_t bdev_ids; /* in use */
+
+	/* RANK_PARK: all waiters, and who reaps what */
+	struct iomap__mutex park_lock;
+	struct iomap_list_head buckets[IOMAP__PARK_BUCKETS];
+	_Atomic uint32_t bucket_nr[IOMAP__PARK_BUCKETS];
+	struct iomap_list_head sleepers;
+	_Atomic uint32_t nr_waiters;
+	int spare_eventfds[IOMAP__QUEUES_MAX];
+	unsigned nr_spare_eventfds;
+};
+
+#endif

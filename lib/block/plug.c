@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * plug.c - bios that a thread holds back so that they go out in one submission.
+ *
+ * The plug lies on the stack of the thread that started it and is known by the thread's
+ * record.  What it holds has been checked and counted.  It is sent when it holds many, when
+ * it is finished, and before the thread sleeps: in iomap__io_wait(), and by `plug_flush`
+ * before it sleeps on an rwsem, whose holder may wait for these very bios.
+ */
+#include "block/internal.h"
+
+#define PLUG_BIOS_MAX 32U
+
+/* Bios of one engine that follow each other go out together. */
+static void plug_send(struct iomap_plug *plug)
+{
+	struct iomap__bio_list list = { plug->first, plug->last, plug->count };
+	struct iomap__batch batch = { .bios = { 0 } };
+	struct iomap__blk *blk = NULL;
+	struct iomap_bio *bio;
+
+	/* Empty first: a device of the application may submit bios of its own here. */
+	plug->first = plug->last = NULL;
+	plug->count = 0;
+	while ((bio = iomap__bio_list_pop(&list))) {
+		struct iomap__blk *its = bio->bi_bdev->engine->blk;
+
+		if (blk && blk != its) {
+			iomap__batch_send(blk, &batch, false);
+			memset(&batch, 0, sizeof(batch));
+		}
+		blk = its;
+		iomap__dispatch(bio, &batch);
+	}
+	if (blk)
+		iomap__batch_send(blk, &batch, false);
+}
+
+static void plug_flush_thread(struct iomap__thread *self)
+{
+	struct iomap_plug *plug = self->plug;
+
+	while (plug && plug->first)
+		plug_send(plug);
+}
+
+void iomap__plug_flush(struct iomap__blk *blk)
+{
+	(void)blk; /* a thread has one plug, for all engines */
+	plug_flush_thread(iomap__thread_self());
+}
+
+bool iomap__plug_add(struct iomap_bio *bio)
+{
+	struct iomap_plug *plug = iomap__thread_self()->plug;
+	struct iomap__bio_list list;
+
+	if (iomap__likely(!plug))
+		return false;
+	list = (struct iomap__bio_list){ plug->first, plug->last, plug->count };
+	iomap__bio_list_add(&list, bio);
+	plug->first = list.first;
+	plug->last = list.last;
+	plug->count = list.count;
+	if (plug->count >= PLUG_BIOS_MAX)
+		plug_send(plug);
+	return true;
+}
+
+void iomap_start_plug(struct iomap_plug *plug)
+{
+	struct iomap__thread *self = iomap__thread_self();
+
+	memset(plug, 0, sizeof(*plug));
+	plug->nested = self->plug != NULL;
+	if (plug->nested)
+		return;
+	self->plug_flush = plug_flush_thread;
+	self->plug = plug;
+}
+
+void iomap_finish_plug(struct iomap_plug *plug)
+{
+	struct iomap__thread *self = iomap__thread_self();
+
+	if (plug->nested)
+		return;
+	iomap__assert_msg(self->plug == plug, "finish of a plug that this thread did not start");
+	self->plug = NULL;
+	while (plug->first)
+		plug_send(plug);
+}

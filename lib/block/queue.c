@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * queue.c - I/O queues: at most `depth` requests in the backend, the rest in a backlog.
+ *
+ * A thread submits to the queue that its number falls on.  A request that finds the queue
+ * full goes to the end of the backlog, linked through the bio itself: nothing is allocated,
+ * and submission never has to wait for a completion, so that it works from within a
+ * bi_end_io as well.  The reaper starts requests of the backlog as places come free; since
+ * there is a backlog only while the backend is full, and somebody who waits always reaps
+ * (park.c), it cannot be forgotten.
+ *
+ * A request passes between threads twice.  `handoff` carries it from the submitter, through
+ * the kernel, to the reaper; what the reaper writes goes to waiters through the word they
+ * wait for.
+ *
+ * Counting.  `active` (under the lock) is what the backend has; `inflight` is what nobody
+ * has collected yet, backlog included: while it is not zero, somebody who waits has to
+ * reap.  It goes up before requests are started and down when they have been collected,
+ * before their bi_end_io runs.
+ *
+ * Locks: queue->lock (IOMAP__RANK_QUEUE) is held while requests are started, which may be a
+ * system call that the file system makes take a while; not while callbacks run.
+ */
+#include "block/internal.h"
+
+struct iomap__queue *iomap__queue_mine(struct iomap__blk *blk)
+{
+	return &blk->queues[iomap__thread_self()->id % blk->nr_queues];
+}
+
+/* lock held */
+static void queue_start(struct iomap__queue *queue, struct iomap_bio *bio)
+{
+	queue->active++;
+	/* release: pairs with the acquire load of the backend's collect() */
+	atomic_store_explicit(&iomap__req(bio)->handoff, 1, memory_order_release);
+	queue->blk->backend->prepare(queue, bio);
+}
+
+/* lock held */
+static void queue_start_backlog(struct iomap__queue *queue)
+{
+	struct iomap_bio *bio;
+
+	while (queue->active < queue->depth && (bio = iomap__bio_list_pop(&queue->backlog)))
+		queue_start(queue, bio);
+}
+
+/* End bios that have been collected; their bi_status is set. */
+static void queue_end(struct iomap__queue *queue, struct iomap__bio_list *ended)
+{
+	struct iomap_bio *bio;
+
+	if (!ended->first)
+		return;
+	/* read-modify-write: park.c relies on the order of changes of this word */
+	atomic_fetch_sub_explicit(&queue->inflight, ended->count, memory_order_acq_rel);
+	while ((bio = iomap__bio_list_pop(ended)))
+		iomap_bio_endio(bio);
+}
+
+/*
+ * @freed requests have left the backend: start those of @again, then the backlog.  What the
+ * backend cannot start ends with its error, which makes room for more of the backlog.
+ */
+static void queue_turn(struct iomap__queue *queue, unsigned freed, struct iomap__bio_list *again)
+{
+	const struct iomap__backend *backend = queue->blk->backend;
+	struct iomap_bio *bio;
+
+	for (;;) {
+		struct iomap__bio_list failed = { 0 };
+
+		iomap__mutex_lock(&queue->lock);
+		queue->active -= freed;
+		while ((bio = iomap__bio_list_pop(again)))
+			queue_start(queue, bio);
+		queue_start_backlog(queue);
+		backend->send(queue, &failed);
+		iomap__mutex_unlock(&queue->lock);
+		if (!failed.first)
+			return;
+		freed = failed.count;
+		queue_end(queue, &failed);
+	}
+}
+
+void iomap__queue_submit(struct iomap__queue *queue, struct iomap__bio_list *list, bool will_wait)
+{
+	struct iomap__bio_list failed = { 0 };
+	struct iomap_bio *bio;
+	bool full;
+
+	/* Before they can be collected; read-modify-write: see park.c. */
+	atomic_fetch_add_explicit(&queue->inflight, list->count, memory_order_acq_rel);
+	iomap__mutex_lock(&queue->lock);
+	while ((bio = iomap__bio_list_pop(list))) {
+		iomap__step_init(bio);
+		iomap__bio_list_add(&queue->backlog, bio);
+	}
+	queue_start_backlog(queue);
+	queue->blk->backend->send(queue, &failed);
+	full = queue->backlog.first != NULL;
+	iomap__mutex_unlock(&queue->lock);
+
+	if (iomap__unlikely(failed.first)) {
+		struct iomap__bio_list none = { 0 };
+		unsigned nr = failed.count;
+
+		queue_end(queue, &failed);
+		queue_turn(queue, nr, &none);
+	}
+	if (!will_wait)
+		iomap__park_work_added(queue);
+	if (full)
+		iomap__io_poll(queue->blk);
+}
+
+bool iomap__queue_reap(struct iomap__queue *queue)
+{
+	struct iomap__bio_list done = { 0 }, ended = { 0 }, again = { 0 };
+	struct iomap_bio *bio;
+	unsigned nr;
+
+	queue->blk->backend->collect(queue, &done);
+	if (!done.first)
+		return false;
+	nr = done.count;
+	while ((bio = iomap__bio_list_pop(&done))) {
+		if (iomap__step_done(bio, iomap__req(bio)->result))
+			iomap__bio_list_add(&ended, bio);
+		else
+			iomap__bio_list_add(&again, bio);
+	}
+	/* The device gets its next requests before callbacks run. */
+	queue_turn(queue, nr, &again);
+	queue_end(queue, &ended);
+	return true;
+}

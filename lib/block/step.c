@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * step.c - a request on a file as steps: flush, then data, each perhaps in several goes.
+ *
+ * Every backend issues one step at a time and hands its result to iomap__step_done(), which
+ * says whether the request has ended.  It does not end by
+ *   - a short transfer: the rest is asked for, until one comes back empty (-EIO: the file
+ *     is shorter than when it was opened),
+ *   - EINTR, or ECANCELED because the thread that submitted it has ended: asked for again,
+ *   - EAGAIN: asked for again, a bounded number of times.
+ */
+#include <sched.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "block/internal.h"
+
+#define STEP_RETRIES_MAX 10000U
+
+static void step_begin_data(struct iomap__req *req)
+{
+	req->step = IOMAP__STEP_DATA;
+	req->vec = 0;
+	req->vec_done = 0;
+	req->done = 0;
+	req->retries = 0;
+}
+
+void iomap__step_init(struct iomap_bio *bio)
+{
+	struct iomap__req *req = iomap__req(bio);
+	struct iomap_bdev *bdev = bio->bi_bdev;
+
+	step_begin_data(req);
+	if (iomap__bio_op(bio) == IOMAP_REQ_OP_FLUSH || bio->bi_opf & IOMAP_REQ_PREFLUSH) {
+		req->step = IOMAP__STEP_FLUSH;
+		/* Writes that have ended by now are covered by the flush. */
+		req->flush_generation =
+			atomic_load_explicit(&bdev->written, memory_order_acquire);
+	}
+	iomap__stat_add(&bdev->engine->blk->stats, iomap__thread_self(), IOMAP__BLKSTAT_BIOS, 1);
+}
+
+struct iovec *iomap__step_vecs(struct iomap_bio *bio, struct iovec *partial, unsigned *nr,
+			       uint64_t *pos)
+{
+	struct iomap__req *req = iomap__req(bio);
+	struct iomap_bio_vec *vec = &bio->bi_io_vec[req->vec];
+
+	*pos = (bio->bi_iter.bi_sector << IOMAP_SECTOR_SHIFT) + req->done;
+	if (req->vec_done) {
+		partial->iov_base = (char *)vec->bv_base + req->vec_done;
+		partial->iov_len = vec->bv_len - req->vec_done;
+		*nr = 1;
+		return partial;
+	}
+	*nr = bio->bi_vcnt - req->vec;
+	return (struct iovec *)(void *)vec;
+}
+
+int64_t iomap__step_sync(struct iomap_bio *bio)
+{
+	struct iovec partial, *vecs;
+	struct iomap_bdev *bdev = bio->bi_bdev;
+	ssize_t result;
+	uint64_t pos;
+	unsigned nr;
+
+	iomap__count(syscalls_nr);
+	if (iomap__req(bio)->step == IOMAP__STEP_FLUSH)
+		return fdatasync(bdev->fd) ? -errno : 0;
+	vecs = iomap__step_vecs(bio, &partial, &nr, &pos);
+	if (iomap__bio_op(bio) == IOMAP_REQ_OP_READ)
+		result = preadv2(bdev->fd, vecs, (int)nr, (off_t)pos, 0);
+	else
+		result = pwritev2(bdev->fd, vecs, (int)nr, (off_t)pos,
+				  bio->bi_opf & IOMAP_REQ_FUA ? RWF_DSYNC : 0);
+	return result < 0 ? -errno : result;
+}
+
+static bool step_end(struct iomap_bio *bio, int error)
+{
+	struct iomap_bdev *bdev = bio->bi_bdev;
+	bool read = iomap__bio_op(bio) == IOMAP_REQ_OP_READ;
+
+	bio->bi_status = error;
+	if (error)
+		iomap__log(&bdev->engine->env, IOMAP_LOG_ERROR,
+			   "%s: %s of %llu bytes at byte %llu failed: %s", bdev->name,
+			   iomap__req(bio)->step == IOMAP__STEP_FLUSH ? "flush" :
+			   read						 ? "read" :
+									   "write",
+			   (unsigned long long)bio->bi_iter.bi_size,
+			   (unsigned long long)(bio->bi_iter.bi_sector << IOMAP_SECTOR_SHIFT),
+			   strerror(-error));
+	else if (bio->bi_iter.bi_size)
+		iomap__stat_add(&bdev->engine->blk->stats, iomap__thread_self(),
+				read ? IOMAP__BLKSTAT_READ_BYTES : IOMAP__BLKSTAT_WRITTEN_BYTES,
+				bio->bi_iter.bi_size);
+	return true;
+}
+
+static bool step_flush_done(struct iomap_bio *bio)
+{
+	struct iomap__req *req = iomap__req(bio);
+	struct iomap_bdev *bdev = bio->bi_bdev;
+
+	iomap__stat_add(&bdev->engine->blk->stats, iomap__thread_self(), IOMAP__BLKSTAT_FLUSHES,
+			1);
+	iomap__bdev_flushed(bdev, req->flush_generation);
+	if (!bio->bi_iter.bi_size)
+		return step_end(bio, 0);
+	step_begin_data(req);
+	return false;
+}
+
+/* Move the position; the bytes moved end where a vector ends, or inside one. */
+static void step_advance(struct iomap_bio *bio, uint64_t bytes)
+{
+	struct iomap__req *req = iomap__req(bio);
+
+	req->done += bytes;
+	while (bytes) {
+		uint64_t left = bio->bi_io_vec[req->vec].bv_len - req->vec_done;
+
+		if (bytes < left) {
+			req->vec_done += bytes;
+			return;
+		}
+		bytes -= left;
+		req->vec++;
+		req->vec_done = 0;
+	}
+}
+
+bool iomap__step_done(struct iomap_bio *bio, int64_t result)
+{
+	struct iomap__req *req = iomap__req(bio);
+	struct iomap_bdev *bdev = bio->bi_bdev;
+	uint64_t bytes;
+
+	if (result == -EINTR || result == -EAGAIN || result == -ECANCELED) {
+		if (req->retries++ >= STEP_RETRIES_MAX)
+			return step_end(bio, result == -EAGAIN ? -EAGAIN : -EIO);
+		if (result == -EAGAIN)
+			sched_yield();
+		return false;
+	}
+	if (result < 0)
+		return step_end(bio, (int)result);
+	if (req->step == IOMAP__STEP_FLUSH)
+		return step_flush_done(bio);
+
+	bytes = (uint64_t)result;
+	/* Direct I/O that ends inside a block has met the end of the file. */
+	if (!bytes || bytes > bio->bi_iter.bi_size - req->done ||
+	    (bdev->direct && bytes & (bdev->limits.logical_block_size - 1U)))
+		return step_end(bio, -EIO);
+	req->retries = 0;
+	step_advance(bio, bytes);
+	return req->done == bio->bi_iter.bi_size ? step_end(bio, 0) : false;
+}

@@ -1,0 +1,317 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * submit.c - from iomap_submit_bio() to a device: checks, accounting, splitting.
+ *
+ * What is wrong with a bio comes back in bi_status:
+ *   -EINVAL  address, length or memory not aligned to the device's limits, vectors that do
+ *            not add up to bi_size, an unknown operation or flag, a flush with data
+ *   -EIO     (partly) outside the device
+ *   -EROFS   a write to a device that was opened read-only
+ *   -ENOMEM  no memory for the pieces of a bio that is past the device's limits
+ *
+ * Splitting.  A bio longer than a single transfer of its device, or of more segments, goes
+ * out as children with the parent's flags.  `remaining` of the parent counts children that
+ * have not ended, plus one for the splitter; who takes it to zero ends the parent.  The
+ * flush of a PREFLUSH parent is a child of its own, and the others start when it has ended.
+ *
+ * Stacking.  A device may pass a bio on by setting bi_bdev and submitting it again.  Each
+ * device counts the bio as in flight until it ends; the outer ones are remembered in a list.
+ */
+#include "block/internal.h"
+
+#define SUBMIT_FLAGS                                                                              \
+	(IOMAP_REQ_OP_MASK | IOMAP_REQ_SYNC | IOMAP_REQ_META | IOMAP_REQ_FUA |                    \
+	 IOMAP_REQ_PREFLUSH | IOMAP_REQ_RAHEAD | IOMAP_REQ_BACKGROUND)
+
+static int submit_check_vecs(const struct iomap_bdev *bdev, const struct iomap_bio *bio)
+{
+	uint64_t block_mask = bdev->limits.logical_block_size - 1U;
+	uint64_t memory_mask = bdev->limits.dma_alignment - 1U;
+	uint64_t bytes = 0;
+	uint32_t i;
+
+	for (i = 0; i < bio->bi_vcnt; i++) {
+		const struct iomap_bio_vec *vec = &bio->bi_io_vec[i];
+
+		if (((uintptr_t)vec->bv_base & memory_mask) || (vec->bv_len & block_mask) ||
+		    !vec->bv_len)
+			return -EINVAL;
+		if (vec->bv_len > bio->bi_iter.bi_size - bytes)
+			return -EINVAL;
+		bytes += vec->bv_len;
+	}
+	return bytes == bio->bi_iter.bi_size ? 0 : -EINVAL;
+}
+
+static int submit_check(const struct iomap_bdev *bdev, const struct iomap_bio *bio)
+{
+	uint64_t size = bio->bi_iter.bi_size, sector = bio->bi_iter.bi_sector;
+	unsigned op = iomap__bio_op(bio);
+
+	if (bio->bi_opf & ~SUBMIT_FLAGS || op > IOMAP_REQ_OP_FLUSH)
+		return -EINVAL;
+	if (op == IOMAP_REQ_OP_FLUSH)
+		return size || bio->bi_vcnt ? -EINVAL : 0;
+	if (op == IOMAP_REQ_OP_READ && bio->bi_opf & (IOMAP_REQ_FUA | IOMAP_REQ_PREFLUSH))
+		return -EINVAL;
+	if (op == IOMAP_REQ_OP_WRITE && bdev->readonly)
+		return -EROFS;
+	if (sector > UINT64_MAX >> IOMAP_SECTOR_SHIFT ||
+	    sector << IOMAP_SECTOR_SHIFT > bdev->bytes ||
+	    size > bdev->bytes - (sector << IOMAP_SECTOR_SHIFT))
+		return -EIO;
+	if (((sector << IOMAP_SECTOR_SHIFT) | size) & (bdev->limits.logical_block_size - 1U))
+		return -EINVAL;
+	return submit_check_vecs(bdev, bio);
+}
+
+/* Count the bio as the device's own until it ends. */
+static int submit_account(struct iomap_bdev *bdev, struct iomap_bio *bio)
+{
+	struct iomap__req *req = iomap__req(bio);
+
+	if (req->bdev) {
+		struct iomap__stacked *stacked =
+			iomap__pool_get(&bdev->engine->blk->stacked_pool);
+
+		if (!stacked)
+			return -ENOMEM;
+		stacked->bdev = req->bdev;
+		stacked->next = req->stacked;
+		req->stacked = stacked;
+	}
+	req->bdev = bdev;
+	atomic_fetch_add_explicit(&bdev->inflight, 1, memory_order_relaxed);
+	return 0;
+}
+
+/* ---- splitting ---- */
+
+static void split_put_parent(struct iomap_bio *parent)
+{
+	if (iomap__fetch_sub(&iomap__req(parent)->remaining, 1) == 1)
+		iomap_bio_endio(parent);
+}
+
+static void split_set_error(struct iomap_bio *parent, int error)
+{
+	int32_t none = 0;
+
+	/* The first error wins.  Relaxed: `remaining` orders it before the parent's end. */
+	__atomic_compare_exchange_n(&parent->bi_status, &none, error, false, __ATOMIC_RELAXED,
+				    __ATOMIC_RELAXED);
+}
+
+static void split_child_end(struct iomap_bio *child)
+{
+	struct iomap_bio *parent = child->bi_private;
+
+	if (child->bi_status)
+		split_set_error(parent, child->bi_status);
+	iomap_bio_put(child);
+	split_put_parent(parent);
+}
+
+static struct iomap_bio *split_child(struct iomap_bio *parent, unsigned vecs, uint32_t opf)
+{
+	struct iomap_bdev *bdev = parent->bi_bdev;
+	struct iomap_bio *child = iomap_bio_alloc(bdev, vecs, opf, NULL);
+
+	if (!child)
+		return NULL;
+	child->bi_private = parent;
+	child->bi_end_io = split_child_end;
+	return child;
+}
+
+/* Fill @child with what the limits allow, from byte @at of vector @vec on. */
+static void split_fill(struct iomap_bio *child, const struct iomap_bio *parent, uint32_t *vec,
+		       uint64_t *at)
+{
+	const struct iomap_bdev_limits *limits = &parent->bi_bdev->limits;
+	uint64_t left = iomap__round_down(limits->max_transfer_bytes, limits->logical_block_size);
+	uint32_t max_vecs = iomap__min(limits->max_segments_nr, child->bi_max_vecs);
+
+	while (*vec < parent->bi_vcnt && left && child->bi_vcnt < max_vecs) {
+		const struct iomap_bio_vec *from = &parent->bi_io_vec[*vec];
+		uint64_t bytes = iomap__min(from->bv_len - *at, left);
+
+		child->bi_io_vec[child->bi_vcnt++] = (struct iomap_bio_vec){
+			.bv_base = (char *)from->bv_base + *at,
+			.bv_len = bytes,
+		};
+		child->bi_iter.bi_size += bytes;
+		left -= bytes;
+		*at += bytes;
+		if (*at == from->bv_len) {
+			++*vec;
+			*at = 0;
+		}
+	}
+}
+
+/* The splitter holds one of the parent's `remaining` and gives it up here. */
+static void split_data(struct iomap_bio *parent, struct iomap__batch *batch)
+{
+	const struct iomap__bdev_kind *kind = parent->bi_bdev->kind;
+	uint64_t sector = parent->bi_iter.bi_sector, at = 0;
+	struct iomap_bdev *bdev = parent->bi_bdev;
+	uint32_t vec = 0, opf = parent->bi_opf & ~IOMAP_REQ_PREFLUSH;
+
+	while (vec < parent->bi_vcnt) {
+		unsigned vecs = iomap__min(parent->bi_vcnt - vec, bdev->limits.max_segments_nr);
+		struct iomap_bio *child = split_child(parent, vecs, opf);
+
+		if (!child) {
+			split_set_error(parent, -ENOMEM);
+			break;
+		}
+		child->bi_iter.bi_sector = sector;
+		split_fill(child, parent, &vec, &at);
+		sector = iomap_bio_end_sector(child);
+		iomap__fetch_add(&iomap__req(parent)->remaining, 1);
+		if (kind->queued)
+			iomap__bio_list_add(&batch->bios, child);
+		else
+			kind->submit(bdev, child);
+	}
+	split_put_parent(parent);
+}
+
+/* The flush before the data has ended. */
+static void split_flush_end(struct iomap_bio *child)
+{
+	struct iomap_bio *parent = child->bi_private;
+	struct iomap__blk *blk = parent->bi_bdev->engine->blk;
+	struct iomap__batch batch = { .bios = { 0 } };
+	int error = child->bi_status;
+
+	iomap_bio_put(child);
+	if (error) {
+		split_set_error(parent, error);
+		split_put_parent(parent);
+		return;
+	}
+	split_data(parent, &batch);
+	iomap__batch_send(blk, &batch, false);
+}
+
+static void split_start(struct iomap_bio *parent, struct iomap__batch *batch)
+{
+	const struct iomap__bdev_kind *kind = parent->bi_bdev->kind;
+	struct iomap_bio *flush;
+
+	iomap__req(parent)->remaining = 1;
+	if (!(parent->bi_opf & IOMAP_REQ_PREFLUSH)) {
+		split_data(parent, batch);
+		return;
+	}
+	flush = split_child(parent, 0, IOMAP_REQ_OP_FLUSH);
+	if (!flush) {
+		split_set_error(parent, -ENOMEM);
+		split_put_parent(parent);
+		return;
+	}
+	flush->bi_end_io = split_flush_end;
+	if (kind->queued)
+		iomap__bio_list_add(&batch->bios, flush);
+	else
+		kind->submit(parent->bi_bdev, flush);
+}
+
+/* ---- the way down ---- */
+
+void iomap__dispatch(struct iomap_bio *bio, struct iomap__batch *batch)
+{
+	struct iomap_bdev *bdev = bio->bi_bdev;
+
+	/* A write of nothing is a flush if it asks for one, else nothing at all. */
+	if (iomap__bio_op(bio) != IOMAP_REQ_OP_FLUSH && !bio->bi_iter.bi_size &&
+	    !(bio->bi_opf & IOMAP_REQ_PREFLUSH))
+		iomap_bio_endio(bio);
+	else if (bio->bi_vcnt > bdev->limits.max_segments_nr ||
+	    bio->bi_iter.bi_size > bdev->limits.max_transfer_bytes)
+		split_start(bio, batch);
+	else if (bdev->kind->queued)
+		iomap__bio_list_add(&batch->bios, bio);
+	else
+		bdev->kind->submit(bdev, bio);
+}
+
+void iomap__batch_send(struct iomap__blk *blk, struct iomap__batch *batch, bool will_wait)
+{
+	if (batch->bios.first)
+		iomap__queue_submit(iomap__queue_mine(blk), &batch->bios, will_wait);
+}
+
+/* Check and account.  False: the bio has ended with an error. */
+static bool submit_begin(struct iomap_bio *bio)
+{
+	struct iomap_bdev *bdev = bio->bi_bdev;
+	int error;
+
+	bio->bi_status = 0;
+	error = submit_check(bdev, bio);
+	if (!error)
+		error = submit_account(bdev, bio);
+	if (!error)
+		return true;
+	bio->bi_status = error;
+	iomap_bio_endio(bio);
+	return false;
+}
+
+void iomap_submit_bio(struct iomap_bio *bio)
+{
+	struct iomap__batch batch = { .bios = { 0 } };
+	struct iomap__blk *blk = bio->bi_bdev->engine->blk;
+
+	if (!submit_begin(bio) || iomap__plug_add(bio))
+		return;
+	iomap__dispatch(bio, &batch);
+	iomap__batch_send(blk, &batch, false);
+}
+
+/* ---- submit and wait ---- */
+
+struct submit_wait {
+	struct iomap__blk *blk;
+	uint32_t done;
+};
+
+static void submit_wait_end(struct iomap_bio *bio)
+{
+	struct submit_wait *wait = bio->bi_private;
+	struct iomap__blk *blk = wait->blk;
+	const uint32_t *word = &wait->done;
+
+	/* release: pairs with the acquire of the waiter, whose stack `wait` is on; after this
+	 * store it may be gone, so what follows uses the address only as a key. */
+	iomap__store_release(&wait->done, 1);
+	iomap__io_wake(blk, word);
+}
+
+int iomap_submit_bio_wait(struct iomap_bio *bio)
+{
+	struct iomap__batch batch = { .bios = { 0 } };
+	struct submit_wait wait = { .blk = bio->bi_bdev->engine->blk };
+	struct iomap__queue *only = NULL;
+	iomap_bio_end_io_fn *end_io = bio->bi_end_io;
+	void *private = bio->bi_private;
+
+	bio->bi_private = &wait;
+	bio->bi_end_io = submit_wait_end;
+	iomap__plug_flush(wait.blk);
+	if (submit_begin(bio)) {
+		/* One bio in our own queue: nothing else can end our wait. */
+		iomap__dispatch(bio, &batch);
+		if (batch.bios.count == 1 && batch.bios.first == bio)
+			only = iomap__queue_mine(wait.blk);
+		iomap__batch_send(wait.blk, &batch, true);
+	}
+	while (!iomap__load_acquire(&wait.done))
+		iomap__io_wait_only(wait.blk, &wait.done, 0, only);
+	bio->bi_end_io = end_io;
+	bio->bi_private = private;
+	return bio->bi_status;
+}

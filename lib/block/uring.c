@@ -1,0 +1,351 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * uring.c - the io_uring backend: one ring for each queue.
+ *
+ * The rings are shared between threads: no SINGLE_ISSUER and no DEFER_TASKRUN (another
+ * thread's wait would be refused), and no COOP_TASKRUN (the completion of a thread that
+ * computes would stay with it until it enters the kernel, while others wait for it).
+ *
+ * The submission side is ours and not liburing's: entries are filled and sent under the
+ * queue's lock, so whatever lies between head and tail after a failed enter can be taken
+ * back.  Twice as many entries as the queue is deep: NOPs that kick a sleeper need a place
+ * as well.  The completion side is used by the queue's reaper only.
+ */
+#include <liburing.h>
+#include <poll.h>
+#include <sched.h>
+#include <unistd.h>
+
+#include "block/internal.h"
+
+#define URING_NEEDED (IORING_FEAT_NODROP | IORING_FEAT_SUBMIT_STABLE | IORING_FEAT_RW_CUR_POS)
+#define URING_SEND_RETRIES 1000U
+#define URING_NO_EVENTFD_NS 1000000 /* how long to sleep where nobody can kick us */
+
+struct uring {
+	struct io_uring ring;
+};
+
+static struct io_uring *uring_of(const struct iomap__queue *queue)
+{
+	struct uring *uring = queue->backend;
+
+	return &uring->ring;
+}
+
+static int uring_enter(struct io_uring *ring, unsigned submit, unsigned wait, unsigned flags)
+{
+	iomap__count(syscalls_nr);
+	return io_uring_enter((unsigned)ring->ring_fd, submit, wait, flags, NULL);
+}
+
+/* ---- submission; the queue's lock held ---- */
+
+static unsigned uring_pending(const struct io_uring *ring)
+{
+	/* acquire: pairs with the kernel's release when it has read the entries */
+	return *ring->sq.ktail - __atomic_load_n(ring->sq.khead, __ATOMIC_ACQUIRE);
+}
+
+static struct io_uring_sqe *uring_next_sqe(struct io_uring *ring)
+{
+	unsigned index;
+
+	if (uring_pending(ring) == ring->sq.ring_entries)
+		return NULL;
+	index = *ring->sq.ktail & (ring->sq.ring_entries - 1);
+	ring->sq.array[index] = index;
+	memset(&ring->sq.sqes[index], 0, sizeof(struct io_uring_sqe));
+	return &ring->sq.sqes[index];
+}
+
+static void uring_publish_sqe(struct io_uring *ring)
+{
+	/* release: pairs with the kernel's acquire of the tail */
+	__atomic_store_n(ring->sq.ktail, *ring->sq.ktail + 1, __ATOMIC_RELEASE);
+}
+
+static void uring_prepare(struct iomap__queue *queue, struct iomap_bio *bio)
+{
+	struct io_uring *ring = uring_of(queue);
+	struct io_uring_sqe *sqe = uring_next_sqe(ring);
+	struct iovec partial, *vecs;
+	uint64_t pos;
+	unsigned nr;
+	bool read;
+
+	/* active <= depth, and NOPs are sent at once: there is room */
+	iomap__assert(sqe);
+	if (iomap__req(bio)->step == IOMAP__STEP_FLUSH) {
+		io_uring_prep_fsync(sqe, bio->bi_bdev->fd, IORING_FSYNC_DATASYNC);
+	} else {
+		read = iomap__bio_op(bio) == IOMAP_REQ_OP_READ;
+		vecs = iomap__step_vecs(bio, &partial, &nr, &pos);
+		if (nr == 1)
+			io_uring_prep_rw(read ? IORING_OP_READ : IORING_OP_WRITE, sqe,
+					 bio->bi_bdev->fd, vecs->iov_base,
+					 (unsigned)vecs->iov_len, pos);
+		else
+			io_uring_prep_rw(read ? IORING_OP_READV : IORING_OP_WRITEV, sqe,
+					 bio->bi_bdev->fd, vecs, nr, pos);
+		if (!read && bio->bi_opf & IOMAP_REQ_FUA)
+			sqe->rw_flags = RWF_DSYNC;
+	}
+	io_uring_sqe_set_data(sqe, bio);
+	uring_publish_sqe(ring);
+}
+
+/* Take back what the kernel has not taken.  NOPs among it are dropped. */
+static void uring_withdraw(struct io_uring *ring, int error, struct iomap__bio_list *failed)
+{
+	unsigned mask = ring->sq.ring_entries - 1;
+	unsigned head = __atomic_load_n(ring->sq.khead, __ATOMIC_ACQUIRE);
+	unsigned tail = *ring->sq.ktail, at;
+
+	for (at = head; at != tail; at++) {
+		struct io_uring_sqe *sqe = &ring->sq.sqes[ring->sq.array[at & mask]];
+		struct iomap_bio *bio = (void *)(uintptr_t)sqe->user_data;
+
+		if (!bio)
+			continue;
+		bio->bi_status = error;
+		iomap__bio_list_add(failed, bio);
+	}
+	__atomic_store_n(ring->sq.ktail, head, __ATOMIC_RELEASE);
+}
+
+static void uring_send(struct iomap__queue *queue, struct iomap__bio_list *failed)
+{
+	struct io_uring *ring = uring_of(queue);
+	unsigned pending, retries = 0;
+	int sent;
+
+	while ((pending = uring_pending(ring))) {
+		sent = uring_enter(ring, pending, 0, 0);
+		if (sent > 0 || sent == -EINTR) {
+			retries = 0;
+			continue;
+		}
+		/* The kernel is out of memory, or of room for completions, which it keeps. */
+		if ((sent == 0 || sent == -EAGAIN || sent == -EBUSY) &&
+		    retries++ < URING_SEND_RETRIES) {
+			sched_yield();
+			continue;
+		}
+		if (sent == 0 || sent == -EBUSY)
+			sent = -EAGAIN;
+		iomap__log(queue->blk->env, IOMAP_LOG_ERROR, "io_uring_enter: %s",
+			   strerror(-sent));
+		uring_withdraw(ring, sent, failed);
+	}
+}
+
+static void uring_kick(struct iomap__queue *queue)
+{
+	struct iomap__bio_list failed = { 0 };
+	struct io_uring *ring = uring_of(queue);
+	struct io_uring_sqe *sqe;
+
+	iomap__mutex_lock(&queue->lock);
+	sqe = uring_next_sqe(ring);
+	/* Without room for it there is something on its way that wakes the sleeper. */
+	if (sqe) {
+		io_uring_prep_nop(sqe);
+		uring_publish_sqe(ring);
+		uring_send(queue, &failed);
+	}
+	iomap__mutex_unlock(&queue->lock);
+	/* uring_send() leaves nothing pending, so there was nothing but the NOP. */
+	iomap__assert(!failed.first);
+}
+
+/* ---- completion; the queue's reaper ---- */
+
+static bool uring_ready(struct iomap__queue *queue)
+{
+	return io_uring_cq_ready(uring_of(queue)) != 0;
+}
+
+static void uring_collect(struct iomap__queue *queue, struct iomap__bio_list *list)
+{
+	struct io_uring *ring = uring_of(queue);
+	struct io_uring_cqe *cqe;
+	unsigned head, nr = 0;
+
+	/* Completions that did not fit are brought in by an enter. */
+	if (iomap__unlikely(io_uring_cq_has_overflow(ring)))
+		uring_enter(ring, 0, 0, IORING_ENTER_GETEVENTS);
+	io_uring_for_each_cqe(ring, head, cqe) {
+		struct iomap_bio *bio = io_uring_cqe_get_data(cqe);
+
+		nr++;
+		if (!bio)
+			continue; /* a NOP */
+		/* acquire: pairs with the release store of queue_start() */
+		(void)atomic_load_explicit(&iomap__req(bio)->handoff, memory_order_acquire);
+		iomap__req(bio)->result = cqe->res;
+		iomap__bio_list_add(list, bio);
+	}
+	if (nr)
+		io_uring_cq_advance(ring, nr);
+}
+
+/* Several rings, or a deadline. */
+static void uring_sleep_poll(struct iomap__blk *blk, struct iomap__waiter *waiter)
+{
+	struct pollfd fds[IOMAP__QUEUES_MAX + 1];
+	struct timespec now, left = { .tv_sec = 0 }, *timeout = NULL;
+	uint64_t count, left_ns = 0, now_ns;
+	unsigned i, nr = 0;
+
+	for (i = 0; i < blk->nr_queues; i++)
+		if (waiter->asleep_roles & UINT32_C(1) << i)
+			fds[nr++] = (struct pollfd){
+				.fd = uring_of(&blk->queues[i])->ring_fd,
+				.events = POLLIN,
+			};
+	if (waiter->eventfd >= 0)
+		fds[nr++] = (struct pollfd){ .fd = waiter->eventfd, .events = POLLIN };
+	else
+		left_ns = URING_NO_EVENTFD_NS;
+	if (waiter->deadline_ns) {
+		clock_gettime(CLOCK_MONOTONIC, &now);
+		now_ns = (uint64_t)now.tv_sec * 1000000000U + (uint64_t)now.tv_nsec;
+		if (now_ns >= waiter->deadline_ns)
+			return;
+		if (!left_ns || left_ns > waiter->deadline_ns - now_ns)
+			left_ns = waiter->deadline_ns - now_ns;
+	}
+	if (left_ns) {
+		left.tv_sec = (time_t)(left_ns / 1000000000U);
+		left.tv_nsec = (long)(left_ns % 1000000000U);
+		timeout = &left;
+	}
+	iomap__count(syscalls_nr);
+	if (ppoll(fds, nr, timeout, NULL) > 0 && waiter->eventfd >= 0 && fds[nr - 1].revents) {
+		iomap__count(syscalls_nr);
+		if (read(waiter->eventfd, &count, sizeof(count)) < 0)
+			return; /* emptied by its previous user */
+	}
+}
+
+static void uring_sleep(struct iomap__blk *blk, struct iomap__waiter *waiter)
+{
+	int error;
+
+	if (waiter->eventfd >= 0 || waiter->deadline_ns ||
+	    waiter->asleep_roles != UINT32_C(1) << waiter->home->index) {
+		uring_sleep_poll(blk, waiter);
+		return;
+	}
+	error = uring_enter(uring_of(waiter->home), 0, 1, IORING_ENTER_GETEVENTS);
+	if (error < 0 && error != -EINTR && error != -EAGAIN && error != -EBUSY) {
+		iomap__log(blk->env, IOMAP_LOG_ERROR, "waiting in io_uring_enter: %s",
+			   strerror(-error));
+		sched_yield();
+	}
+}
+
+/* ---- life ---- */
+
+/* A NOP there and back: setting a ring up does not mean that entering it is allowed. */
+static int uring_probe(struct io_uring *ring)
+{
+	struct io_uring_sqe *sqe = uring_next_sqe(ring);
+	int error;
+
+	io_uring_prep_nop(sqe);
+	uring_publish_sqe(ring);
+	do
+		error = uring_enter(ring, 1, 1, IORING_ENTER_GETEVENTS);
+	while (error == -EINTR);
+	if (error < 0)
+		return error;
+	io_uring_cq_advance(ring, io_uring_cq_ready(ring));
+	return 0;
+}
+
+static int uring_create_queue(struct iomap__queue *queue, const char **why)
+{
+	struct io_uring_params params = { .flags = IORING_SETUP_CLAMP | IORING_SETUP_SUBMIT_ALL };
+	struct iomap__env *env = queue->blk->env;
+	struct uring *uring;
+	int error;
+
+	*why = "io_uring_setup";
+	uring = iomap__zalloc(env, sizeof(*uring));
+	if (!uring)
+		return -ENOMEM;
+	error = io_uring_queue_init_params(queue->depth * 2, &uring->ring, &params);
+	if (error == -EINVAL) {
+		/* SUBMIT_ALL came with Linux 5.18; without it uring_send() goes on by itself. */
+		memset(&params, 0, sizeof(params));
+		params.flags = IORING_SETUP_CLAMP;
+		error = io_uring_queue_init_params(queue->depth * 2, &uring->ring, &params);
+	}
+	if (error)
+		goto free_uring;
+	/* A child of fork() must not write to the parent's rings. */
+	io_uring_ring_dontfork(&uring->ring);
+	if ((params.features & URING_NEEDED) != URING_NEEDED) {
+		*why = "features of io_uring";
+		error = -EOPNOTSUPP;
+		goto exit_ring;
+	}
+	*why = "io_uring_enter";
+	error = uring_probe(&uring->ring);
+	if (error)
+		goto exit_ring;
+	/* CLAMP may have given fewer. */
+	queue->depth = iomap__min(queue->depth, iomap__max(params.sq_entries / 2, 1U));
+	queue->backend = uring;
+	return 0;
+
+exit_ring:
+	io_uring_queue_exit(&uring->ring);
+free_uring:
+	iomap__free(env, uring, sizeof(*uring));
+	return error;
+}
+
+static void uring_destroy(struct iomap__blk *blk)
+{
+	unsigned i;
+
+	for (i = 0; i < blk->nr_queues; i++) {
+		struct uring *uring = blk->queues[i].backend;
+
+		if (!uring)
+			continue;
+		io_uring_queue_exit(&uring->ring);
+		iomap__free(blk->env, uring, sizeof(*uring));
+		blk->queues[i].backend = NULL;
+	}
+}
+
+static int uring_create(struct iomap__blk *blk, const char **why)
+{
+	unsigned i;
+	int error;
+
+	for (i = 0; i < blk->nr_queues; i++) {
+		error = uring_create_queue(&blk->queues[i], why);
+		if (error) {
+			uring_destroy(blk);
+			return error;
+		}
+	}
+	return 0;
+}
+
+const struct iomap__backend iomap__uring_backend = {
+	.name = "io_uring",
+	.create = uring_create,
+	.destroy = uring_destroy,
+	.prepare = uring_prepare,
+	.send = uring_send,
+	.collect = uring_collect,
+	.ready = uring_ready,
+	.sleep = uring_sleep,
+	.kick = uring_kick,
+};
