@@ -127,8 +127,10 @@ IOMAP_API uint64_t iomap_bio_end_sector(const struct iomap_bio *bio);
  * iomap_submit_bio - start a request
  *
  * Never fails itself: what is wrong (misaligned, outside the device, read-only) comes back
- * in bi_status.  May block for a free slot in the queue, and starts nothing while the
- * thread holds a plug that collects it (iomap_start_plug()).  Kernel: submit_bio.
+ * in bi_status.  Does not wait for other requests: one that finds its queue full is started
+ * as places come free.  Devices in memory, and files that refuse not to block, do the I/O
+ * here.  Starts nothing while the thread holds a plug that collects it
+ * (iomap_start_plug()).  Kernel: submit_bio.
  */
 IOMAP_API void iomap_submit_bio(struct iomap_bio *bio);
 /**
