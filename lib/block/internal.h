@@ -26,8 +26,8 @@ enum iomap__step {
 /*
  * What the library keeps in iomap_bio.bi_internal.
  *
- * `handoff` is stored with release by the submitter and loaded with acquire by the thread
- * that completes the request: between the two only the kernel has seen the bio.
+ * `handoff` is stored with release by the thread that gives the request to a ring and loaded
+ * with acquire by the one that collects it: between the two only the kernel has seen it.
  */
 struct iomap__req {
 	_Atomic uint32_t handoff;

@@ -9,9 +9,9 @@
  * there is a backlog only while the backend is full, and somebody who waits always reaps
  * (park.c), it cannot be forgotten.
  *
- * A request passes between threads twice.  `handoff` carries it from the submitter, through
- * the kernel, to the reaper; what the reaper writes goes to waiters through the word they
- * wait for.
+ * A request passes between threads twice: from the submitter to the reaper, for which the
+ * backend has its own release and acquire, and by what its bi_end_io does from the reaper to
+ * the waiters, through the word they wait for.
  *
  * Counting.  `active` (under the lock) is what the backend has; `inflight` is what nobody
  * has collected yet, backlog included: while it is not zero, somebody who waits has to
@@ -32,8 +32,6 @@ struct iomap__queue *iomap__queue_mine(struct iomap__blk *blk)
 static void queue_start(struct iomap__queue *queue, struct iomap_bio *bio)
 {
 	queue->active++;
-	/* release: pairs with the acquire load of the backend's collect() */
-	atomic_store_explicit(&iomap__req(bio)->handoff, 1, memory_order_release);
 	queue->blk->backend->prepare(queue, bio);
 }
 

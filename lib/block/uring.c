@@ -92,6 +92,8 @@ static void uring_prepare(struct iomap__queue *queue, struct iomap_bio *bio)
 			sqe->rw_flags = RWF_DSYNC;
 	}
 	io_uring_sqe_set_data(sqe, bio);
+	/* The last use of the bio here.  release: pairs with the load in uring_collect(). */
+	atomic_store_explicit(&iomap__req(bio)->handoff, 1, memory_order_release);
 	uring_publish_sqe(ring);
 }
 
@@ -181,7 +183,7 @@ static void uring_collect(struct iomap__queue *queue, struct iomap__bio_list *li
 		nr++;
 		if (!bio)
 			continue; /* a NOP */
-		/* acquire: pairs with the release store of queue_start() */
+		/* acquire: pairs with the release store of uring_prepare() */
 		(void)atomic_load_explicit(&iomap__req(bio)->handoff, memory_order_acquire);
 		iomap__req(bio)->result = cqe->res;
 		iomap__bio_list_add(list, bio);
