@@ -365,4 +365,8 @@ static inline void iomap__list_del(struct iomap_list_head *item)
 #define iomap__fetch_or(p, v) __atomic_fetch_or((p), (v), __ATOMIC_ACQ_REL)
 #define iomap__fetch_and(p, v) __atomic_fetch_and((p), (v), __ATOMIC_ACQ_REL)
 
+/* ---- folio memory that is read without a lock ---- */
+
+#include "base/copy.h"
+
 #endif

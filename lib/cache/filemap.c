@@ -26,7 +26,6 @@
  * to the new size.  A read that sees a size that a write has moved sees that write's bytes,
  * since i_size is stored (release) after them.
  */
-#include "cache/copy.h"
 #include "cache/internal.h"
 
 /* Failed optimistic copies before the reader takes the folio's lock. */

@@ -13,7 +13,6 @@
  * end_change.  Filling a folio that is not uptodate needs neither, since readers look at
  * UPTODATE, after the version, before they copy.
  */
-#include "cache/copy.h"
 #include "cache/internal.h"
 
 /* How often a lock is tried before the thread sleeps: a writer's copy is over by then. */

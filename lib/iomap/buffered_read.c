@@ -24,7 +24,6 @@
  * version: copying readers look at UPTODATE first.
  */
 #include "block/block.h"
-#include "cache/copy.h"
 #include "iomap/ops.h"
 
 /* One call of iomap_read_folio() or iomap_readahead(). */

@@ -22,7 +22,6 @@
  * after the copy, and a copy that comes up short counts for nothing.
  */
 #include "block/block.h"
-#include "cache/copy.h"
 #include "iomap/ops.h"
 
 #define WR_IOCB_FLAGS (IOMAP_IOCB_APPEND | IOMAP_IOCB_DSYNC | IOMAP_IOCB_SYNC)

@@ -53,7 +53,7 @@ static uint64_t next_random(uint64_t *seed)
 /* Spread the keys so that trees of every height come about. */
 static uint64_t page_of(unsigned key)
 {
-	return key < PAGES / 2 ? key : ((uint64_t)(key - PAGES / 2) << 40) + 77;
+	return key < PAGES / 2 ? key : ((uint64_t)(key - PAGES / 2 + 1) << 40) + 77;
 }
 
 /* First key at or after @from that @has, or PAGES. */

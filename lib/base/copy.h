@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * copy.h - moving bytes in and out of folio memory.
+ * copy.h - moving bytes in and out of folio memory; part of base.h, which includes it.
  *
  * A copying reader takes no lock: it copies bytes that a writer may be changing, and throws
  * the copy away when the folio's version has moved (filemap.c has the argument).  In C11's
@@ -11,8 +11,6 @@
  */
 #ifndef IOMAP__COPY_H
 #define IOMAP__COPY_H
-
-#include "base/base.h"
 
 #if IOMAP__TSAN
 #define IOMAP__FENCE(order) ((void)0) /* TSan follows the version word itself */
