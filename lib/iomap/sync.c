@@ -101,9 +101,9 @@ int iomap_fsync(struct iomap_file *file, int64_t start, int64_t end, int datasyn
 		return -EINVAL;
 	iomap__cache_count2(inode->i_engine, IOMAP__STAT_FSYNCS, 1);
 	err = iomap__sync_write_wait(inode, start, end == INT64_MAX ? end : end + 1);
-	/* always, or the error just returned would be told a second time by the next fsync */
+	/* what was recorded is what is told, once, and not as writepages happened to call it */
 	told = iomap_file_check_and_advance_wb_err(file);
-	if (told && (!err || err == -EAGAIN))
+	if (told)
 		err = told;
 	if (err)
 		return err;
