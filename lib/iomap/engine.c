@@ -125,7 +125,7 @@ static int engine_check_cache(struct iomap__env *env, const struct iomap_engine_
 	}
 	if (opts->max_folio_bytes > opts->cache_bytes / ENGINE_FOLIO_SHARE) {
 		iomap__log(env, IOMAP_LOG_ERROR,
-			   "engine: largest folio of %llu bytes needs a cache of %llu, which has %llu",
+			   "engine: largest folio of %llu bytes needs a cache of %llu, not of %llu",
 			   (unsigned long long)opts->max_folio_bytes,
 			   (unsigned long long)opts->max_folio_bytes * ENGINE_FOLIO_SHARE,
 			   (unsigned long long)opts->cache_bytes);

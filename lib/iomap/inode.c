@@ -121,7 +121,7 @@ static int inode_settle_dirty(struct iomap_inode *inode, unsigned flags)
 {
 	struct iomap_address_space *mapping = &inode->i_data;
 	uint32_t since = iomap__errseq_sample(&mapping->wb_err);
-	int err;
+	int err, recorded;
 
 	if (flags & IOMAP_DESTROY_DISCARD)
 		return 0;
@@ -129,7 +129,8 @@ static int inode_settle_dirty(struct iomap_inode *inode, unsigned flags)
 		return inode_is_dirty(inode) ? -EBUSY : 0;
 	err = iomap__sync_write_wait(inode, 0, INT64_MAX);
 	/* also an earlier error that nobody has been told of: there is no later chance */
-	return err ? err : iomap__errseq_check_and_advance(&mapping->wb_err, &since);
+	recorded = iomap__errseq_check_and_advance(&mapping->wb_err, &since);
+	return recorded ? recorded : err;
 }
 
 /* Step 4: whether somebody needs the inode.  It is off all lists. */

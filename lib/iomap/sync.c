@@ -92,6 +92,15 @@ static uint64_t sync_bdevs(const struct iomap_inode *inode)
 	return ids;
 }
 
+/*
+ * The error of the data step: what was recorded, so that each opener is told the same,
+ * whichever thread's writeback it was that failed; else what writing returned.
+ */
+static int sync_data_error(int returned, int recorded)
+{
+	return recorded ? recorded : returned;
+}
+
 int iomap_fsync(struct iomap_file *file, int64_t start, int64_t end, int datasync)
 {
 	struct iomap_inode *inode = file->inode;
@@ -142,7 +151,7 @@ ssize_t iomap_write_sync(struct iomap_kiocb *iocb, ssize_t ret)
 int iomap_sync_range(struct iomap_file *file, int64_t start, int64_t end, unsigned flags)
 {
 	struct iomap_address_space *mapping = &file->inode->i_data;
-	int err = 0;
+	int err = 0, recorded = 0;
 
 	if (start < 0 || end < start || flags & ~SYNC_RANGE_FLAGS)
 		return -EINVAL;
@@ -157,12 +166,12 @@ int iomap_sync_range(struct iomap_file *file, int64_t start, int64_t end, unsign
 	}
 	if (flags & IOMAP_SYNC_WAIT_AFTER)
 		iomap__filemap_wait_range(mapping, start, end);
-	if (!err && flags & (IOMAP_SYNC_WAIT_BEFORE | IOMAP_SYNC_WAIT_AFTER)) {
+	if (flags & (IOMAP_SYNC_WAIT_BEFORE | IOMAP_SYNC_WAIT_AFTER)) {
 		iomap__mutex_lock(&file->lock);
-		err = iomap__errseq_check(&mapping->wb_err, file->wb_err);
+		recorded = iomap__errseq_check(&mapping->wb_err, file->wb_err);
 		iomap__mutex_unlock(&file->lock);
 	}
-	return err;
+	return sync_data_error(err, recorded);
 }
 
 static void sync_first(int *first, int err)
@@ -185,18 +194,18 @@ int iomap_sync_engine(struct iomap_engine *engine)
 {
 	struct iomap_inode *inode = NULL;
 	uint64_t bdevs = 0;
-	int err = 0;
+	int data_err = 0, err = 0;
 
 	/* Get all devices busy first.  What this leaves out the second round writes. */
 	while ((inode = iomap__inode_next(engine, inode)))
 		(void)iomap__filemap_write_range(&inode->i_data, 0, INT64_MAX, IOMAP_WB_SYNC_NONE,
 						 NULL);
 	while ((inode = iomap__inode_next(engine, inode))) {
-		sync_first(&err, iomap__sync_write_wait(inode, 0, INT64_MAX));
+		sync_first(&data_err, iomap__sync_write_wait(inode, 0, INT64_MAX));
 		sync_first(&err, sync_commit(inode, 0));
 		bdevs |= sync_bdevs(inode);
 	}
-	sync_first(&err, sync_engine_error(engine));
+	data_err = sync_data_error(data_err, sync_engine_error(engine));
 	sync_first(&err, iomap__bdevs_flush(engine, bdevs));
-	return err;
+	return data_err ? data_err : err;
 }
