@@ -100,7 +100,7 @@ typedef int blk_status_t;
 /* ---- general helpers ---- */
 
 #ifndef container_of
-#define container_of(ptr, type, member) ((type *)(void *)((char *)(ptr) - offsetof(type, member)))
+#define container_of(ptr, type, member) ((type *)(void *)((char *)(ptr)-offsetof(type, member)))
 #endif
 #ifndef likely
 #define likely(x) __builtin_expect(!!(x), 1)
@@ -112,8 +112,8 @@ typedef int blk_status_t;
 #endif
 /* @y: a power of two */
 #ifndef round_up
-#define round_up(x, y) ((((x) - 1) | ((__typeof__(x))(y) - 1)) + 1)
-#define round_down(x, y) ((x) & ~((__typeof__(x))(y) - 1))
+#define round_up(x, y) ((((x)-1) | ((__typeof__(x))(y)-1)) + 1)
+#define round_down(x, y) ((x) & ~((__typeof__(x))(y)-1))
 #endif
 #ifndef ARRAY_SIZE
 #define ARRAY_SIZE(array) (sizeof(array) / sizeof((array)[0]))
@@ -405,7 +405,10 @@ static inline unsigned bdev_physical_block_size(const struct block_device *bdev)
 
 /* ---- lists ---- */
 
-#define LIST_HEAD_INIT(name) { &(name), &(name) }
+#define LIST_HEAD_INIT(name)     \
+	{                        \
+		&(name), &(name) \
+	}
 #define LIST_HEAD(name) struct list_head name = LIST_HEAD_INIT(name)
 
 static inline void INIT_LIST_HEAD(struct list_head *head)
@@ -516,15 +519,15 @@ static inline void list_splice_tail_init(struct list_head *from, struct list_hea
 #define list_for_each(pos, head) for (pos = (head)->next; pos != (head); pos = pos->next)
 #define list_for_each_safe(pos, n, head) \
 	for (pos = (head)->next, n = pos->next; pos != (head); pos = n, n = pos->next)
-#define list_for_each_entry(pos, head, member)                                 \
-	for (pos = list_first_entry(head, __typeof__(*(pos)), member);         \
+#define list_for_each_entry(pos, head, member)                         \
+	for (pos = list_first_entry(head, __typeof__(*(pos)), member); \
 	     !list_entry_is_head(pos, head, member); pos = list_next_entry(pos, member))
-#define list_for_each_entry_reverse(pos, head, member)                         \
-	for (pos = list_last_entry(head, __typeof__(*(pos)), member);          \
+#define list_for_each_entry_reverse(pos, head, member)                \
+	for (pos = list_last_entry(head, __typeof__(*(pos)), member); \
 	     !list_entry_is_head(pos, head, member); pos = list_prev_entry(pos, member))
-#define list_for_each_entry_safe(pos, n, head, member)                         \
-	for (pos = list_first_entry(head, __typeof__(*(pos)), member),         \
-	    n = list_next_entry(pos, member);                                  \
+#define list_for_each_entry_safe(pos, n, head, member)                 \
+	for (pos = list_first_entry(head, __typeof__(*(pos)), member), \
+	    n = list_next_entry(pos, member);                          \
 	     !list_entry_is_head(pos, head, member); pos = n, n = list_next_entry(n, member))
 
 #endif

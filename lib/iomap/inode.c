@@ -32,8 +32,8 @@
 static int inode_refuse(struct iomap_engine *engine, const struct iomap_inode_args *args,
 			const char *why)
 {
-	iomap__log(&engine->env, IOMAP_LOG_ERROR, "inode %llu: %s",
-		   (unsigned long long)args->i_ino, why);
+	iomap__log(&engine->env, IOMAP_LOG_ERROR, "inode %llu: %s", (unsigned long long)args->i_ino,
+		   why);
 	return -EINVAL;
 }
 
@@ -159,7 +159,6 @@ int iomap_inode_destroy(struct iomap_inode *inode, unsigned flags)
 	if (err)
 		return err;
 
-	iomap__fetch_or(&inode->i_state, IOMAP__I_DYING);
 	iomap__inode_unregister(inode);
 	if (inode_is_busy(inode, flags)) {
 		iomap__fetch_and(&inode->i_state, ~IOMAP__I_DYING);

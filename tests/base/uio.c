@@ -85,7 +85,11 @@ Test(uio, is_bounded_by_its_count)
 	cr_assert_eq(iomap_iov_iter_count(&iter), 8U);
 	iomap_iov_iter_truncate(&iter, 4);
 	cr_assert_eq(iomap_iov_iter_zero(100, &iter), 4U);
-	cr_assert_eq(memcmp(buf, "\0\0\0\0" "5678", 8), 0);
+	cr_assert_eq(memcmp(buf,
+			    "\0\0\0\0"
+			    "5678",
+			    8),
+		     0);
 	iomap_iov_iter_revert(&iter, 3);
 	iomap_iov_iter_advance(&iter, 100);
 	cr_assert_eq(iomap_iov_iter_count(&iter), 0U);

@@ -31,9 +31,9 @@ struct runfs_info {
 	struct inode vfs_inode;
 	struct block_device *bdev;
 	spinlock_t ri_lock;
-	struct list_head runs;	 /* by start */
-	sector_t next_sector;	 /* where the next block goes */
-	u64 cookie;		 /* moves when a run changes its place or goes */
+	struct list_head runs; /* by start */
+	sector_t next_sector;  /* where the next block goes */
+	u64 cookie;	       /* moves when a run changes its place or goes */
 	struct runfs_stats stats;
 };
 
@@ -51,7 +51,8 @@ static struct runfs_info *RUNFS_I(struct inode *inode)
 	return container_of(inode, struct runfs_info, vfs_inode);
 }
 
-#define runfs_count(info, member) ((void)__atomic_fetch_add(&(info)->stats.member, 1, __ATOMIC_RELAXED))
+#define runfs_count(info, member) \
+	((void)__atomic_fetch_add(&(info)->stats.member, 1, __ATOMIC_RELAXED))
 
 /* ---- runs ---- */
 
@@ -61,7 +62,8 @@ static struct runfs_run *runfs_find(struct runfs_info *ri, loff_t pos, loff_t *n
 	struct runfs_run *run;
 
 	*next = LLONG_MAX;
-	list_for_each_entry(run, &ri->runs, list) {
+	list_for_each_entry(run, &ri->runs, list)
+	{
 		if (pos < run->start) {
 			*next = run->start;
 			return NULL;
@@ -89,9 +91,7 @@ static void runfs_insert(struct runfs_info *ri, struct runfs_run *new)
 {
 	struct runfs_run *run;
 
-	list_for_each_entry(run, &ri->runs, list)
-		if (new->start < run->start)
-			break;
+	list_for_each_entry(run, &ri->runs, list) if (new->start < run->start) break;
 	/* before the first one behind it; before the head when there is none */
 	list_add_tail(&new->list, &run->list);
 }
@@ -102,7 +102,8 @@ static void runfs_unreserve(struct runfs_info *ri, loff_t pos, loff_t end)
 	struct runfs_run *run, *n;
 
 	spin_lock(&ri->ri_lock);
-	list_for_each_entry_safe(run, n, &ri->runs, list) {
+	list_for_each_entry_safe(run, n, &ri->runs, list)
+	{
 		if (run->state != RUNFS_RESERVED || run->start + (loff_t)run->len != end)
 			continue;
 		if (run->start >= pos) {
@@ -521,8 +522,8 @@ static ssize_t runfs_info_read_iter(struct kiocb *iocb, struct iov_iter *to)
 {
 	struct inode *inode = file_inode(iocb->ki_filp);
 	char line[32];
-	size_t len = (size_t)snprintf(line, sizeof(line), "%d runs\n",
-				      runfs_nr_runs(RUNFS_I(inode)));
+	size_t len =
+		(size_t)snprintf(line, sizeof(line), "%d runs\n", runfs_nr_runs(RUNFS_I(inode)));
 	size_t done, skip = min_t(size_t, (size_t)iocb->ki_pos, len);
 
 	iov_iter_truncate(to, PAGE_SIZE);
@@ -614,7 +615,8 @@ int runfs_nr_runs(struct runfs_info *ri)
 	int nr = 0;
 
 	spin_lock(&ri->ri_lock);
-	list_for_each_entry(run, &ri->runs, list) {
+	list_for_each_entry(run, &ri->runs, list)
+	{
 		if (run->start < end)
 			nr = INT_MIN;
 		end = run->start + (loff_t)run->len;
@@ -647,10 +649,8 @@ static int runfs_check_lists(void)
 	runfs_expect(list_is_first(&r[0].list, &a) && list_is_last(&r[1].list, &a));
 	list_splice_tail_init(&b, &a); /* 1 2 3 4 */
 	runfs_expect(list_empty(&b));
-	list_for_each_entry(run, &a, list)
-		order = order * 10 + run->len;
-	list_for_each_entry_reverse(run, &a, list)
-		order = order * 10 + run->len;
+	list_for_each_entry(run, &a, list) order = order * 10 + run->len;
+	list_for_each_entry_reverse(run, &a, list) order = order * 10 + run->len;
 	runfs_expect(order == 12344321);
 	list_move(&r[2].list, &a);
 	list_move_tail(&r[0].list, &a); /* 3 2 4 1 */
@@ -658,17 +658,15 @@ static int runfs_check_lists(void)
 	runfs_expect(list_last_entry(&a, struct runfs_run, list) == &r[0]);
 	runfs_expect(list_next_entry(&r[2], list) == &r[1]);
 	runfs_expect(list_prev_entry(&r[3], list) == &r[1]);
-	list_for_each_safe(pos, n, &a)
-		if (list_entry(pos, struct runfs_run, list)->len > 1)
-			list_del_init(pos);
+	list_for_each_safe(pos, n, &a) if (list_entry(pos, struct runfs_run, list)->len > 1)
+		list_del_init(pos);
 	runfs_expect(list_is_singular(&a) && list_empty(&r[3].list));
 	list_add(&r[3].list, &b);
 	list_splice_init(&b, &a); /* 4 1 */
 	runfs_expect(list_first_entry_or_null(&a, struct runfs_run, list) == &r[3]);
 	runfs_expect(!list_first_entry_or_null(&b, struct runfs_run, list));
 	order = 0;
-	list_for_each(pos, &a)
-		order++;
+	list_for_each(pos, &a) order++;
 	runfs_expect(order == 2);
 	return 0;
 }
