@@ -33,6 +33,7 @@ struct iomap_bdev_limits {
 	uint32_t dma_alignment;	      /* alignment of memory, power of two */
 	uint32_t max_segments_nr;     /* memory segments in one transfer */
 	uint64_t max_transfer_bytes;  /* longest single transfer */
+	uint64_t reserved[8];
 };
 
 /**

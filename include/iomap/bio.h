@@ -38,6 +38,7 @@ struct iomap_bio_vec {
 struct iomap_bvec_iter {
 	uint64_t bi_sector; /* device address in units of 512 bytes */
 	uint64_t bi_size;   /* bytes left */
+	uint32_t bi_idx, bi_bvec_done; /* for an iteration over the vectors; not used yet */
 };
 
 typedef void iomap_bio_end_io_fn(struct iomap_bio *bio);
@@ -153,6 +154,7 @@ struct iomap_plug {
 	struct iomap_bio *first, *last;
 	unsigned count;
 	bool nested;
+	uint64_t reserved[4];
 };
 IOMAP_API void iomap_start_plug(struct iomap_plug *plug);
 IOMAP_API void iomap_finish_plug(struct iomap_plug *plug);

@@ -45,6 +45,7 @@ struct iomap_read_folio_ctx {
 	struct iomap_folio *cur_folio;	     /* iomap_read_folio: required */
 	struct iomap_readahead_control *rac; /* iomap_readahead: required */
 	void *read_ctx;			     /* the ops' own */
+	uint64_t reserved[4];
 };
 
 /*

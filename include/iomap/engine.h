@@ -12,6 +12,8 @@
 #ifndef IOMAP_ENGINE_H
 #define IOMAP_ENGINE_H
 
+#include <string.h>
+
 #include <iomap/types.h>
 
 #ifdef __cplusplus
@@ -63,8 +65,8 @@ struct iomap_engine_opts {
 	uint32_t flags;		      /* IOMAP_ENGINE_xxx */
 	const char *backend;	      /* "io_uring", "threads"; NULL: $IOMAP_BACKEND, then the
 				       * best that works.  A named backend has no fallback. */
-	uint32_t nr_queues;	      /* I/O queues [number of CPUs, at most 4], <= 64 */
-	uint32_t queue_depth;	      /* requests in flight in each queue [128], <= 32768 */
+	uint32_t nr_queues;	      /* I/O queues [number of CPUs, at most 4], <= 32 */
+	uint32_t queue_depth;	      /* requests in flight in each queue [128], <= 4096 */
 	uint32_t nr_io_threads;	      /* threads of the "threads" backend, all queues [8], <= 1024 */
 	uint32_t dirty_background_pct; /* flusher starts at this share of the cache [10, or
 					* dirty_hard_pct if that is smaller] */
@@ -84,7 +86,12 @@ struct iomap_engine_opts {
 /**
  * iomap_engine_opts_init - clear @opts and set its size
  */
-IOMAP_API void iomap_engine_opts_init(struct iomap_engine_opts *opts);
+static inline void iomap_engine_opts_init(struct iomap_engine_opts *opts)
+{
+	/* inline, so that it clears the struct of the caller's version */
+	memset(opts, 0, sizeof(*opts));
+	opts->size = sizeof(*opts);
+}
 
 /**
  * iomap_engine_create - reserve cache memory, set up I/O queues, start the flusher

@@ -40,7 +40,7 @@ extern "C" {
 #define IOMAP_F_BOUNDARY 0x0040U   /* app / writeback: I/O is not merged across the start */
 #define IOMAP_F_ANON_WRITE 0x0080U /* app / writeback: addr is assigned at submission */
 #define IOMAP_F_ATOMIC_BIO 0x0100U /* app / direct: the device itself can write this untorn */
-#define IOMAP_F_ZEROES_UNWRITTEN 0x0200U /* app / direct (ours): can zero inside UNWRITTEN */
+#define IOMAP_F_ZEROES_UNWRITTEN 0x0800U /* app / direct (ours): can zero inside UNWRITTEN */
 #define IOMAP_F_PRIVATE 0x1000U	   /* app / app: free for the application */
 #define IOMAP_F_SIZE_CHANGED 0x4000U /* library / iomap_end: this write moved i_size */
 #define IOMAP_F_STALE 0x8000U	   /* library or app / library: sample the mapping again */

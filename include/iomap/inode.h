@@ -43,6 +43,7 @@ struct iomap_address_space_operations {
 	int (*writepages)(struct iomap_address_space *mapping, struct iomap_writeback_control *wbc);
 	bool (*dirty_folio)(struct iomap_address_space *mapping, struct iomap_folio *folio);
 	void (*readahead)(struct iomap_readahead_control *rac);
+	void (*reserved_bmap)(void); /* keeps the kernel's order */
 	void (*invalidate_folio)(struct iomap_folio *folio, size_t off, size_t len);
 	bool (*release_folio)(struct iomap_folio *folio, unsigned gfp);
 	bool (*is_partially_uptodate)(struct iomap_folio *folio, size_t from, size_t count);
@@ -54,8 +55,12 @@ struct iomap_address_space_operations {
  * (kernel: struct file_operations).  All optional.  They take the locks they need.
  */
 struct iomap_file_operations {
+	void (*reserved_llseek)(void); /* keeps the kernel's order, as below */
 	ssize_t (*read_iter)(struct iomap_kiocb *iocb, struct iomap_iov_iter *to);
 	ssize_t (*write_iter)(struct iomap_kiocb *iocb, struct iomap_iov_iter *from);
+	void (*reserved_mmap)(void);
+	void (*reserved_open)(void);
+	void (*reserved_release)(void);
 	/* @end inclusive, as in the kernel */
 	int (*fsync)(struct iomap_file *file, int64_t start, int64_t end, int datasync);
 	void (*reserved[8])(void);

@@ -33,6 +33,7 @@ struct iomap {
 				    * of the file */
 	void *IOMAP_PRIVATE_MEMBER; /* the application's */
 	uint64_t validity_cookie;  /* the application's, for iomap_valid */
+	uint64_t reserved[2];
 };
 
 /*

@@ -23,10 +23,12 @@
  * -> read or written -> unlocked, uptodate -> (dirty -> writeback -> clean)* -> removed by
  * eviction or truncation with its version moved -> free.
  *
- * Tags of the index: DIRTY, WRITEBACK, TOWRITE, changed under tree_lock.  A folio keeps its
- * DIRTY tag from iomap__folio_clear_dirty_for_io() to iomap__folio_start_writeback(), which
- * changes it for WRITEBACK in one step: whoever looks for dirty and then for writeback
- * folios never misses one.
+ * Tags of the index: DIRTY, WRITEBACK, TOWRITE, changed under tree_lock.  A folio that is
+ * about to be written loses its DIRTY flag first (iomap__folio_clear_dirty_for_io()), then
+ * gets WRITEBACK, flag and tag, and loses its DIRTY and TOWRITE tags last, when all of it
+ * is queued (iomap__folio_writeback_queued()).  So whoever looks for dirty and then for
+ * writeback folios never misses one, and one of which something was held back keeps its
+ * tags throughout.  The counts of dirty pages follow the tag, not the flag.
  */
 #ifndef IOMAP__CACHE_H
 #define IOMAP__CACHE_H
@@ -101,15 +103,17 @@ void iomap__folio_handoff(struct iomap_folio *folio);
  * Dirty state.  All with the folio locked.
  * dirty: set the flag, the tag and the accounting, put the inode on the dirty list; true if
  *   it was clean.
- * clear_dirty_for_io: clear the flag, keep the tag; true if it was dirty.
- * start_writeback: set WRITEBACK, exchange the tags (the DIRTY tag stays if the folio is
- *   dirty again).  end_writeback: any context, not locked; wakes waiters.  The caller of
- *   end_writeback needs no reference: start_writeback takes one, end_writeback drops it.
+ * clear_dirty_for_io: clear the flag, keep the tags; true if it was dirty.
+ * start_writeback: set WRITEBACK, flag and tag.  writeback_queued: take off the DIRTY tag,
+ *   unless the folio is dirty again, and TOWRITE; not called when something was held back.
+ *   end_writeback: any context, not locked; wakes waiters.  The caller of end_writeback
+ *   needs no reference: start_writeback takes one, end_writeback drops it.
  * cancel_dirty: the folio is clean without having been written.
  */
 bool iomap__filemap_dirty_folio(struct iomap_address_space *mapping, struct iomap_folio *folio);
 bool iomap__folio_clear_dirty_for_io(struct iomap_folio *folio);
 void iomap__folio_start_writeback(struct iomap_folio *folio);
+void iomap__folio_writeback_queued(struct iomap_folio *folio);
 void iomap__folio_end_writeback(struct iomap_folio *folio);
 void iomap__folio_cancel_dirty(struct iomap_folio *folio);
 
@@ -191,8 +195,19 @@ void iomap__mapping_init(struct iomap_address_space *mapping, struct iomap_inode
 void iomap__inode_register(struct iomap_inode *inode);
 void iomap__inode_unregister(struct iomap_inode *inode);
 bool iomap__cache_has_inodes(struct iomap_engine *engine);
-/* Next inode after @prev (NULL: first), pinned; @prev is unpinned.  For sync_engine. */
-struct iomap_inode *iomap__inode_next(struct iomap_engine *engine, struct iomap_inode *prev);
+/*
+ * Go over all inodes of an engine, each pinned while the caller has it: zero a walk, set
+ * engine, call next until it gives NULL.  Inodes that go meanwhile are left out, those that
+ * are there from beginning to end are not.
+ */
+struct iomap__inode_walk {
+	struct iomap_engine *engine;
+	struct iomap_inode *inode;	   /* pinned */
+	struct iomap_list_head *next;	   /* under inodes_lock: where to go on */
+	struct iomap__inode_walk *others; /* under inodes_lock */
+	bool started;
+};
+struct iomap_inode *iomap__inode_walk_next(struct iomap__inode_walk *walk);
 /* Wake the flusher. */
 void iomap__flusher_kick(struct iomap_engine *engine);
 

@@ -4,7 +4,9 @@
  *
  * A folio's flags are changed with its lock held, but for the end of writeback, which runs
  * in completions.  Flag, tag and counters of one change are made in this order: flag, then
- * under tree_lock tag and the address space's counters, then the cache's counters.
+ * under tree_lock tag and the address space's counters, then the cache's counters.  A count
+ * of dirty pages is one of tags: it falls only when the folio's writeback is queued, so that
+ * an fsync which finds it 0 has WRITEBACK tags to wait for.
  *
  * The end of writeback clears flag and tag in one hold of tree_lock, and does nothing with
  * the address space after it has let go of it: whoever destroys the inode takes tree_lock
@@ -51,56 +53,61 @@ bool iomap__wb_wait(struct iomap__cache *cache, uint32_t seq)
 bool iomap__filemap_dirty_folio(struct iomap_address_space *mapping, struct iomap_folio *folio)
 {
 	struct iomap__cache *cache = folio->cache;
+	bool fresh;
 
 	if (iomap__folio_test(folio, IOMAP__FOLIO_DIRTY))
 		return false;
 	iomap__folio_set(folio, IOMAP__FOLIO_DIRTY);
 	iomap__tree_lock(mapping);
-	iomap__index_set_tag(mapping, iomap_folio_index(folio), IOMAP__TAG_DIRTY);
+	fresh = iomap__index_set_tag(mapping, iomap_folio_index(folio), IOMAP__TAG_DIRTY);
 	/* seq_cst pairs with the flusher taking the inode off its list */
-	__atomic_fetch_add(&mapping->nr_dirty_pages, pages_of(folio), __ATOMIC_SEQ_CST);
+	if (fresh)
+		__atomic_fetch_add(&mapping->nr_dirty_pages, pages_of(folio), __ATOMIC_SEQ_CST);
 	iomap__tree_unlock(mapping);
-	atomic_fetch_add(&cache->nr_dirty, pages_of(folio));
+	if (fresh)
+		atomic_fetch_add(&cache->nr_dirty, pages_of(folio));
 	iomap__inode_put_dirty(mapping->host);
 	return true;
 }
 
-static void account_clean(struct iomap_address_space *mapping, struct iomap_folio *folio)
+/* Take DIRTY, unless the folio is dirty, and TOWRITE off. */
+static void clear_dirty_tags(struct iomap_folio *folio)
 {
-	iomap__fetch_sub(&mapping->nr_dirty_pages, pages_of(folio));
-	atomic_fetch_sub(&folio->cache->nr_dirty, pages_of(folio));
+	struct iomap_address_space *mapping = iomap_folio_mapping(folio);
+	uint64_t index = iomap_folio_index(folio);
+	bool cleared = false;
+
+	iomap__tree_lock(mapping);
+	iomap__index_clear_tag(mapping, index, IOMAP__TAG_TOWRITE);
+	if (!iomap__folio_test(folio, IOMAP__FOLIO_DIRTY))
+		cleared = iomap__index_clear_tag(mapping, index, IOMAP__TAG_DIRTY);
+	if (cleared)
+		__atomic_fetch_sub(&mapping->nr_dirty_pages, pages_of(folio), __ATOMIC_SEQ_CST);
+	iomap__tree_unlock(mapping);
+	if (cleared)
+		atomic_fetch_sub(&folio->cache->nr_dirty, pages_of(folio));
 }
 
 bool iomap__folio_clear_dirty_for_io(struct iomap_folio *folio)
 {
-	struct iomap_address_space *mapping = iomap_folio_mapping(folio);
 	uint32_t old = atomic_fetch_and_explicit(&folio->flags, ~IOMAP__FOLIO_DIRTY,
 						 memory_order_acq_rel);
 
 	iomap__assert(iomap_folio_test_locked(folio));
-	if (!(old & IOMAP__FOLIO_DIRTY))
-		return false;
-	account_clean(mapping, folio);
-	return true;
+	return old & IOMAP__FOLIO_DIRTY;
 }
 
 void iomap__folio_cancel_dirty(struct iomap_folio *folio)
 {
-	struct iomap_address_space *mapping = iomap_folio_mapping(folio);
-
 	if (!iomap__folio_clear_dirty_for_io(folio))
 		return;
-	iomap__tree_lock(mapping);
-	iomap__index_clear_tag(mapping, iomap_folio_index(folio), IOMAP__TAG_DIRTY);
-	iomap__index_clear_tag(mapping, iomap_folio_index(folio), IOMAP__TAG_TOWRITE);
-	iomap__tree_unlock(mapping);
+	clear_dirty_tags(folio);
 	iomap__wb_progress(folio->cache);
 }
 
 void iomap__folio_start_writeback(struct iomap_folio *folio)
 {
 	struct iomap_address_space *mapping = iomap_folio_mapping(folio);
-	uint64_t index = iomap_folio_index(folio);
 	uint32_t old;
 
 	iomap__assert(iomap_folio_test_locked(folio));
@@ -109,13 +116,16 @@ void iomap__folio_start_writeback(struct iomap_folio *folio)
 	old = atomic_fetch_or_explicit(&folio->flags, IOMAP__FOLIO_WRITEBACK,
 				       memory_order_acq_rel);
 	iomap__assert_msg(!(old & IOMAP__FOLIO_WRITEBACK), "folio is already under writeback");
-	iomap__index_set_tag(mapping, index, IOMAP__TAG_WRITEBACK);
-	iomap__index_clear_tag(mapping, index, IOMAP__TAG_TOWRITE);
-	if (!(old & IOMAP__FOLIO_DIRTY))
-		iomap__index_clear_tag(mapping, index, IOMAP__TAG_DIRTY);
+	iomap__index_set_tag(mapping, iomap_folio_index(folio), IOMAP__TAG_WRITEBACK);
 	iomap__fetch_add(&mapping->nr_writeback_pages, pages_of(folio));
 	iomap__tree_unlock(mapping);
 	atomic_fetch_add(&folio->cache->nr_writeback, pages_of(folio));
+}
+
+void iomap__folio_writeback_queued(struct iomap_folio *folio)
+{
+	iomap__assert(iomap_folio_test_locked(folio));
+	clear_dirty_tags(folio);
 }
 
 void iomap__folio_end_writeback(struct iomap_folio *folio)

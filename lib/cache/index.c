@@ -235,18 +235,21 @@ int iomap__index_insert(struct iomap_address_space *mapping, struct iomap_folio 
 	return err;
 }
 
-void iomap__index_set_tag(struct iomap_address_space *mapping, uint64_t index, enum iomap__tag tag)
+bool iomap__index_set_tag(struct iomap_address_space *mapping, uint64_t index, enum iomap__tag tag)
 {
 	struct iomap__node *node = descend(mapping, index, false);
+	bool changed = false;
 
 	while (node) {
 		uint64_t bit = 1ULL << slot_of(node, index);
 
 		if (node->tags[tag] & bit)
-			return;
+			break;
 		node->tags[tag] |= bit;
 		node = node->parent;
+		changed = true;
 	}
+	return changed;
 }
 
 static void clear_tag(struct iomap__node *node, uint64_t index, enum iomap__tag tag)
@@ -259,10 +262,15 @@ static void clear_tag(struct iomap__node *node, uint64_t index, enum iomap__tag 
 	}
 }
 
-void iomap__index_clear_tag(struct iomap_address_space *mapping, uint64_t index,
+bool iomap__index_clear_tag(struct iomap_address_space *mapping, uint64_t index,
 			    enum iomap__tag tag)
 {
-	clear_tag(descend(mapping, index, false), index, tag);
+	struct iomap__node *node = descend(mapping, index, false);
+	bool set = node && node->tags[tag] & 1ULL << slot_of(node, index);
+
+	if (set)
+		clear_tag(node, index, tag);
+	return set;
 }
 
 void iomap__index_erase(struct iomap_address_space *mapping, struct iomap_folio *folio)

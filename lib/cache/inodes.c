@@ -5,6 +5,9 @@
  * i_pins_nr counts uses by threads that found the inode on a list: the flusher and
  * iomap_sync_engine().  Unregistering takes it off both lists, so that no new pin comes, and
  * waits for those there are.
+ *
+ * A walk remembers the inode that comes next, not the one it has; an inode that goes moves
+ * every walk that was about to come to it on to the one behind.
  */
 #include "cache/internal.h"
 
@@ -25,6 +28,9 @@ void iomap__inode_register(struct iomap_inode *inode)
 	iomap__mutex_lock(&cache->inodes_lock);
 	iomap__list_add_tail(&inode->i_engine_list, &cache->inodes);
 	iomap__mutex_unlock(&cache->inodes_lock);
+	/* it has been here before, and could not be destroyed after all */
+	if (iomap__load_acquire(&inode->i_data.nr_dirty_pages))
+		iomap__inode_put_dirty(inode);
 }
 
 void iomap__inode_unregister(struct iomap_inode *inode)
@@ -34,6 +40,9 @@ void iomap__inode_unregister(struct iomap_inode *inode)
 
 	iomap__fetch_or(&inode->i_state, IOMAP__I_DYING);
 	iomap__mutex_lock(&cache->inodes_lock);
+	for (struct iomap__inode_walk *walk = cache->walks; walk; walk = walk->others)
+		if (walk->next == &inode->i_engine_list)
+			walk->next = inode->i_engine_list.next;
 	iomap__list_del(&inode->i_engine_list);
 	iomap__mutex_unlock(&cache->inodes_lock);
 	iomap__mutex_lock(&cache->dirty_lock);
@@ -55,25 +64,38 @@ bool iomap__cache_has_inodes(struct iomap_engine *engine)
 	return any;
 }
 
-struct iomap_inode *iomap__inode_next(struct iomap_engine *engine, struct iomap_inode *prev)
+static void walk_end(struct iomap__cache *cache, struct iomap__inode_walk *walk)
 {
+	struct iomap__inode_walk **at = &cache->walks;
+
+	while (*at != walk)
+		at = &(*at)->others;
+	*at = walk->others;
+}
+
+struct iomap_inode *iomap__inode_walk_next(struct iomap__inode_walk *walk)
+{
+	struct iomap_engine *engine = walk->engine;
 	struct iomap__cache *cache = engine->cache;
-	struct iomap_list_head *at = &cache->inodes;
-	struct iomap_inode *inode = NULL;
+	struct iomap_inode *prev = walk->inode;
 
 	iomap__mutex_lock(&cache->inodes_lock);
-	if (prev) {
-		at = &prev->i_engine_list;
-		/* taken off while we had it pinned: the walk cannot go on from here */
-		if (iomap__list_empty(at))
-			at = cache->inodes.prev;
+	if (!walk->started) {
+		walk->started = true;
+		walk->next = cache->inodes.next;
+		walk->others = cache->walks;
+		cache->walks = walk;
 	}
-	if (at->next != &cache->inodes) {
-		inode = iomap__container_of(at->next, struct iomap_inode, i_engine_list);
-		iomap__fetch_add(&inode->i_pins_nr, 1);
+	walk->inode = NULL;
+	if (walk->next == &cache->inodes) {
+		walk_end(cache, walk);
+	} else {
+		walk->inode = iomap__container_of(walk->next, struct iomap_inode, i_engine_list);
+		iomap__fetch_add(&walk->inode->i_pins_nr, 1);
+		walk->next = walk->next->next;
 	}
 	iomap__mutex_unlock(&cache->inodes_lock);
 	if (prev && iomap__fetch_sub(&prev->i_pins_nr, 1) == 1)
 		iomap__io_wake(engine->blk, &prev->i_pins_nr);
-	return inode;
+	return walk->inode;
 }

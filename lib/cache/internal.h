@@ -52,7 +52,8 @@ struct iomap__cache {
 
 	/* inodes.c */
 	struct iomap__mutex inodes_lock;
-	struct iomap_list_head inodes; /* under inodes_lock */
+	struct iomap_list_head inodes;	    /* under inodes_lock */
+	struct iomap__inode_walk *walks; /* under inodes_lock */
 
 	/* flusher.c */
 	pthread_t flusher;
@@ -112,8 +113,9 @@ struct iomap_folio *iomap__index_lookup(const struct iomap_address_space *mappin
 int iomap__index_insert(struct iomap_address_space *mapping, struct iomap_folio *folio);
 /* Under tree_lock. */
 void iomap__index_erase(struct iomap_address_space *mapping, struct iomap_folio *folio);
-void iomap__index_set_tag(struct iomap_address_space *mapping, uint64_t index, enum iomap__tag tag);
-void iomap__index_clear_tag(struct iomap_address_space *mapping, uint64_t index,
+/* Return: whether the tag was not set, or was. */
+bool iomap__index_set_tag(struct iomap_address_space *mapping, uint64_t index, enum iomap__tag tag);
+bool iomap__index_clear_tag(struct iomap_address_space *mapping, uint64_t index,
 			    enum iomap__tag tag);
 /* Give back nodes that no reader can see any more.  No lock held but folio and inode locks. */
 void iomap__index_reap(struct iomap__cache *cache, bool all);

@@ -24,21 +24,15 @@
 #define ENGINE_CACHE_BYTES (256ULL << 20)
 #define ENGINE_FOLIO_BYTES (64ULL << 10)
 #define ENGINE_FOLIO_BYTES_MAX (2ULL << 20)
-#define ENGINE_FOLIO_SHARE 16U	   /* of these, at most one is the largest folio */
-#define ENGINE_CALLER_FOLIOS 8U	   /* base folios that one caller may need at once */
+#define ENGINE_FOLIO_SHARE 16U	/* of these, at most one is the largest folio */
+#define ENGINE_CALLER_FOLIOS 8U /* base folios that one caller may need at once */
 #define ENGINE_DIRTY_PCT_MAX 80U
-#define ENGINE_QUEUES_MAX 64U
-#define ENGINE_QUEUE_DEPTH_MAX 32768U
+#define ENGINE_QUEUES_MAX 32U
+#define ENGINE_QUEUE_DEPTH_MAX 4096U
 #define ENGINE_IO_THREADS_MAX 1024U
 #define ENGINE_FLAGS IOMAP_ENGINE_NO_THREADS
 
 #define engine_default(member, value) ((member) ? (member) : (value))
-
-void iomap_engine_opts_init(struct iomap_engine_opts *opts)
-{
-	memset(opts, 0, sizeof(*opts));
-	opts->size = sizeof(*opts);
-}
 
 /* Whether all bytes of [from, to) of @mem are zero. */
 static bool engine_is_zero(const void *mem, size_t from, size_t to)
@@ -86,8 +80,8 @@ static uint64_t engine_default_folio(uint64_t cache_bytes)
 
 static void engine_fill_opts(struct iomap_engine_opts *opts)
 {
-	opts->cache_bytes = iomap__round_down(
-		engine_default(opts->cache_bytes, ENGINE_CACHE_BYTES), IOMAP_PAGE_SIZE);
+	opts->cache_bytes = iomap__round_down(engine_default(opts->cache_bytes, ENGINE_CACHE_BYTES),
+					      IOMAP_PAGE_SIZE);
 	opts->max_folio_bytes =
 		engine_default(opts->max_folio_bytes, engine_default_folio(opts->cache_bytes));
 	opts->max_callers = engine_default(opts->max_callers, 16);
@@ -117,10 +111,11 @@ static int engine_check_cache(struct iomap__env *env, const struct iomap_engine_
 	}
 	if (!iomap__is_pow2(opts->max_folio_bytes) || opts->max_folio_bytes < IOMAP_PAGE_SIZE ||
 	    opts->max_folio_bytes > ENGINE_FOLIO_BYTES_MAX) {
-		iomap__log(env, IOMAP_LOG_ERROR,
-			   "engine: largest folio of %llu bytes is not a power of two of %zu to %llu",
-			   (unsigned long long)opts->max_folio_bytes, IOMAP_PAGE_SIZE,
-			   (unsigned long long)ENGINE_FOLIO_BYTES_MAX);
+		iomap__log(
+			env, IOMAP_LOG_ERROR,
+			"engine: largest folio of %llu bytes is not a power of two of %zu to %llu",
+			(unsigned long long)opts->max_folio_bytes, IOMAP_PAGE_SIZE,
+			(unsigned long long)ENGINE_FOLIO_BYTES_MAX);
 		return -EINVAL;
 	}
 	if (opts->max_folio_bytes > opts->cache_bytes / ENGINE_FOLIO_SHARE) {

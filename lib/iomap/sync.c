@@ -192,15 +192,16 @@ static int sync_engine_error(struct iomap_engine *engine)
 
 int iomap_sync_engine(struct iomap_engine *engine)
 {
-	struct iomap_inode *inode = NULL;
+	struct iomap__inode_walk first = { .engine = engine }, second = { .engine = engine };
+	struct iomap_inode *inode;
 	uint64_t bdevs = 0;
 	int data_err = 0, err = 0;
 
 	/* Get all devices busy first.  What this leaves out the second round writes. */
-	while ((inode = iomap__inode_next(engine, inode)))
+	while ((inode = iomap__inode_walk_next(&first)))
 		(void)iomap__filemap_write_range(&inode->i_data, 0, INT64_MAX, IOMAP_WB_SYNC_NONE,
 						 NULL);
-	while ((inode = iomap__inode_next(engine, inode))) {
+	while ((inode = iomap__inode_walk_next(&second))) {
 		sync_first(&data_err, iomap__sync_write_wait(inode, 0, INT64_MAX));
 		sync_first(&err, sync_commit(inode, 0));
 		bdevs |= sync_bdevs(inode);

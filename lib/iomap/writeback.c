@@ -10,6 +10,7 @@
  *	  under writeback		write_bytes = 1
  *	  each dirty run		writeback_range adds the run's bytes to write_bytes,
  *					by iomap_add_to_ioend() or iomap_start_folio_write()
+ *	  tags taken off		iomap__folio_writeback_queued()
  *	  unlocked			writers may dirty it again
  *	  the 1 is taken away
  *	completions			iomap_finish_folio_write() takes the bytes away
@@ -19,7 +20,8 @@
  *
  * A run that fails: the folio is clean as a whole, and nothing more of it is asked for, since
  * the application gives back the reservations up to its end.  What was queued before goes
- * out.  A run that is deferred: everything from it on is dirty again, flag and tag.
+ * out.  A run that is deferred: everything from it on is dirty again, and the folio keeps
+ * its DIRTY and TOWRITE tags all the while, so that a sync beside this one finds it too.
  *
  * Nothing is held back while this thread sleeps: before it waits for a folio's lock or for
  * writeback, what was built so far is submitted.  Somebody else may be waiting for that, and
@@ -170,6 +172,7 @@ static int wb_write(struct iomap_writepage_ctx *wpc, struct iomap_folio *folio, 
 		iomap__ifs_clear_dirty(folio, 0, bytes);
 		/* before writeback ends: who has waited for that finds the error */
 		iomap_mapping_set_error(&inode->i_data, (int)ret);
+		iomap__folio_writeback_queued(folio);
 	}
 	iomap_folio_unlock(folio);
 	iomap_finish_folio_write(inode, folio, 1);

@@ -403,7 +403,7 @@ static void spoil_type(struct ts *ts, struct iomap *iomap)
 static void spoil_flags(struct ts *ts, struct iomap *iomap)
 {
 	(void)ts;
-	iomap->flags |= 0x0800;
+	iomap->flags |= 0x0400;
 }
 static void spoil_hole(struct ts *ts, struct iomap *iomap)
 {
