@@ -14,6 +14,15 @@
 
 #include "testutil.h"
 
+#if T_TSAN
+/* Criterion's processes have threads of their own; children of ours start some as well. */
+const char *__tsan_default_options(void);
+const char *__tsan_default_options(void)
+{
+	return "die_after_fork=0";
+}
+#endif
+
 void t_die(const char *file, int line, const char *what)
 {
 	fprintf(stderr, "%s:%d: not true: %s\n", file, line, what);
