@@ -121,6 +121,23 @@ IOMAP_API IOMAP_MUST_CHECK bool iomap_bio_add(struct iomap_bio *bio, void *base,
 IOMAP_API IOMAP_MUST_CHECK bool iomap_bio_add_folio(struct iomap_bio *bio,
 						    struct iomap_folio *folio, size_t len,
 						    size_t off);
+/**
+ * iomap_bio_copy_in - copy into the bio's memory: a device that serves a read
+ * @bio: from submit_bio to iomap_bio_endio()
+ * @off: byte of the bio's data where to start
+ * @from: the bytes
+ * @len: how many; cut to what the bio holds behind @off
+ *
+ * The memory may be a folio that a copying reader still looks at, who will throw its copy
+ * away.  This function knows how to store there; plain stores are the same to the machine,
+ * but ThreadSanitizer would call them a race.  Any context.  Kernel: memcpy_to_bvec.
+ *
+ * Return: bytes copied.
+ */
+IOMAP_API size_t iomap_bio_copy_in(struct iomap_bio *bio, size_t off, const void *from,
+				   size_t len);
+/** iomap_bio_copy_out - copy out of the bio's memory: a device that serves a write; as above */
+IOMAP_API size_t iomap_bio_copy_out(const struct iomap_bio *bio, size_t off, void *to, size_t len);
 /** iomap_bio_end_sector - the sector after the last one */
 IOMAP_API uint64_t iomap_bio_end_sector(const struct iomap_bio *bio);
 

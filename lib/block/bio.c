@@ -145,6 +145,45 @@ bool iomap_bio_add_folio(struct iomap_bio *bio, struct iomap_folio *folio, size_
 	return iomap_bio_add(bio, (char *)iomap_folio_address(folio) + off, len);
 }
 
+/* Skip @off bytes of the vectors; the place of the next ones, and how many. */
+static char *bio_piece(const struct iomap_bio *bio, uint32_t *vec, size_t *off, size_t *len)
+{
+	while (*vec < bio->bi_vcnt && *off >= bio->bi_io_vec[*vec].bv_len)
+		*off -= bio->bi_io_vec[(*vec)++].bv_len;
+	if (*vec == bio->bi_vcnt)
+		return NULL;
+	*len = iomap__min(*len, bio->bi_io_vec[*vec].bv_len - *off);
+	return (char *)bio->bi_io_vec[*vec].bv_base + *off;
+}
+
+size_t iomap_bio_copy_in(struct iomap_bio *bio, size_t off, const void *from, size_t len)
+{
+	size_t done = 0, n;
+	uint32_t vec = 0;
+	char *to;
+
+	for (n = len; n && (to = bio_piece(bio, &vec, &off, &n)); n = len - done) {
+		iomap__copy_to_folio(to, (const char *)from + done, n);
+		done += n;
+		off += n;
+	}
+	return done;
+}
+
+size_t iomap_bio_copy_out(const struct iomap_bio *bio, size_t off, void *to, size_t len)
+{
+	size_t done = 0, n;
+	uint32_t vec = 0;
+	char *from;
+
+	for (n = len; n && (from = bio_piece(bio, &vec, &off, &n)); n = len - done) {
+		iomap__copy_from_folio((char *)to + done, from, n);
+		done += n;
+		off += n;
+	}
+	return done;
+}
+
 uint64_t iomap_bio_end_sector(const struct iomap_bio *bio)
 {
 	return bio->bi_iter.bi_sector + (bio->bi_iter.bi_size >> IOMAP_SECTOR_SHIFT);

@@ -9,32 +9,6 @@
 
 #define MEMORY_ALIGN 4096U
 
-/*
- * Folio memory that a read fills may be looked at by an optimistic reader of an earlier life
- * of the folio, who then throws the copy away (see filemap.c).  ThreadSanitizer wants such
- * accesses to be atomic on both sides.
- */
-static void memory_copy(void *to, const void *from, size_t bytes)
-{
-#if IOMAP__TSAN
-	uint8_t *dst = to;
-	const uint8_t *src = from;
-	size_t i = 0;
-
-	if ((((uintptr_t)dst | (uintptr_t)src) & 7U) == 0)
-		for (; i + 8 <= bytes; i += 8)
-			__atomic_store_n((uint64_t *)(void *)(dst + i),
-					 __atomic_load_n((const uint64_t *)(const void *)(src + i),
-							 __ATOMIC_RELAXED),
-					 __ATOMIC_RELAXED);
-	for (; i < bytes; i++)
-		__atomic_store_n(dst + i, __atomic_load_n(src + i, __ATOMIC_RELAXED),
-				 __ATOMIC_RELAXED);
-#else
-	memcpy(to, from, bytes);
-#endif
-}
-
 void iomap__memory_do(struct iomap_bio *bio)
 {
 	struct iomap_bdev *bdev = bio->bi_bdev;
@@ -43,22 +17,16 @@ void iomap__memory_do(struct iomap_bio *bio)
 	uint8_t *at = bdev->memory + (bio->bi_iter.bi_sector << IOMAP_SECTOR_SHIFT);
 	bool read = iomap__bio_op(bio) == IOMAP_REQ_OP_READ;
 	uint64_t written = atomic_load_explicit(&bdev->written, memory_order_acquire);
-	uint32_t i;
 
 	iomap__stat_add(stats, self, IOMAP__BLKSTAT_BIOS, 1);
 	if (iomap__bio_op(bio) == IOMAP_REQ_OP_FLUSH || bio->bi_opf & IOMAP_REQ_PREFLUSH) {
 		iomap__stat_add(stats, self, IOMAP__BLKSTAT_FLUSHES, 1);
 		iomap__bdev_flushed(bdev, written);
 	}
-	for (i = 0; i < bio->bi_vcnt; i++) {
-		const struct iomap_bio_vec *vec = &bio->bi_io_vec[i];
-
-		if (read)
-			memory_copy(vec->bv_base, at, vec->bv_len);
-		else
-			memory_copy(at, vec->bv_base, vec->bv_len);
-		at += vec->bv_len;
-	}
+	if (read)
+		iomap_bio_copy_in(bio, 0, at, bio->bi_iter.bi_size);
+	else
+		iomap_bio_copy_out(bio, 0, at, bio->bi_iter.bi_size);
 	if (bio->bi_iter.bi_size)
 		iomap__stat_add(stats, self,
 				read ? IOMAP__BLKSTAT_READ_BYTES : IOMAP__BLKSTAT_WRITTEN_BYTES,

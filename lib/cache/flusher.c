@@ -29,7 +29,7 @@ void iomap__inode_put_dirty(struct iomap_inode *inode)
 	if (__atomic_load_n(&inode->i_state, __ATOMIC_SEQ_CST) & IOMAP__I_DIRTY_LISTED)
 		return;
 	iomap__mutex_lock(&cache->dirty_lock);
-	if (!(inode->i_state & IOMAP__I_DIRTY_LISTED)) {
+	if (!(iomap__load(&inode->i_state) & IOMAP__I_DIRTY_LISTED)) {
 		inode->i_dirtied_ns = iomap__now_ns(&cache->engine->env);
 		iomap__list_add_tail(&inode->i_dirty_list, &cache->dirty_inodes);
 		__atomic_fetch_or(&inode->i_state, IOMAP__I_DIRTY_LISTED, __ATOMIC_SEQ_CST);
@@ -85,7 +85,7 @@ static struct iomap_inode *take_dirty(struct iomap__cache *cache, uint64_t expir
 static void give_back(struct iomap__cache *cache, struct iomap_inode *inode, bool whole)
 {
 	iomap__mutex_lock(&cache->dirty_lock);
-	if (inode->i_state & IOMAP__I_DIRTY_LISTED) {
+	if (iomap__load(&inode->i_state) & IOMAP__I_DIRTY_LISTED) {
 		if (whole)
 			inode->i_dirtied_ns = iomap__now_ns(&cache->engine->env);
 		drop_if_clean(inode);

@@ -56,21 +56,12 @@ static void copy_to_memory(void *to, const void *from, size_t len)
 static void transfer(struct td *td, struct iomap_bio *bio, uint64_t addr, uint64_t bytes)
 {
 	uint8_t *at = td->mem + addr;
-	uint64_t left = bytes;
 
 	t_must(addr + bytes <= td->bytes);
-	for (uint32_t i = 0; i < bio->bi_vcnt && left; i++) {
-		struct iomap_bio_vec *v = &bio->bi_io_vec[i];
-		size_t n = v->bv_len < left ? v->bv_len : left;
-
-		if (bio_op(bio) == TD_READ)
-			copy_to_memory(v->bv_base, at, n);
-		else
-			memcpy(at, v->bv_base, n);
-		at += n;
-		left -= n;
-	}
-	t_must(left == 0);
+	if (bio_op(bio) == TD_READ)
+		t_must(iomap_bio_copy_in(bio, 0, at, bytes) == bytes);
+	else
+		t_must(iomap_bio_copy_out(bio, 0, at, bytes) == bytes);
 }
 
 static void complete(struct td *td, struct td_queued q)
