@@ -68,9 +68,12 @@ int iomap__filemap_add(struct iomap_address_space *mapping, uint64_t index, bool
 		return -ENOMEM;
 	atomic_store_explicit(&folio->index, iomap__round_down(index, 1ULL << order),
 			      memory_order_relaxed);
-	/* nobody else has a reference, so nobody has the lock */
-	if (!iomap_folio_trylock(folio))
-		iomap__bug(__FILE__, __LINE__, "a folio without references is locked");
+	/*
+	 * Nobody else has a reference, but somebody may have the lock: whoever tries to evict
+	 * needs none, and may have got hold of what was another folio when it looked.  It finds
+	 * no address space and lets go at once.
+	 */
+	iomap_folio_lock(folio);
 	iomap_folio_get(folio); /* the index's */
 	err = iomap__index_insert(mapping, folio);
 	if (err) {
