@@ -31,28 +31,6 @@ static int fault_of(struct td *td, const struct iomap_bio *bio, uint64_t addr, u
 	return 0;
 }
 
-/*
- * Folio memory may still be looked at by a reader that copies without a lock and finds out
- * afterwards that it was too late.  The kernel writes there as it likes; ThreadSanitizer
- * wants to be told that we mean it.
- */
-static void copy_to_memory(void *to, const void *from, size_t len)
-{
-#if T_TSAN
-	uint64_t *t = to;
-
-	t_must(((uintptr_t)to | len) % sizeof(*t) == 0);
-	for (size_t i = 0; i < len / sizeof(*t); i++) {
-		uint64_t word;
-
-		memcpy(&word, (const char *)from + i * sizeof(word), sizeof(word));
-		__atomic_store_n(&t[i], word, __ATOMIC_RELAXED);
-	}
-#else
-	memcpy(to, from, len);
-#endif
-}
-
 static void transfer(struct td *td, struct iomap_bio *bio, uint64_t addr, uint64_t bytes)
 {
 	uint8_t *at = td->mem + addr;
