@@ -101,12 +101,31 @@ static struct iomap__node *node_new(struct iomap__cache *cache, unsigned shift,
 	return node;
 }
 
+/* The first root of an empty tree, as high as @index needs: below it nothing is empty. */
+static int plant(struct iomap_address_space *mapping, uint64_t index)
+{
+	struct iomap__node *node;
+	unsigned height = 1;
+
+	while (height < MAX_HEIGHT && index >> (NODE_SHIFT * height))
+		height++;
+	if (!root_covers(height, index))
+		return -EFBIG;
+	node = node_new(iomap__cache_of(mapping), NODE_SHIFT * (height - 1), NULL, 0);
+	if (!node)
+		return -ENOMEM;
+	iomap__store_release(&mapping->tree_root, (uint64_t)(uintptr_t)node | height);
+	return 0;
+}
+
 /* Make the tree high enough for @index. */
 static int grow(struct iomap_address_space *mapping, uint64_t index)
 {
 	struct iomap__cache *cache = iomap__cache_of(mapping);
 	uint64_t root = mapping->tree_root;
 
+	if (!root)
+		return plant(mapping, index);
 	while (!root_covers(root, index)) {
 		struct iomap__node *old = root_node(root);
 		unsigned height = root_height(root);
@@ -117,14 +136,12 @@ static int grow(struct iomap_address_space *mapping, uint64_t index)
 		node = node_new(cache, NODE_SHIFT * height, NULL, 0);
 		if (!node)
 			return -ENOMEM;
-		if (old) {
-			atomic_store_explicit(&node->slot[0], (uintptr_t)old, memory_order_relaxed);
-			node->count = 1;
-			for (int tag = 0; tag < IOMAP__TAGS; tag++)
-				node->tags[tag] = old->tags[tag] ? 1 : 0;
-			old->parent = node;
-			old->offset = 0;
-		}
+		atomic_store_explicit(&node->slot[0], (uintptr_t)old, memory_order_relaxed);
+		node->count = 1;
+		for (int tag = 0; tag < IOMAP__TAGS; tag++)
+			node->tags[tag] = old->tags[tag] ? 1 : 0;
+		old->parent = node;
+		old->offset = 0;
 		root = (uint64_t)(uintptr_t)node | (height + 1);
 		iomap__store_release(&mapping->tree_root, root);
 	}

@@ -133,6 +133,25 @@ Test(index, insert_erase_and_tags_agree_with_a_model)
 	close_fixture(&f);
 }
 
+/* Levels made on the way to a far page must not stay behind, empty. */
+Test(index, a_far_page_alone_leaves_no_node)
+{
+	struct fixture f;
+	struct iomap_folio *folio;
+	struct iomap_address_space *mapping = &f.inode.i_data;
+
+	open_fixture(&f, 4 << 20);
+	for (unsigned shift = 0; shift < 51; shift++) {
+		cr_assert_eq(iomap__filemap_add(mapping, 1ULL << shift, false, &folio), 0);
+		cr_assert_eq(iomap__index_lookup(mapping, 1ULL << shift), folio);
+		iomap__filemap_remove(mapping, folio);
+		iomap_folio_unlock(folio);
+		iomap_folio_put(folio);
+		cr_assert_eq(mapping->tree_root, 0, "page 2^%u", shift);
+	}
+	close_fixture(&f);
+}
+
 Test(index, towrite_takes_what_is_dirty_in_the_range)
 {
 	struct fixture f;
