@@ -149,7 +149,8 @@ int iomap__filemap_write_range(struct iomap_address_space *mapping, int64_t star
 void iomap__filemap_wait_range(struct iomap_address_space *mapping, int64_t start, int64_t end);
 /* Remove folios of the range, dirty or not, waiting for writeback and locks.  Whole folios. */
 void iomap__filemap_remove_range(struct iomap_address_space *mapping, int64_t start, int64_t end);
-/* A folio reference other than the index's exists in the address space. */
+/* A folio reference other than the index's and writeback's exists in the address space.
+ * Nothing takes new ones meanwhile. */
 bool iomap__filemap_referenced(struct iomap_address_space *mapping);
 /* Throttle: the caller has dirtied data.  No folio lock held.  May write and wait. */
 void iomap__balance_dirty(struct iomap_address_space *mapping);

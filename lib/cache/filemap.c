@@ -36,18 +36,18 @@ struct iomap_folio *iomap__filemap_get(struct iomap_address_space *mapping, uint
 	for (;;) {
 		struct iomap__thread *self = iomap__epoch_enter();
 		struct iomap_folio *folio = iomap__index_lookup(mapping, index);
+		/* fails when it was just evicted: the slot is about to become empty */
 		bool got = folio && iomap__folio_tryget(folio);
-
-		iomap__epoch_exit(self);
-		if (!folio)
-			return NULL;
-		if (!got)
-			continue; /* just evicted: the slot is about to become empty */
 		/* With a reference the identity stays, unless it was truncated. */
-		if (atomic_load_explicit(&folio->mapping, memory_order_acquire) == mapping &&
-		    index - iomap_folio_index(folio) < 1ULL << folio->order)
+		bool right = got && iomap_folio_mapping(folio) == mapping &&
+			     index - iomap_folio_index(folio) < 1ULL << folio->order;
+
+		/* Inside: when read sections have ended no stray reference is left. */
+		if (got && !right)
+			iomap_folio_put(folio);
+		iomap__epoch_exit(self);
+		if (!folio || right)
 			return folio;
-		iomap_folio_put(folio);
 	}
 }
 

@@ -62,7 +62,7 @@ uint64_t iomap_invalidate_inode_pages(struct iomap_inode *inode, int64_t start, 
 	return dropped;
 }
 
-bool iomap__filemap_referenced(struct iomap_address_space *mapping)
+static bool any_referenced(struct iomap_address_space *mapping)
 {
 	uint64_t index = 0;
 	struct iomap_folio *folios[IOMAP__BATCH];
@@ -81,4 +81,16 @@ bool iomap__filemap_referenced(struct iomap_address_space *mapping)
 			iomap_folio_put(folios[i]);
 		}
 	return referenced;
+}
+
+bool iomap__filemap_referenced(struct iomap_address_space *mapping)
+{
+	if (!any_referenced(mapping))
+		return false;
+	/*
+	 * Perhaps by a look-up in another address space, which found the folio when it was
+	 * cached there: it gives its reference back before its read section ends.
+	 */
+	iomap__epoch_synchronize();
+	return any_referenced(mapping);
 }
