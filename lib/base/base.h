@@ -268,11 +268,15 @@ void iomap__witness_disown(const void *lock);
 bool iomap__witness_holds(const void *lock);
 /* Abort if the thread holds any lock but i_rwsem and invalidate_lock (LK03). */
 void iomap__witness_assert_callback(const char *what);
+/* The same in an operation on an inode of @subclass, which may be part of a callback of an
+ * inode of a lower class, whose folios are locked. */
+void iomap__witness_assert_class(const char *what, unsigned subclass);
 #else
 #define iomap__witness_acquire(l, r, s, t, h, o) ((void)0)
 #define iomap__witness_release(l) ((void)0)
 #define iomap__witness_disown(l) ((void)0)
 #define iomap__witness_assert_callback(w) ((void)0)
+#define iomap__witness_assert_class(w, s) ((void)0)
 #endif
 
 /* futex(2) on 32-bit words; counted as system calls.  Spurious returns happen. */
