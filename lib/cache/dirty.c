@@ -132,6 +132,7 @@ void iomap__folio_end_writeback(struct iomap_folio *folio)
 {
 	struct iomap_address_space *mapping = iomap_folio_mapping(folio);
 	struct iomap__cache *cache = folio->cache;
+	uint64_t pages = pages_of(folio);
 	uint32_t old;
 
 	iomap__tree_lock(mapping);
@@ -140,13 +141,18 @@ void iomap__folio_end_writeback(struct iomap_folio *folio)
 	old = atomic_fetch_and_explicit(&folio->flags,
 					~(IOMAP__FOLIO_WRITEBACK | IOMAP__FOLIO_WB_WAITERS),
 					memory_order_acq_rel);
-	iomap__tree_unlock(mapping);
 	iomap__assert_msg(old & IOMAP__FOLIO_WRITEBACK, "folio is not under writeback");
-	atomic_fetch_sub(&cache->nr_writeback, pages_of(folio));
+	/*
+	 * With the flag, or iomap__filemap_referenced() would take it for somebody's.  Not the
+	 * last one: the index has its own, which goes under tree_lock.  From here on the folio
+	 * is only an address.
+	 */
+	iomap_folio_put(folio);
+	iomap__tree_unlock(mapping);
+	atomic_fetch_sub(&cache->nr_writeback, pages);
 	if (old & IOMAP__FOLIO_WB_WAITERS)
 		iomap__io_wake(iomap__cache_blk(cache), (const uint32_t *)&folio->flags);
 	iomap__wb_progress(cache);
-	iomap_folio_put(folio);
 }
 
 void iomap_folio_wait_writeback(struct iomap_folio *folio)
