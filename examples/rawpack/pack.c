@@ -185,20 +185,24 @@ static bool copy_file(struct packing *packing, struct object *object, int fd, in
 static bool pack_file(struct packing *packing, struct object *object, int *status)
 {
 	uint64_t start = now_ns();
-	struct stat now;
+	struct stat found;
 	bool packed;
 	int fd;
 
 	/* NONBLOCK: what was a file may be a pipe by now. */
 	fd = openat(packing->dir_fd, object->name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-	packing->session.source_ns += now_ns() - start;
 	if (fd < 0)
 		return skip(object, strerror(errno));
-	if (fstat(fd, &now) == 0 && !S_ISREG(now.st_mode))
-		packed = skip(object, "it is no regular file any more");
-	else
+	if (fstat(fd, &found) != 0)
+		found.st_mode = 0;
+	packing->session.source_ns += now_ns() - start;
+	if (S_ISREG(found.st_mode))
 		packed = copy_file(packing, object, fd, status);
+	else
+		packed = skip(object, "it is no regular file any more");
+	start = now_ns();
 	close(fd);
+	packing->session.source_ns += now_ns() - start;
 	return packed;
 }
 
