@@ -420,12 +420,14 @@ static long storm_main(void *arg)
 	unsigned id = (unsigned)(uintptr_t)arg;
 	struct iomap__blk *blk = storm.bt->engine.blk;
 	struct t_rand r = { .state = id + 77 };
-	unsigned char *buf = bt_buffer(BT_PAGE);
+	unsigned char *buf = bt_buffer((STORM_ROUNDS + 1) * BT_PAGE);
+	unsigned char *own = buf + STORM_ROUNDS * BT_PAGE;
 
-	for (int i = 0; i < STORM_ROUNDS; i++) {
+	for (unsigned i = 0; i < STORM_ROUNDS; i++) {
 		uint32_t seen = iomap__load_acquire(&storm.turn), free_word = 0;
 		struct iomap_bio *bio = bt_bio(storm.bdev, IOMAP_REQ_OP_READ,
-					       t_below(&r, 64) * BT_PAGE, buf, BT_PAGE);
+					       t_below(&r, 64) * BT_PAGE, buf + i * BT_PAGE,
+					       BT_PAGE);
 
 		bio->bi_end_io = storm_end;
 		iomap_submit_bio(bio);
@@ -440,7 +442,7 @@ static long storm_main(void *arg)
 			free_word = 0;
 		}
 		if (t_below(&r, 8) == 0)
-			t_must(bt_read(storm.bdev, 0, buf, BT_PAGE) == 0);
+			t_must(bt_read(storm.bdev, 0, own, BT_PAGE) == 0);
 		iomap__store_release(&storm.locked, 0);
 		iomap__io_wake(blk, &storm.locked);
 	}

@@ -1,0 +1,237 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * bd02_backends.c - every backend by name, and what is taken where io_uring is denied.
+ *
+ * Each test is a process of its own, so it may deny itself system calls and give up root.
+ */
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <stddef.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "testutil.h"
+
+#define BYTES (1024U * 1024U)
+#define NOBODY 65534
+
+static int create(const char *backend, struct t_log *log, struct iomap_engine **engine)
+{
+	struct iomap_engine_opts opts;
+
+	t_log_init(log);
+	iomap_engine_opts_init(&opts);
+	opts.backend = backend;
+	opts.log = t_log_line;
+	opts.log_ctx = log;
+	return iomap_engine_create(&opts, engine);
+}
+
+static int one(struct iomap_bdev *bdev, uint32_t opf, void *buf, size_t bytes)
+{
+	struct iomap_bio *bio = iomap_bio_alloc(bdev, 1, opf, NULL);
+	int status;
+
+	cr_assert(bio);
+	bio->bi_iter.bi_sector = 16;
+	cr_assert(iomap_bio_add(bio, buf, bytes));
+	status = iomap_submit_bio_wait(bio);
+	iomap_bio_put(bio);
+	return status;
+}
+
+/* I/O through the engine works; the engine is gone afterwards. */
+static void use(struct iomap_engine *engine, const char *path)
+{
+	void *out = aligned_alloc(4096, 65536), *in = aligned_alloc(4096, 65536);
+	struct iomap_bdev *bdev;
+
+	cr_assert_eq(iomap_bdev_open(engine, path, NULL, &bdev), 0);
+	t_fill(out, 65536, 0, 11);
+	cr_assert_eq(one(bdev, IOMAP_REQ_OP_WRITE, out, 65536), 0);
+	memset(in, 0, 65536);
+	cr_assert_eq(one(bdev, IOMAP_REQ_OP_READ, in, 65536), 0);
+	cr_assert_eq(memcmp(in, out, 65536), 0);
+	cr_assert_eq(iomap_bdev_flush(bdev), 0);
+	cr_assert_eq(iomap_bdev_close(bdev), 0);
+	cr_assert_eq(iomap_engine_destroy(engine), 0);
+	free(out);
+	free(in);
+}
+
+/* From now on @nr fails with @error in this process. */
+static void deny(int nr, int error)
+{
+	struct sock_filter filter[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)nr, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (unsigned)error),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog program = {
+		.len = sizeof(filter) / sizeof(filter[0]),
+		.filter = filter,
+	};
+
+	cr_assert_eq(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+	cr_assert_eq(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), 0);
+}
+
+/* What the engine takes by itself; skips where io_uring does not work to begin with. */
+static void need_uring(void)
+{
+	struct iomap_engine *engine;
+	struct t_log log;
+
+	unsetenv("IOMAP_BACKEND");
+	if (create("io_uring", &log, &engine) != 0)
+		cr_skip_test("io_uring does not work here");
+	cr_assert_eq(iomap_engine_destroy(engine), 0);
+}
+
+static void named(const char *backend)
+{
+	struct iomap_engine *engine;
+	char *path = t_temp(BYTES);
+	struct t_log log;
+
+	cr_assert_eq(create(backend, &log, &engine), 0);
+	cr_assert_str_eq(iomap_engine_backend(engine), backend);
+	use(engine, path);
+	cr_assert_eq(log.nr, 0U);
+	t_temp_free(path);
+}
+
+Test(bd02, bd02_io_uring_by_name)
+{
+	need_uring();
+	named("io_uring");
+}
+
+Test(bd02, bd02_threads_by_name)
+{
+	named("threads");
+}
+
+Test(bd02, bd02_the_environment_names_a_backend_and_the_options_win)
+{
+	struct iomap_engine *engine;
+	char *path = t_temp(BYTES);
+	struct t_log log;
+
+	setenv("IOMAP_BACKEND", "threads", 1);
+	cr_assert_eq(create(NULL, &log, &engine), 0);
+	cr_assert_str_eq(iomap_engine_backend(engine), "threads");
+	use(engine, path);
+	setenv("IOMAP_BACKEND", "nonsense", 1);
+	cr_assert_eq(create(NULL, &log, &engine), -EINVAL);
+	cr_assert_eq(create("threads", &log, &engine), 0);
+	use(engine, path);
+	t_temp_free(path);
+}
+
+Test(bd02, bd02_an_unknown_backend_is_refused)
+{
+	struct iomap_engine *engine;
+	struct t_log log;
+
+	cr_assert_eq(create("carrier pigeon", &log, &engine), -EINVAL);
+	cr_assert_eq(t_log_count(&log, IOMAP_LOG_ERROR, "carrier pigeon"), 1U);
+}
+
+static void denied(int nr, int error, const char *what)
+{
+	struct iomap_engine *engine;
+	char *path = t_temp(BYTES);
+	struct t_log log;
+
+	need_uring();
+	deny(nr, error);
+	cr_assert_eq(create(NULL, &log, &engine), 0);
+	cr_assert_str_eq(iomap_engine_backend(engine), "threads");
+	cr_assert_eq(log.nr, 1U, "one line");
+	cr_assert(strstr(log.line[0].text, what), "%s", log.line[0].text);
+	cr_assert(strstr(log.line[0].text, "threads"), "%s", log.line[0].text);
+	use(engine, path);
+	cr_assert_eq(create("io_uring", &log, &engine), -error, "by name there is no fallback");
+	setenv("IOMAP_BACKEND", "io_uring", 1);
+	cr_assert_eq(create(NULL, &log, &engine), -error, "nor by the environment");
+	t_temp_free(path);
+}
+
+Test(bd02, bd02_io_uring_denied_by_seccomp)
+{
+	denied(SYS_io_uring_setup, EPERM, "Operation not permitted");
+}
+
+Test(bd02, bd02_io_uring_missing_from_the_kernel)
+{
+	denied(SYS_io_uring_setup, ENOSYS, "Function not implemented");
+}
+
+Test(bd02, bd02_rings_that_may_be_set_up_but_not_entered)
+{
+	denied(SYS_io_uring_enter, EPERM, "io_uring_enter");
+}
+
+Test(bd02, bd02_no_memory_that_may_be_locked)
+{
+	denied(SYS_io_uring_setup, ENOMEM, "Cannot allocate memory");
+}
+
+static void as_nobody(rlim_t memlock)
+{
+	struct rlimit limit = { .rlim_cur = memlock, .rlim_max = memlock };
+	const char *backends[] = { NULL, "threads" };
+	char *path;
+
+	if (geteuid() != 0)
+		cr_skip_test("needs root to give it up");
+	path = t_temp(BYTES);
+	cr_assert_eq(chown(path, NOBODY, NOBODY), 0);
+	cr_assert_eq(setrlimit(RLIMIT_MEMLOCK, &limit), 0);
+	cr_assert_eq(setresgid(NOBODY, NOBODY, NOBODY), 0);
+	cr_assert_eq(setresuid(NOBODY, NOBODY, NOBODY), 0);
+	/* or the leak checker cannot look at this process any more */
+	cr_assert_eq(prctl(PR_SET_DUMPABLE, 1, 0, 0, 0), 0);
+	/* what is taken by itself: io_uring by name may rightly fail here */
+	unsetenv("IOMAP_BACKEND");
+	for (int i = 0; i < 2; i++) {
+		struct iomap_engine *engine;
+		struct t_log log;
+
+		cr_assert_eq(create(backends[i], &log, &engine), 0);
+		cr_assert_leq(log.nr, 1U);
+		use(engine, path);
+	}
+	t_temp_free(path);
+}
+
+Test(bd02, bd02_an_ordinary_user_without_locked_memory)
+{
+	as_nobody(0);
+}
+
+Test(bd02, bd02_an_ordinary_user_with_64_kib_of_locked_memory)
+{
+	as_nobody(65536);
+}
+
+/* Fallback of a system that has neither: the error of the last one. */
+Test(bd02, bd02_neither_works)
+{
+	struct iomap_engine *engine;
+	struct t_log log;
+
+	unsetenv("IOMAP_BACKEND");
+	deny(SYS_io_uring_setup, EPERM);
+	deny(SYS_clone, EAGAIN);
+	deny(SYS_clone3, EAGAIN);
+	cr_assert_eq(create(NULL, &log, &engine), -EAGAIN);
+	cr_assert_eq(t_log_count(&log, IOMAP_LOG_ERROR, "pthread_create"), 1U);
+}
