@@ -29,7 +29,8 @@ void iomap__inode_put_dirty(struct iomap_inode *inode)
 	if (__atomic_load_n(&inode->i_state, __ATOMIC_SEQ_CST) & IOMAP__I_DIRTY_LISTED)
 		return;
 	iomap__mutex_lock(&cache->dirty_lock);
-	if (!(iomap__load(&inode->i_state) & IOMAP__I_DIRTY_LISTED)) {
+	/* one that is being destroyed has left for good, or registers again and comes then */
+	if (!(iomap__load(&inode->i_state) & (IOMAP__I_DIRTY_LISTED | IOMAP__I_DYING))) {
 		inode->i_dirtied_ns = iomap__now_ns(&cache->engine->env);
 		iomap__list_add_tail(&inode->i_dirty_list, &cache->dirty_inodes);
 		__atomic_fetch_or(&inode->i_state, IOMAP__I_DIRTY_LISTED, __ATOMIC_SEQ_CST);

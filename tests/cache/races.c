@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: MIT */
+/* ctest-labels: concurrent */
+/* ctest-options: STATIC_INTERNAL */
+/*
+ * races.c - interleavings of threads that a run hits once in a million times, made to
+ * happen: a test takes the place of one of the threads, or holds it in a callback.
+ */
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <sched.h>
+#include <string.h>
+
+#include "cache/internal.h"
+#include "teststore.h"
+
+#define KIB 1024
+
+/* ---- folios ---- */
+
+static long read_first_page(void *arg)
+{
+	return ts_reads(arg, 0, 4 * KIB, 1);
+}
+
+/*
+ * Somebody who tries to evict takes the lock of a folio that is being freed and used again:
+ * here of every free one.
+ */
+Test(races, en01_a_late_evictor_holds_the_lock_of_a_new_folio)
+{
+	struct ts *ts = ts_open(&(struct ts_config){ .i_size = 4 * KIB, .threads = true });
+	struct iomap__cache *cache = ts->engine->cache;
+	struct t_task task;
+
+	ts_map(ts, 0, 4 * KIB, IOMAP_MAPPED, 0, 0);
+	ts_dev_fill(ts, 0, 4 * KIB, 0, 1);
+	for (uint64_t page = 0; page < cache->nr_pages; page++)
+		atomic_fetch_or(&cache->folios[page].lock, IOMAP__FOLIO_LOCKED);
+	t_start(&task, read_first_page, ts);
+	/* it has taken a folio and waits for its lock */
+	while (atomic_load(&cache->nr_free) == cache->nr_pages)
+		sched_yield();
+	for (uint64_t page = 0; page < cache->nr_pages; page++) {
+		uint64_t old = atomic_fetch_and(&cache->folios[page].lock,
+						~(uint64_t)(IOMAP__FOLIO_LOCKED |
+							    IOMAP__FOLIO_WAITERS));
+
+		if (old & IOMAP__FOLIO_WAITERS)
+			iomap__io_wake(ts->engine->blk,
+				       iomap__folio_lock_key(&cache->folios[page]));
+	}
+	cr_assert_eq(t_join(&task), 1);
+	ts_close(ts);
+}
+
+/* A look-up in another address space has a reference for a moment; read sections end it. */
+struct stray {
+	struct iomap_folio *folio;
+	atomic_int step;
+};
+
+static long stray_look_up(void *arg)
+{
+	struct stray *stray = arg;
+	struct iomap__thread *self = iomap__epoch_enter();
+
+	t_must(iomap__folio_tryget(stray->folio));
+	atomic_store(&stray->step, 1);
+	/* the destroyer has begun to wait for read sections */
+	while (atomic_load(&iomap__epoch_global) == atomic_load(&self->epoch))
+		sched_yield();
+	iomap_folio_put(stray->folio);
+	iomap__epoch_exit(self);
+	return 0;
+}
+
+Test(races, en02_a_stray_reference_does_not_make_the_inode_busy)
+{
+	struct ts *ts = ts_open(&(struct ts_config){ .i_size = 4 * KIB });
+	struct stray stray = { .step = 0 };
+	struct t_task task;
+
+	ts_map(ts, 0, 4 * KIB, IOMAP_MAPPED, 0, 0);
+	cr_assert(ts_reads_all(ts, 0, 4 * KIB, 0));
+	stray.folio = ts_folio(ts, 0);
+	iomap_folio_put(stray.folio);
+	t_start(&task, stray_look_up, &stray);
+	while (!atomic_load(&stray.step))
+		sched_yield();
+	ts_close(ts); /* destroys the inode */
+	t_join(&task);
+}
+
+/* ---- inodes ---- */
+
+static ssize_t defer_once_dying(struct ts *ts, struct iomap_writepage_ctx *wpc,
+				struct iomap_folio *folio, uint64_t pos, unsigned len,
+				uint64_t end_pos)
+{
+	(void)wpc;
+	(void)folio;
+	(void)pos;
+	(void)len;
+	(void)end_pos;
+	atomic_store((atomic_int *)ts->hook.arg, 1);
+	while (!(iomap__load_acquire(&ts->inode.i_state) & IOMAP__I_DYING))
+		sched_yield();
+	/* and off the list, which comes next */
+	while (iomap__load(&ts->inode.i_state) & IOMAP__I_DIRTY_LISTED)
+		sched_yield();
+	return IOMAP_WB_DEFER;
+}
+
+/* The flusher makes a folio dirty again while the inode goes. */
+Test(races, wb06_an_inode_that_goes_does_not_come_back_to_the_dirty_list)
+{
+	struct ts *ts = ts_open(&(struct ts_config){ .i_size = 4 * KIB, .threads = true });
+	struct iomap__cache *cache = ts->engine->cache;
+	atomic_int writing = 0;
+
+	ts_map(ts, 0, 4 * KIB, IOMAP_MAPPED, 0, 0);
+	ts->hook.range = defer_once_dying;
+	ts->hook.arg = &writing;
+	ts_write(ts, 0, 4 * KIB, 1);
+	iomap_writeback_resume(&ts->inode); /* makes the flusher write it */
+	while (!atomic_load(&writing))
+		sched_yield();
+	cr_assert_eq(iomap_file_close(ts->file), 0);
+	cr_assert_eq(iomap_inode_destroy(&ts->inode, IOMAP_DESTROY_DISCARD), 0);
+	iomap__mutex_lock(&cache->dirty_lock);
+	cr_assert(iomap__list_empty(&cache->dirty_inodes));
+	iomap__mutex_unlock(&cache->dirty_lock);
+	/* ts_close() wants both */
+	cr_assert_eq(iomap_inode_init(ts->engine, &ts->inode, &ts->args), 0);
+	cr_assert_eq(iomap_file_open(&ts->inode, 0, &ts->file), 0);
+	ts_close(ts);
+}
