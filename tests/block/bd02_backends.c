@@ -230,7 +230,7 @@ Test(bd02, bd02_neither_works)
 
 	unsetenv("IOMAP_BACKEND");
 	deny(SYS_io_uring_setup, EPERM);
-	deny(SYS_clone, EAGAIN);
+	/* what the C library starts threads with; the leak checker needs the older clone() */
 	deny(SYS_clone3, EAGAIN);
 	cr_assert_eq(create(NULL, &log, &engine), -EAGAIN);
 	cr_assert_eq(t_log_count(&log, IOMAP_LOG_ERROR, "pthread_create"), 1U);
