@@ -33,9 +33,9 @@
 #define CACHE_BYTES (2U << 20)
 #define CELLS (FILE_BYTES / CELL)
 #define THREADS 4
-#define OPS (T_SANITIZED ? 60000U : 2000000U)
+#define OPS (T_SANITIZED ? 120000U : 2000000U)
 /* Few fsyncs are needed of many operations, and many of few. */
-#define FSYNC_EACH (T_SANITIZED ? 40U : 1200U)
+#define FSYNC_EACH (T_SANITIZED ? 80U : 1200U)
 #define FAR_EACH (T_SANITIZED ? 3U : 20U)
 #define MAX_CELLS 64U /* of one operation: 4 KiB, and now and then a longer one */
 #define LONG_CELLS 1500U
