@@ -56,6 +56,7 @@
 #define IOMAP__FOLIO_ACCESSED 0x10U  /* hit since the clock hand last passed */
 #define IOMAP__FOLIO_RA_MARK 0x20U   /* reading here starts the next window */
 #define IOMAP__FOLIO_RA_UNUSED 0x40U /* read ahead, not asked for yet */
+#define IOMAP__FOLIO_HELD_BACK 0x80U /* dirty, and the last writeback took nothing of it */
 
 struct iomap_folio {
 	_Alignas(IOMAP__CACHE_LINE) _Atomic uint64_t lock;
@@ -108,6 +109,7 @@ void iomap__folio_handoff(struct iomap_folio *folio);
  *   unless the folio is dirty again, and TOWRITE; not called when something was held back.
  *   end_writeback: any context, not locked; wakes waiters.  The caller of end_writeback
  *   needs no reference: start_writeback takes one, end_writeback drops it.
+ * held_back: under writeback, dirty again, and nothing of it is being written.
  * cancel_dirty: the folio is clean without having been written.
  */
 bool iomap__filemap_dirty_folio(struct iomap_address_space *mapping, struct iomap_folio *folio);
@@ -115,6 +117,7 @@ bool iomap__folio_clear_dirty_for_io(struct iomap_folio *folio);
 void iomap__folio_start_writeback(struct iomap_folio *folio);
 void iomap__folio_writeback_queued(struct iomap_folio *folio);
 void iomap__folio_end_writeback(struct iomap_folio *folio);
+void iomap__folio_held_back(struct iomap_folio *folio);
 void iomap__folio_cancel_dirty(struct iomap_folio *folio);
 
 /* ---- index ---- */
@@ -211,6 +214,8 @@ struct iomap__inode_walk {
 struct iomap_inode *iomap__inode_walk_next(struct iomap__inode_walk *walk);
 /* Wake the flusher. */
 void iomap__flusher_kick(struct iomap_engine *engine);
+/* Have the flusher write the inode next, however young its data is. */
+void iomap__flusher_resume(struct iomap_inode *inode);
 
 /* ---- engine ---- */
 

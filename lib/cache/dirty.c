@@ -12,8 +12,8 @@
  * the address space after it has let go of it: whoever destroys the inode takes tree_lock
  * once more for the folio and so comes after it.
  *
- * wb_seq moves whenever a folio leaves writeback or stops being dirty; writers over the
- * limit and allocations wait on it.
+ * wb_seq moves whenever a folio leaves writeback or stops being dirty, but not when all of it
+ * was held back; writers over the limit and allocations wait on it.
  */
 #include "cache/internal.h"
 
@@ -90,7 +90,8 @@ static void clear_dirty_tags(struct iomap_folio *folio)
 
 bool iomap__folio_clear_dirty_for_io(struct iomap_folio *folio)
 {
-	uint32_t old = atomic_fetch_and_explicit(&folio->flags, ~IOMAP__FOLIO_DIRTY,
+	uint32_t old = atomic_fetch_and_explicit(&folio->flags,
+						 ~(IOMAP__FOLIO_DIRTY | IOMAP__FOLIO_HELD_BACK),
 						 memory_order_acq_rel);
 
 	iomap__assert(iomap_folio_test_locked(folio));
@@ -128,6 +129,12 @@ void iomap__folio_writeback_queued(struct iomap_folio *folio)
 	clear_dirty_tags(folio);
 }
 
+void iomap__folio_held_back(struct iomap_folio *folio)
+{
+	iomap__assert(iomap_folio_test_locked(folio) && iomap_folio_test_dirty(folio));
+	iomap__folio_set(folio, IOMAP__FOLIO_HELD_BACK);
+}
+
 void iomap__folio_end_writeback(struct iomap_folio *folio)
 {
 	struct iomap_address_space *mapping = iomap_folio_mapping(folio);
@@ -152,7 +159,9 @@ void iomap__folio_end_writeback(struct iomap_folio *folio)
 	atomic_fetch_sub(&cache->nr_writeback, pages);
 	if (old & IOMAP__FOLIO_WB_WAITERS)
 		iomap__io_wake(iomap__cache_blk(cache), (const uint32_t *)&folio->flags);
-	iomap__wb_progress(cache);
+	/* or whoever waits for room would ask for the same folio again, and so without end */
+	if (!(old & IOMAP__FOLIO_HELD_BACK))
+		iomap__wb_progress(cache);
 }
 
 void iomap_folio_wait_writeback(struct iomap_folio *folio)
@@ -254,6 +263,8 @@ static void throttle(struct iomap__cache *cache, struct iomap_address_space *map
 			tries = 0;
 		else if (cache->flusher_runs)
 			iomap__flusher_kick(cache->engine);
+		else if (iomap__flush_some(cache, THROTTLE_PAGES))
+			tries = 0;
 		if (over(cache, cache->hard_pages) && iomap__wb_wait(cache, seq))
 			tries = 0;
 	}

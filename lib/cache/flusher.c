@@ -19,6 +19,8 @@
 
 /* Pages of one inode that are written before the next one has its turn. */
 #define FLUSH_PAGES 2048
+/* Inodes without anything to write after which a search for some ends. */
+#define FLUSH_IDLE 16
 
 /* ---- the list ---- */
 
@@ -59,18 +61,19 @@ static void unpin(struct iomap_inode *inode)
 
 /*
  * The next dirty inode to write, pinned: the head of the list, which moves to the tail, so
- * that each has its turn.  @expired: only if it has been dirty since before that time.
+ * that each has its turn.  Only if it was dirtied @age before @now, or resumed.
  */
-static struct iomap_inode *take_dirty(struct iomap__cache *cache, uint64_t expired)
+static struct iomap_inode *take_dirty(struct iomap__cache *cache, uint64_t now, uint64_t age)
 {
 	struct iomap_inode *inode = NULL;
+	bool old;
 
 	iomap__mutex_lock(&cache->dirty_lock);
 	if (!iomap__list_empty(&cache->dirty_inodes)) {
 		inode = iomap__container_of(cache->dirty_inodes.next, struct iomap_inode,
 					    i_dirty_list);
-		if (inode->i_dirtied_ns > expired &&
-		    !(iomap__load(&inode->i_state) & IOMAP__I_RESUME))
+		old = now >= age && inode->i_dirtied_ns <= now - age;
+		if (!old && !(iomap__load(&inode->i_state) & IOMAP__I_RESUME))
 			inode = NULL;
 	}
 	if (inode) {
@@ -81,6 +84,21 @@ static struct iomap_inode *take_dirty(struct iomap__cache *cache, uint64_t expir
 	}
 	iomap__mutex_unlock(&cache->dirty_lock);
 	return inode;
+}
+
+void iomap__flusher_resume(struct iomap_inode *inode)
+{
+	struct iomap__cache *cache = inode->i_engine->cache;
+
+	iomap__mutex_lock(&cache->dirty_lock);
+	iomap__fetch_or(&inode->i_state, IOMAP__I_RESUME);
+	/* to the head, where it is looked at */
+	if (iomap__load(&inode->i_state) & IOMAP__I_DIRTY_LISTED) {
+		iomap__list_del(&inode->i_dirty_list);
+		iomap__list_add_tail(&inode->i_dirty_list, cache->dirty_inodes.next);
+	}
+	iomap__mutex_unlock(&cache->dirty_lock);
+	iomap__flusher_kick(inode->i_engine);
 }
 
 static void give_back(struct iomap__cache *cache, struct iomap_inode *inode, bool whole)
@@ -116,10 +134,12 @@ static uint64_t write_inode(struct iomap_inode *inode, uint64_t nr)
 
 uint64_t iomap__flush_some(struct iomap__cache *cache, uint64_t nr_pages)
 {
-	uint64_t done = 0, idle = 0;
+	const struct iomap_inode *first = NULL; /* of those with nothing to write; an address */
+	uint64_t done = 0;
+	unsigned idle = 0;
 
 	while (done < nr_pages) {
-		struct iomap_inode *inode = take_dirty(cache, UINT64_MAX);
+		struct iomap_inode *inode = take_dirty(cache, UINT64_MAX, 0);
 		uint64_t nr;
 
 		if (!inode)
@@ -127,10 +147,16 @@ uint64_t iomap__flush_some(struct iomap__cache *cache, uint64_t nr_pages)
 		nr = write_inode(inode, iomap__min(nr_pages - done, FLUSH_PAGES));
 		give_back(cache, inode, false);
 		done += nr;
-		/* what is left may be held back by the application */
-		idle = nr ? 0 : idle + 1;
-		if (idle > 16)
+		if (nr) {
+			first = NULL;
+			idle = 0;
+			continue;
+		}
+		/* what is left is under way, or held back by the application */
+		if (inode == first || ++idle > FLUSH_IDLE)
 			break;
+		if (!first)
+			first = inode;
 	}
 	return done;
 }
@@ -142,12 +168,18 @@ static void flush_expired(struct iomap__cache *cache)
 	uint64_t now = iomap__now_ns(&engine->env);
 	struct iomap_inode *inode;
 
-	if (now < age)
-		return;
 	/* each is young again once it was written, so this ends */
-	while (!atomic_load(&cache->flusher_stop) && (inode = take_dirty(cache, now - age))) {
-		while (write_inode(inode, FLUSH_PAGES) >= FLUSH_PAGES)
-			;
+	while (!atomic_load(&cache->flusher_stop) && (inode = take_dirty(cache, now, age))) {
+		/* what is dirtied meanwhile is young */
+		uint64_t left = iomap__load(&inode->i_data.nr_dirty_pages);
+
+		while (left) {
+			uint64_t nr = iomap__min(left, FLUSH_PAGES);
+
+			left -= nr;
+			if (write_inode(inode, nr) < nr)
+				break;
+		}
 		give_back(cache, inode, true);
 	}
 }

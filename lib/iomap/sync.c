@@ -61,17 +61,13 @@ int iomap__sync_write_wait(struct iomap_inode *inode, int64_t start, int64_t end
 
 void iomap_writeback_resume(struct iomap_inode *inode)
 {
-	struct iomap_engine *engine = inode->i_engine;
-	uint32_t old;
+	struct iomap__blk *blk = inode->i_engine->blk;
 
 	iomap__fetch_and(&inode->i_state, ~IOMAP__I_DEFERRED);
-	old = iomap__fetch_or(&inode->i_state, IOMAP__I_RESUME);
 	/* release: pairs with iomap__sync_write_wait() */
 	iomap__fetch_add(&inode->i_resume_seq, 1);
-	iomap__io_wake(engine->blk, &inode->i_resume_seq);
-	/* with the flag still set the flusher has been kicked and not come yet */
-	if (!(old & IOMAP__I_RESUME))
-		iomap__flusher_kick(engine);
+	iomap__io_wake(blk, &inode->i_resume_seq);
+	iomap__flusher_resume(inode);
 }
 
 static int sync_commit(struct iomap_inode *inode, int datasync)

@@ -130,11 +130,16 @@ static ssize_t wb_runs(struct iomap_writepage_ctx *wpc, struct iomap_folio *foli
 
 /* ---- a folio ---- */
 
-/* [pos, end of the folio) stays dirty for now. */
-static void wb_defer(struct iomap_writepage_ctx *wpc, struct iomap_folio *folio, uint64_t pos)
+static int64_t wb_pages(const struct iomap_folio *folio)
+{
+	return (int64_t)(iomap__folio_bytes(folio) >> IOMAP_PAGE_SHIFT);
+}
+
+/* [pos, end of the folio) stays dirty for now; @whole: nothing of the folio went out. */
+static void wb_defer(struct iomap_writepage_ctx *wpc, struct iomap_folio *folio, uint64_t pos,
+		     bool whole)
 {
 	struct iomap_inode *inode = wpc->inode;
-
 	size_t off = (size_t)(pos - (uint64_t)iomap_folio_pos(folio));
 
 	/* without memory all of it is dirty again, the part that went out too */
@@ -146,6 +151,11 @@ static void wb_defer(struct iomap_writepage_ctx *wpc, struct iomap_folio *folio,
 	iomap__cache_count2(inode->i_engine, IOMAP__STAT_DEFERRED, 1);
 	iomap__fetch_or(&inode->i_state, IOMAP__I_DEFERRED);
 	iomap__filemap_dirty_folio(&inode->i_data, folio);
+	if (whole) {
+		/* no progress: who writes until there is less must not go on for it */
+		iomap__folio_held_back(folio);
+		wpc->wbc->nr_to_write += wb_pages(folio);
+	}
 }
 
 /* Write the locked, dirty folio, which lies below EOF; unlocks it. */
@@ -155,6 +165,7 @@ static int wb_write(struct iomap_writepage_ctx *wpc, struct iomap_folio *folio, 
 	uint64_t pos = (uint64_t)iomap_folio_pos(folio);
 	size_t bytes = iomap__folio_bytes(folio);
 	uint64_t end_pos = iomap__min(pos + bytes, (uint64_t)i_size);
+	uint64_t first;
 	ssize_t ret;
 
 	iomap__folio_clear_dirty_for_io(folio);
@@ -164,9 +175,11 @@ static int wb_write(struct iomap_writepage_ctx *wpc, struct iomap_folio *folio, 
 	iomap__folio_start_writeback(folio);
 	/* before any range is started, so nobody else counts yet */
 	atomic_store_explicit(&folio->write_bytes, 1, memory_order_relaxed);
+	first = pos + ((uint64_t)iomap__ifs_find_dirty(inode, folio, 0, true)
+		       << inode->i_blkbits);
 	ret = wb_runs(wpc, folio, &pos, end_pos);
 	if (ret == IOMAP_WB_DEFER) {
-		wb_defer(wpc, folio, pos);
+		wb_defer(wpc, folio, pos, pos == first);
 		ret = 0;
 	} else {
 		iomap__ifs_clear_dirty(folio, 0, bytes);
@@ -219,7 +232,7 @@ static void wb_folio(struct iomap_writepage_ctx *wpc, struct iomap_folio *folio,
 		iomap_folio_unlock(folio);
 		return;
 	}
-	wpc->wbc->nr_to_write -= (int64_t)(iomap__folio_bytes(folio) >> IOMAP_PAGE_SHIFT);
+	wpc->wbc->nr_to_write -= wb_pages(folio);
 	i_size = iomap_i_size_read(wpc->inode);
 	if (iomap_folio_pos(folio) >= i_size) {
 		/* truncated meanwhile, or zeros that no write has come to use */

@@ -135,3 +135,69 @@ Test(races, wb06_an_inode_that_goes_does_not_come_back_to_the_dirty_list)
 	cr_assert_eq(iomap_file_open(&ts->inode, 0, &ts->file), 0);
 	ts_close(ts);
 }
+
+/* ---- data that is held back ---- */
+
+static ssize_t defer_all(struct ts *ts, struct iomap_writepage_ctx *wpc,
+			 struct iomap_folio *folio, uint64_t pos, unsigned len, uint64_t end_pos)
+{
+	(void)ts;
+	(void)wpc;
+	(void)folio;
+	(void)pos;
+	(void)len;
+	(void)end_pos;
+	return IOMAP_WB_DEFER;
+}
+
+/* Whoever writes until there is less comes to an end though it never gets less. */
+Test(races, wb06_held_back_data_is_no_progress)
+{
+	struct iomap_engine_opts opts;
+	struct iomap__cache *cache;
+	uint32_t seq;
+	struct ts *ts;
+
+	iomap_engine_opts_init(&opts);
+	opts.cache_bytes = 1024 * KIB;
+	opts.flags = IOMAP_ENGINE_NO_THREADS;
+	ts = ts_open(&(struct ts_config){ .i_size = 1024 * KIB, .opts = &opts });
+	cache = ts->engine->cache;
+	ts_map(ts, 0, 1024 * KIB, IOMAP_MAPPED, 0, 0);
+	ts->hook.range = defer_all;
+	/* one page more than writers may have: the last one waits for a while */
+	ts_write(ts, 0, (cache->hard_pages + 1) * 4 * KIB, 1);
+	seq = iomap__load(&cache->wb_seq);
+	cr_assert_eq(iomap__flush_some(cache, 10), 0U);
+	cr_assert_eq(iomap__load(&cache->wb_seq), seq);
+	ts->hook.range = NULL;
+	cr_assert_eq(iomap__flush_some(cache, 10), 10U);
+	cr_assert_eq(ts_fsync(ts), 0);
+	cr_assert(ts_dev_has(ts, 0, (cache->hard_pages + 1) * 4 * KIB, 0, 1));
+	ts_close(ts);
+}
+
+/* One that may go is written next, whoever else is dirty. */
+Test(races, wb06_a_resumed_inode_is_written_before_older_ones)
+{
+	struct iomap_engine_opts opts;
+	struct ts *first, *second;
+
+	iomap_engine_opts_init(&opts);
+	opts.flush_interval_ms = 3600 * 1000;
+	opts.dirty_expire_ms = 3600 * 1000;
+	first = ts_open(&(struct ts_config){ .i_size = 4 * KIB, .opts = &opts });
+	second = ts_open(&(struct ts_config){ .i_size = 4 * KIB, .engine = first->engine });
+	ts_map(first, 0, 4 * KIB, IOMAP_MAPPED, 0, 0);
+	ts_map(second, 0, 4 * KIB, IOMAP_MAPPED, 0, 0);
+	/* of a clean inode this is not remembered to anybody's harm */
+	iomap_writeback_resume(&second->inode);
+	ts_write(first, 0, 4 * KIB, 1);
+	ts_write(second, 0, 4 * KIB, 2);
+	iomap_writeback_resume(&second->inode);
+	td_wait_completed(second->dev, TD_WRITE, 1);
+	cr_assert(ts_dev_has(second, 0, 4 * KIB, 0, 2));
+	cr_assert_eq(td_count(first->dev, TD_WRITE), 0U);
+	ts_close(second);
+	ts_close(first);
+}
