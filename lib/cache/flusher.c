@@ -8,8 +8,8 @@
  * DIRTY_LISTED first and then looks at the count once more, while a thread that dirties a
  * page counts first and then looks at DIRTY_LISTED, so one of the two puts it back.
  *
- * The thread sleeps on flusher_word, in the parking lot, so that it completes I/O that
- * nobody else waits for.  It blocks all signals.
+ * The thread sleeps on flusher_word; while writeback is in flight it does so in the parking
+ * lot, and completes what nobody else waits for.  It blocks all signals.
  */
 #include <signal.h>
 #include <stdio.h>
@@ -184,15 +184,22 @@ static void flush_expired(struct iomap__cache *cache)
 	}
 }
 
+/*
+ * Once over the limit, write down to half of it: a flusher that hovers at the limit writes a
+ * few pages at a time, and each such piece is an ioend of its own.
+ */
 static void flush_amount(struct iomap__cache *cache)
 {
+	uint64_t low = cache->background_pages / 2, limit = cache->background_pages;
+
 	while (!atomic_load(&cache->flusher_stop)) {
 		uint64_t dirty = atomic_load(&cache->nr_dirty);
 		uint32_t seq = iomap__load_acquire(&cache->wb_seq);
 
-		if (dirty <= cache->background_pages)
+		if (dirty <= limit)
 			break;
-		if (!iomap__flush_some(cache, dirty - cache->background_pages))
+		limit = low;
+		if (!iomap__flush_some(cache, dirty - low))
 			break;
 		/* do not pile up more than the device takes */
 		if (atomic_load(&cache->nr_writeback) > cache->hard_pages / 2)
@@ -200,11 +207,33 @@ static void flush_amount(struct iomap__cache *cache)
 	}
 }
 
+/*
+ * Sleep until the word moves.  With writeback in flight in the parking lot, to complete what
+ * nobody else waits for; else on the word alone, since a thread in the parking lot is woken
+ * to reap for others, and reads are completed by those who wait for them.
+ */
+static void flusher_sleep(struct iomap__cache *cache, uint32_t word)
+{
+	struct iomap_engine *engine = cache->engine;
+	uint64_t interval_ns = (uint64_t)engine->opts.flush_interval_ms * 1000000;
+
+	if (atomic_load(&cache->nr_writeback))
+		(void)iomap__io_wait_timeout(engine->blk, &cache->flusher_word, word, interval_ns);
+	else
+		(void)iomap__futex_wait_timeout(&cache->flusher_word, word, interval_ns);
+}
+
+static void flusher_wake(struct iomap__cache *cache)
+{
+	iomap__fetch_add(&cache->flusher_word, 1);
+	iomap__io_wake(cache->engine->blk, &cache->flusher_word);
+	iomap__futex_wake(&cache->flusher_word, 1);
+}
+
 static void *flusher_main(void *arg)
 {
 	struct iomap__cache *cache = arg;
 	struct iomap_engine *engine = cache->engine;
-	uint64_t interval_ns = (uint64_t)engine->opts.flush_interval_ms * 1000000;
 
 	(void)prctl(PR_SET_NAME, "iomap-flusher");
 	while (!atomic_load(&cache->flusher_stop)) {
@@ -216,8 +245,7 @@ static void *flusher_main(void *arg)
 		iomap__index_reap(cache, true);
 		iomap__io_poll(engine->blk);
 		if (!atomic_load(&cache->flusher_stop))
-			(void)iomap__io_wait_timeout(engine->blk, &cache->flusher_word, word,
-						     interval_ns);
+			flusher_sleep(cache, word);
 	}
 	return NULL;
 }
@@ -228,8 +256,7 @@ void iomap__flusher_kick(struct iomap_engine *engine)
 
 	if (!cache->flusher_runs || atomic_exchange(&cache->flusher_kicked, true))
 		return;
-	iomap__fetch_add(&cache->flusher_word, 1);
-	iomap__io_wake(engine->blk, &cache->flusher_word);
+	flusher_wake(cache);
 }
 
 int iomap__flusher_start(struct iomap__cache *cache)
@@ -254,8 +281,7 @@ void iomap__flusher_stop(struct iomap__cache *cache)
 	if (!cache->flusher_runs)
 		return;
 	atomic_store(&cache->flusher_stop, true);
-	iomap__fetch_add(&cache->flusher_word, 1);
-	iomap__io_wake(cache->engine->blk, &cache->flusher_word);
+	flusher_wake(cache);
 	pthread_join(cache->flusher, NULL);
 	cache->flusher_runs = false;
 }
