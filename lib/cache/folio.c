@@ -222,20 +222,36 @@ void iomap__folio_end_change(struct iomap_folio *folio)
 	atomic_fetch_add_explicit(&folio->lock, IOMAP__FOLIO_CHANGING, memory_order_release);
 }
 
+/*
+ * A folio that is not uptodate is not read without its lock, and several threads may be
+ * filling it: then there is no change to announce.
+ */
+static bool announce_change(struct iomap_folio *folio)
+{
+	if (!iomap__folio_test(folio, IOMAP__FOLIO_UPTODATE))
+		return false;
+	iomap__folio_begin_change(folio);
+	return true;
+}
+
 void iomap__folio_copy_in(struct iomap_folio *folio, size_t off, const void *from, size_t len)
 {
+	bool announced = announce_change(folio);
+
 	iomap__assert(off + len <= iomap__folio_bytes(folio));
-	iomap__folio_begin_change(folio);
 	iomap__copy_to_folio((char *)iomap_folio_address(folio) + off, from, len);
-	iomap__folio_end_change(folio);
+	if (announced)
+		iomap__folio_end_change(folio);
 }
 
 void iomap__folio_fill_zero(struct iomap_folio *folio, size_t off, size_t len)
 {
+	bool announced = announce_change(folio);
+
 	iomap__assert(off + len <= iomap__folio_bytes(folio));
-	iomap__folio_begin_change(folio);
 	iomap__zero_folio_mem((char *)iomap_folio_address(folio) + off, len);
-	iomap__folio_end_change(folio);
+	if (announced)
+		iomap__folio_end_change(folio);
 }
 
 size_t iomap__folio_copy_from_iter(struct iomap_folio *folio, size_t off, size_t len,
