@@ -142,11 +142,15 @@ static void wb_defer(struct iomap_writepage_ctx *wpc, struct iomap_folio *folio,
 	struct iomap_inode *inode = wpc->inode;
 	size_t off = (size_t)(pos - (uint64_t)iomap_folio_pos(folio));
 
-	/* without memory all of it is dirty again, the part that went out too */
-	if (!iomap__ifs_alloc(inode, folio)) {
+	/*
+	 * From pos on what was dirty is so still, and what was not must not become it: it may
+	 * not even be uptodate.  A folio without state is all dirty; without memory for some it
+	 * is so again, the part that went out too.
+	 */
+	if (folio->ifs)
 		iomap__ifs_clear_dirty(folio, 0, off);
+	else if (!iomap__ifs_alloc(inode, folio))
 		iomap__ifs_set_dirty(folio, off, iomap__folio_bytes(folio) - off);
-	}
 	wpc->wbc->nr_deferred++;
 	iomap__cache_count2(inode->i_engine, IOMAP__STAT_DEFERRED, 1);
 	iomap__fetch_or(&inode->i_state, IOMAP__I_DEFERRED);
