@@ -312,14 +312,17 @@ static void park_leave_roles(struct iomap__blk *blk, struct iomap__waiter *waite
 	park_offer_all(blk, kicks);
 }
 
-/* Lock not held; the roles are ours alone while we are RUNNING. */
-static bool park_reap(struct iomap__blk *blk, uint32_t roles)
+/*
+ * Lock not held.  While we are RUNNING nobody takes a role of ours, but a callback may have
+ * slept in a wait of its own and lost one: so each is looked at when its turn comes.
+ */
+static bool park_reap(struct iomap__blk *blk, struct iomap__waiter *waiter)
 {
 	bool any = false;
 	unsigned i;
 
 	for (i = 0; i < blk->nr_queues; i++)
-		if (roles & park_bit(&blk->queues[i]))
+		if (park_reaper(&blk->queues[i]) == waiter)
 			any |= iomap__queue_reap(&blk->queues[i]);
 	return any;
 }
@@ -408,10 +411,8 @@ static bool park_loop(struct iomap__blk *blk, struct iomap__waiter *waiter, uint
 			return false;
 		park_take_roles(blk, waiter);
 		if (waiter->roles) {
-			uint32_t roles = waiter->roles;
-
 			iomap__mutex_unlock(&blk->park_lock);
-			any = park_reap(blk, roles);
+			any = park_reap(blk, waiter);
 			iomap__mutex_lock(&blk->park_lock);
 			park_drop_idle_roles(blk, waiter);
 			/* All of this was looked at while the lock was not held. */
@@ -553,7 +554,7 @@ void iomap__io_poll(struct iomap__blk *blk)
 	park_take_roles(blk, &waiter);
 	self->waiter = &waiter;
 	iomap__mutex_unlock(&blk->park_lock);
-	park_reap(blk, waiter.roles);
+	park_reap(blk, &waiter);
 	iomap__mutex_lock(&blk->park_lock);
 	self->waiter = outer;
 	park_leave_roles(blk, &waiter, &kicks);

@@ -56,3 +56,15 @@ Test(errseq, errors_between_two_looks_are_told_as_one)
 	cr_assert_eq(iomap__errseq_check_and_advance(&eseq, &b), -ENOSPC);
 	cr_assert_eq(iomap__errseq_check_and_advance(&eseq, &b), 0);
 }
+
+Test(errseq, an_error_that_another_observer_saw_first_is_told_all_the_same)
+{
+	uint32_t eseq = 0, a = 0, b = 0;
+
+	/* the same errno twice: but for the count the word would look as a left it */
+	for (int i = 0; i < 3; i++) {
+		iomap__errseq_set(&eseq, -EIO);
+		cr_assert_eq(iomap__errseq_check_and_advance(&eseq, &b), -EIO);
+		cr_assert_eq(iomap__errseq_check_and_advance(&eseq, &a), -EIO, "round %d", i);
+	}
+}
