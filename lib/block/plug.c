@@ -5,7 +5,8 @@
  * The plug lies on the stack of the thread that started it and is known by the thread's
  * record.  What it holds has been checked and counted.  It is sent when it holds many, when
  * it is finished, and before the thread sleeps: in iomap__io_wait(), and by `plug_flush`
- * before it sleeps on an rwsem, whose holder may wait for these very bios.
+ * before it sleeps on an rwsem, whose holder may wait for these very bios.  Bios that a
+ * bi_end_io submits pass by the plug of the thread that happens to run it.
  */
 #include "block/internal.h"
 
@@ -52,10 +53,15 @@ void iomap__plug_flush(struct iomap__blk *blk)
 
 bool iomap__plug_add(struct iomap_bio *bio)
 {
-	struct iomap_plug *plug = iomap__thread_self()->plug;
+	struct iomap__thread *self = iomap__thread_self();
+	struct iomap_plug *plug = self->plug;
 	struct iomap__bio_list list;
 
-	if (iomap__likely(!plug))
+	/*
+	 * A bio from a bi_end_io is not this thread's affair: the thread may be asleep again, or
+	 * at something else, before it looks at its plug, and others wait for the bio.
+	 */
+	if (iomap__likely(!plug) || self->completing)
 		return false;
 	list = (struct iomap__bio_list){ plug->first, plug->last, plug->count };
 	iomap__bio_list_add(&list, bio);

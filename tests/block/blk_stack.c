@@ -352,3 +352,21 @@ Test(blk_stack, completions_submit_to_the_full_queue_they_came_from)
 	bt_stop(&bt);
 	t_temp_free(path);
 }
+
+/* The thread with the plug waits for the last bio of the chain, and runs the chain meanwhile. */
+Test(blk_stack, bios_of_a_completion_pass_by_the_plug_of_the_thread_that_runs_it)
+{
+	char *path = t_temp(MIB);
+	struct iomap_bdev *bdev;
+	struct iomap_plug plug;
+	struct bt bt;
+
+	bt_start(&bt, 1, 0);
+	bdev = bt_open(&bt, path, 0);
+	iomap_start_plug(&plug);
+	run_chain(&bt, bdev, 10);
+	iomap_finish_plug(&plug);
+	cr_assert_eq(iomap_bdev_close(bdev), 0);
+	bt_stop(&bt);
+	t_temp_free(path);
+}
