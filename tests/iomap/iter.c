@@ -219,6 +219,20 @@ Test(iter, it03_an_error_of_end_counts_when_nothing_was_written)
 	ts_close(ts);
 }
 
+Test(iter, it03_after_progress_an_error_of_end_does_not_end_the_walk)
+{
+	struct ts *ts = ts_open(&(struct ts_config){ .i_size = 16 * KIB });
+	unsigned rounds;
+
+	ts_map(ts, 0, 16 * KIB, IOMAP_MAPPED, 0, 64 * KIB);
+	ts->map_max_bytes = 4 * KIB;
+	ts_fail(ts, TS_END, 1, -EDQUOT, 100);
+	cr_assert_eq(walk(ts, 0, 16 * KIB, 0, 0, &rounds), 0);
+	cr_assert_eq(rounds, 4U);
+	cr_assert_eq(ts_calls(ts, TS_END), 4U);
+	ts_close(ts);
+}
+
 Test(iter, it03_progress_counts_more_than_an_error_of_end)
 {
 	struct ts *ts = ts_open(&(struct ts_config){ .alloc = TS_NEW });

@@ -644,6 +644,40 @@ void ts_prepare(struct ts *ts, const struct ts_config *cfg)
 	ts->args.lock_class = cfg->lock_class;
 }
 
+/* A folio of rubbish. */
+static int rubbish(struct iomap_file *file, struct iomap_folio *folio)
+{
+	char buf[4096];
+
+	(void)file;
+	memset(buf, 0xcd, sizeof(buf));
+	for (size_t off = 0; off < iomap_folio_size(folio); off += sizeof(buf))
+		iomap_folio_write(folio, off, buf, sizeof(buf));
+	iomap_folio_mark_uptodate(folio);
+	iomap_folio_unlock(folio);
+	return 0;
+}
+
+/* Fresh folio memory is zero, which hides that somebody forgot to zero it. */
+static void soil(struct iomap_engine *engine)
+{
+	static const struct iomap_address_space_operations rubbish_aops = { .read_folio = rubbish };
+	uint64_t bytes = t_stats(engine).cache_bytes;
+	struct iomap_inode_args args = { .size = sizeof(args),
+					 .a_ops = &rubbish_aops,
+					 .i_size = (int64_t)bytes };
+	struct iomap_inode inode;
+	struct iomap_file *file;
+	char buf[4096];
+
+	t_must(iomap_inode_init(engine, &inode, &args) == 0);
+	t_must(iomap_file_open(&inode, 0, &file) == 0);
+	for (uint64_t pos = 0; pos < bytes; pos += sizeof(buf))
+		t_must(iomap_read(file, buf, sizeof(buf), (int64_t)pos) == sizeof(buf));
+	t_must(iomap_file_close(file) == 0);
+	t_must(iomap_inode_destroy(&inode, 0) == 0);
+}
+
 void ts_begin(struct ts *ts)
 {
 	const struct ts_config *cfg = &ts->cfg;
@@ -659,6 +693,8 @@ void ts_begin(struct ts *ts)
 	if (!opts.log_per_second)
 		opts.log_per_second = 1000;
 	ts->engine = cfg->engine ? cfg->engine : t_engine(&opts, &ts->log);
+	if (!cfg->engine)
+		soil(ts->engine);
 	ts->dev = cfg->dev ? cfg->dev :
 			     td_new(ts->engine, cfg->dev_bytes ? cfg->dev_bytes : 16 << 20,
 				    cfg->limits);
