@@ -227,6 +227,8 @@ void iomap_bio_endio(struct iomap_bio *bio)
 	struct iomap__stacked *stacked;
 	struct iomap_bdev *bdev;
 
+	/* before the bdev may be closed, and with it the engine */
+	iomap__completion_enter(self);
 	while ((bdev = req->bdev)) {
 		struct iomap__blk *blk = bdev->engine->blk;
 
@@ -237,9 +239,7 @@ void iomap_bio_endio(struct iomap_bio *bio)
 			iomap__pool_put(&blk->stacked_pool, stacked);
 		bio_account_end(bdev, bio);
 	}
-	if (!bio->bi_end_io)
-		return;
-	self->completing++;
-	bio->bi_end_io(bio);
-	self->completing--;
+	if (bio->bi_end_io)
+		bio->bi_end_io(bio);
+	iomap__completion_exit(self);
 }

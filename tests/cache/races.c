@@ -201,3 +201,66 @@ Test(races, wb06_a_resumed_inode_is_written_before_older_ones)
 	ts_close(second);
 	ts_close(first);
 }
+
+/* ---- the end of an engine ---- */
+
+struct late {
+	struct iomap_bio *bio;
+	atomic_int in_end_io, destroying;
+};
+
+static void late_submit(struct iomap_bdev *bdev, struct iomap_bio *bio)
+{
+	struct late *late = iomap_bdev_private(bdev);
+
+	late->bio = bio;
+}
+
+/* The I/O no longer counts as in flight, but its completion is not over. */
+static void late_end_io(struct iomap_bio *bio)
+{
+	struct late *late = bio->bi_private;
+
+	atomic_store(&late->in_end_io, 1);
+	while (!atomic_load(&late->destroying))
+		sched_yield();
+	for (int i = 0; i < 1000; i++)
+		sched_yield();
+	iomap_bio_put(bio);
+}
+
+static long late_device(void *arg)
+{
+	struct late *late = arg;
+
+	iomap_bio_endio(late->bio);
+	return 0;
+}
+
+static const struct iomap_bdev_ops late_ops = { .submit_bio = late_submit };
+
+Test(races, en01_destroy_waits_for_completions_that_are_giving_back)
+{
+	struct late late = { .in_end_io = 0 };
+	struct iomap_engine_opts opts;
+	struct iomap_engine *engine;
+	struct iomap_bdev *bdev;
+	struct iomap_bio *bio;
+	struct t_task task;
+
+	iomap_engine_opts_init(&opts);
+	opts.cache_bytes = 1024 * KIB;
+	cr_assert_eq(iomap_engine_create(&opts, &engine), 0);
+	cr_assert_eq(iomap_bdev_create(engine, &late_ops, 4 * KIB, NULL, &late, &bdev), 0);
+	bio = iomap_bio_alloc(bdev, 0, IOMAP_REQ_OP_FLUSH, NULL);
+	bio->bi_end_io = late_end_io;
+	bio->bi_private = &late;
+	iomap_submit_bio(bio);
+	t_start(&task, late_device, &late);
+	while (!atomic_load(&late.in_end_io))
+		sched_yield();
+	cr_assert_eq(iomap_bdev_close(bdev), 0);
+	atomic_store(&late.destroying, 1);
+	cr_assert_eq(iomap_engine_destroy(engine), 0);
+	t_join(&task);
+}
