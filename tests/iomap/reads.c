@@ -168,7 +168,7 @@ Test(reads, ra04_the_tail_of_the_last_page_is_zero)
 	iomap_folio_unlock(folio);
 	iomap_folio_put(folio);
 	cr_assert_eq(t_mismatch(page, 10000 - 8192, 8192, 1), -1);
-	cr_assert(t_all(page + 10000 - 8192, 4096 - (10000 - 8192), 0));
+	cr_assert(t_all(page + (10000 - 8192), 4096 - (10000 - 8192), 0));
 	ts_close(ts);
 }
 
