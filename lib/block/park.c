@@ -277,9 +277,14 @@ static void park_drop_idle_roles(struct iomap__blk *blk, struct iomap__waiter *w
 		if (!(waiter->roles & park_bit(queue)) || park_inflight(queue))
 			continue;
 		park_drop_role(waiter, queue);
-		/* Something may have been submitted before the role was seen to be free. */
-		if (park_inflight(queue))
-			park_take_roles(blk, waiter);
+		/*
+		 * Something may have been submitted before the role was seen to be free.  Then
+		 * it is ours again, also if we inherited it and do not care for the queue.
+		 */
+		if (park_inflight(queue)) {
+			park_set_reaper(queue, waiter);
+			waiter->roles |= park_bit(queue);
+		}
 	}
 }
 
