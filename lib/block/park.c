@@ -266,9 +266,10 @@ static void park_drop_role(struct iomap__waiter *waiter, struct iomap__queue *qu
 	park_set_reaper(queue, NULL);
 }
 
-/* Queues with nothing in flight need no reaper. */
-static void park_drop_idle_roles(struct iomap__blk *blk, struct iomap__waiter *waiter)
+/* Queues with nothing in flight need no reaper.  True if one has to be collected from again. */
+static bool park_drop_idle_roles(struct iomap__blk *blk, struct iomap__waiter *waiter)
 {
+	bool again = false;
 	unsigned i;
 
 	for (i = 0; i < blk->nr_queues; i++) {
@@ -279,13 +280,16 @@ static void park_drop_idle_roles(struct iomap__blk *blk, struct iomap__waiter *w
 		park_drop_role(waiter, queue);
 		/*
 		 * Something may have been submitted before the role was seen to be free.  Then
-		 * it is ours again, also if we inherited it and do not care for the queue.
+		 * it is ours again, also if we inherited it and do not care for the queue.  An
+		 * I/O thread may have seen it free and wakes nobody: see iomap__park_work_ended().
 		 */
 		if (park_inflight(queue)) {
 			park_set_reaper(queue, waiter);
 			waiter->roles |= park_bit(queue);
+			again = true;
 		}
 	}
+	return again;
 }
 
 /* Hand roles from @from to @to, both of this thread. */
@@ -419,7 +423,7 @@ static bool park_loop(struct iomap__blk *blk, struct iomap__waiter *waiter, uint
 			iomap__mutex_unlock(&blk->park_lock);
 			any = park_reap(blk, waiter);
 			iomap__mutex_lock(&blk->park_lock);
-			park_drop_idle_roles(blk, waiter);
+			any |= park_drop_idle_roles(blk, waiter);
 			/* All of this was looked at while the lock was not held. */
 			if (any || park_take_roles(blk, waiter) ||
 			    park_changed(waiter, expected) || park_ready(blk, waiter))
