@@ -303,7 +303,7 @@ struct iomap__blk {
 	struct iomap_list_head sleepers;
 	_Atomic uint32_t nr_waiters;
 	int spare_eventfds[IOMAP__QUEUES_MAX];
-	unsigned nr_spare_eventfds;
+	unsigned nr_spare_eventfds, nr_eventfds;
 };
 
 #endif

@@ -58,7 +58,7 @@
 
 #include "block/internal.h"
 
-#define PARK_KICKS 16U
+#define PARK_KICKS IOMAP__QUEUES_MAX /* as many as queues can be offered at once */
 
 struct park_kick {
 	const uint32_t *futex;
@@ -338,26 +338,31 @@ static bool park_reap(struct iomap__blk *blk, struct iomap__waiter *waiter)
 
 /* ---- sleeping ---- */
 
-/* Lock held. */
+/*
+ * Lock held.  None is closed before the end: a late kick would write into whatever file of
+ * the application has got the number.  With -1 the waiter looks around every now and then.
+ */
 static int park_get_eventfd(struct iomap__blk *blk)
 {
+	int fd;
+
 	if (blk->nr_spare_eventfds)
 		return blk->spare_eventfds[--blk->nr_spare_eventfds];
+	if (blk->nr_eventfds == iomap__array_len(blk->spare_eventfds))
+		return -1;
 	iomap__count(syscalls_nr);
-	return eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (fd >= 0)
+		blk->nr_eventfds++;
+	return fd;
 }
 
 /* Lock held. */
-static void park_put_eventfd(struct iomap__blk *blk, int fd)
+static void park_put_eventfd(struct iomap__blk *blk, struct iomap__waiter *waiter)
 {
-	if (fd < 0)
-		return;
-	if (blk->nr_spare_eventfds < iomap__array_len(blk->spare_eventfds)) {
-		blk->spare_eventfds[blk->nr_spare_eventfds++] = fd;
-		return;
-	}
-	iomap__count(syscalls_nr);
-	close(fd);
+	if (waiter->eventfd >= 0)
+		blk->spare_eventfds[blk->nr_spare_eventfds++] = waiter->eventfd;
+	waiter->eventfd = -1;
 }
 
 /* Lock held at entry and exit, not in between. */
@@ -368,6 +373,8 @@ static void park_sleep(struct iomap__blk *blk, struct iomap__waiter *waiter)
 	uint64_t now;
 
 	waiter->asleep_roles = waiter->roles;
+	if (!ring)
+		park_put_eventfd(blk, waiter);
 	if (ring && blk->backend->sleep && waiter->eventfd < 0 &&
 	    (waiter->deadline_ns || waiter->roles != park_bit(waiter->home)))
 		waiter->eventfd = park_get_eventfd(blk);
@@ -478,7 +485,7 @@ static bool park_wait(struct iomap__blk *blk, const uint32_t *word, uint32_t exp
 		atomic_fetch_sub_explicit(&blk->bucket_nr[bucket], 1, memory_order_relaxed);
 	}
 	atomic_fetch_sub_explicit(&blk->nr_waiters, 1, memory_order_relaxed);
-	park_put_eventfd(blk, waiter.eventfd);
+	park_put_eventfd(blk, &waiter);
 	park_leave_roles(blk, &waiter, &kicks);
 	iomap__mutex_unlock(&blk->park_lock);
 	park_kick(blk, &kicks);
