@@ -106,9 +106,9 @@ struct iomap_writeback_ops {
 /**
  * iomap_writepages - write dirty folios of wpc->wbc's range
  *
- * The body of a_ops->writepages.  Takes neither i_rwsem nor invalidate_lock.  Blocks for
- * folio locks and, with SYNC_ALL, for writeback that is already running; does not wait for
- * what it submits.
+ * The body of a_ops->writepages.  Takes neither i_rwsem nor invalidate_lock.  With SYNC_ALL
+ * blocks for folio locks and for writeback that is already running; SYNC_NONE leaves such
+ * folios dirty.  Does not wait for what it submits.
  *
  * Return: 0, -EINVAL for a missing op, or the first error.
  */

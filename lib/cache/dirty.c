@@ -263,7 +263,7 @@ static void throttle(struct iomap__cache *cache, struct iomap_address_space *map
 			tries = 0;
 		else if (cache->flusher_runs)
 			iomap__flusher_kick(cache->engine);
-		else if (iomap__flush_some(cache, THROTTLE_PAGES))
+		else if (iomap__flush_some(cache, mapping->host->i_class, THROTTLE_PAGES))
 			tries = 0;
 		if (over(cache, cache->hard_pages) && iomap__wb_wait(cache, seq))
 			tries = 0;

@@ -59,9 +59,8 @@ struct iomap_folio *iomap_filemap_get_folio(struct iomap_address_space *mapping,
 int iomap__filemap_add(struct iomap_address_space *mapping, uint64_t index, bool may_wait,
 		       struct iomap_folio **out)
 {
-	struct iomap__cache *cache = iomap__cache_of(mapping);
 	unsigned order = mapping->min_order;
-	struct iomap_folio *folio = iomap__folio_alloc(cache, order, may_wait);
+	struct iomap_folio *folio = iomap__folio_alloc(mapping, order, may_wait);
 	int err;
 
 	if (!folio)

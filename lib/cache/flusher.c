@@ -59,23 +59,35 @@ static void unpin(struct iomap_inode *inode)
 		iomap__io_wake(blk, &inode->i_pins_nr);
 }
 
-/*
- * The next dirty inode to write, pinned: the head of the list, which moves to the tail, so
- * that each has its turn.  Only if it was dirtied @age before @now, or resumed.
- */
-static struct iomap_inode *take_dirty(struct iomap__cache *cache, uint64_t now, uint64_t age)
+/* dirty_lock held: the first inode of the list whose class is at least @class. */
+static struct iomap_inode *first_dirty(struct iomap__cache *cache, unsigned class)
 {
-	struct iomap_inode *inode = NULL;
-	bool old;
+	struct iomap_list_head *item = cache->dirty_inodes.next;
+
+	for (; item != &cache->dirty_inodes; item = item->next) {
+		struct iomap_inode *inode =
+			iomap__container_of(item, struct iomap_inode, i_dirty_list);
+
+		if (inode->i_class >= class)
+			return inode;
+	}
+	return NULL;
+}
+
+/*
+ * The next dirty inode to write, pinned: the first one of the class, which moves to the
+ * tail, so that each has its turn.  Only if it was dirtied @age before @now, or resumed.
+ */
+static struct iomap_inode *take_dirty(struct iomap__cache *cache, unsigned class, uint64_t now,
+				      uint64_t age)
+{
+	struct iomap_inode *inode;
 
 	iomap__mutex_lock(&cache->dirty_lock);
-	if (!iomap__list_empty(&cache->dirty_inodes)) {
-		inode = iomap__container_of(cache->dirty_inodes.next, struct iomap_inode,
-					    i_dirty_list);
-		old = now >= age && inode->i_dirtied_ns <= now - age;
-		if (!old && !(iomap__load(&inode->i_state) & IOMAP__I_RESUME))
-			inode = NULL;
-	}
+	inode = first_dirty(cache, class);
+	if (inode && !(now >= age && inode->i_dirtied_ns <= now - age) &&
+	    !(iomap__load(&inode->i_state) & IOMAP__I_RESUME))
+		inode = NULL;
 	if (inode) {
 		iomap__list_del(&inode->i_dirty_list);
 		iomap__list_add_tail(&inode->i_dirty_list, &cache->dirty_inodes);
@@ -132,14 +144,14 @@ static uint64_t write_inode(struct iomap_inode *inode, uint64_t nr)
 	return wbc.nr_to_write > 0 ? nr - (uint64_t)wbc.nr_to_write : nr;
 }
 
-uint64_t iomap__flush_some(struct iomap__cache *cache, uint64_t nr_pages)
+uint64_t iomap__flush_some(struct iomap__cache *cache, unsigned class, uint64_t nr_pages)
 {
 	const struct iomap_inode *first = NULL; /* of those with nothing to write; an address */
 	uint64_t done = 0;
 	unsigned idle = 0;
 
 	while (done < nr_pages) {
-		struct iomap_inode *inode = take_dirty(cache, UINT64_MAX, 0);
+		struct iomap_inode *inode = take_dirty(cache, class, UINT64_MAX, 0);
 		uint64_t nr;
 
 		if (!inode)
@@ -169,7 +181,7 @@ static void flush_expired(struct iomap__cache *cache)
 	struct iomap_inode *inode;
 
 	/* each is young again once it was written, so this ends */
-	while (!atomic_load(&cache->flusher_stop) && (inode = take_dirty(cache, now, age))) {
+	while (!atomic_load(&cache->flusher_stop) && (inode = take_dirty(cache, 0, now, age))) {
 		/* what is dirtied meanwhile is young */
 		uint64_t left = iomap__load(&inode->i_data.nr_dirty_pages);
 
@@ -199,7 +211,7 @@ static void flush_amount(struct iomap__cache *cache)
 		if (dirty <= limit)
 			break;
 		limit = low;
-		if (!iomap__flush_some(cache, dirty - low))
+		if (!iomap__flush_some(cache, 0, dirty - low))
 			break;
 		/* do not pile up more than the device takes */
 		if (atomic_load(&cache->nr_writeback) > cache->hard_pages / 2)

@@ -130,10 +130,11 @@ static inline void iomap__tree_unlock(struct iomap_address_space *mapping)
 
 /* ---- reclaim.c ---- */
 /*
- * A folio from the arena, evicting others if needed.  @may_wait: may write back and wait,
- * so no folio may be locked.  NULL when nothing can be freed.
+ * A folio from the arena, for @mapping, evicting others if needed.  @may_wait: may write back
+ * and wait, so no folio of this lock class may be locked.  NULL when nothing can be freed.
  */
-struct iomap_folio *iomap__folio_alloc(struct iomap__cache *cache, unsigned order, bool may_wait);
+struct iomap_folio *iomap__folio_alloc(struct iomap_address_space *mapping, unsigned order,
+				       bool may_wait);
 /* Drop a clean folio that nobody uses; true when it is gone. */
 bool iomap__folio_evict(struct iomap_folio *folio);
 /* The same, if it belongs to @mapping still; the caller need hold no reference. */
@@ -160,8 +161,12 @@ bool iomap__wb_wait(struct iomap__cache *cache, uint32_t seq);
 /* ---- flusher.c ---- */
 int iomap__flusher_start(struct iomap__cache *cache);
 void iomap__flusher_stop(struct iomap__cache *cache);
-/* Write some dirty data of any inode, without a wait for it; pages started. */
-uint64_t iomap__flush_some(struct iomap__cache *cache, uint64_t nr_pages);
+/*
+ * Write some dirty data of inodes of that lock class and higher ones, without a wait for it;
+ * pages started.  Who needs room for an inode may be inside a callback of an inode of a lower
+ * class, with its folios and the application's locks held, and must not enter those again.
+ */
+uint64_t iomap__flush_some(struct iomap__cache *cache, unsigned class, uint64_t nr_pages);
 void iomap__inode_put_dirty(struct iomap_inode *inode);
 
 /* ---- a_ops with their defaults ---- */

@@ -122,7 +122,7 @@ static uint64_t reclaim(struct iomap__cache *cache, uint64_t want)
 }
 
 /* Nothing clean can be had: have dirty folios written, and wait until one is. */
-static void wait_for_clean(struct iomap__cache *cache)
+static void wait_for_clean(struct iomap__cache *cache, unsigned class)
 {
 	uint32_t seq = iomap__load_acquire(&cache->wb_seq);
 
@@ -130,14 +130,16 @@ static void wait_for_clean(struct iomap__cache *cache)
 		if (cache->flusher_runs)
 			iomap__flusher_kick(cache->engine);
 		else
-			iomap__flush_some(cache, cache->nr_pages / 4);
+			iomap__flush_some(cache, class, cache->nr_pages / 4);
 	}
 	/* what is neither dirty nor under writeback is locked or pinned by a running call */
 	(void)iomap__wb_wait(cache, seq);
 }
 
-struct iomap_folio *iomap__folio_alloc(struct iomap__cache *cache, unsigned order, bool may_wait)
+struct iomap_folio *iomap__folio_alloc(struct iomap_address_space *mapping, unsigned order,
+				       bool may_wait)
 {
+	struct iomap__cache *cache = iomap__cache_of(mapping);
 	uint64_t want = iomap__max(RECLAIM_TARGET, 1ULL << order);
 	struct iomap_folio *folio = iomap__arena_alloc(cache, order);
 
@@ -148,7 +150,7 @@ struct iomap_folio *iomap__folio_alloc(struct iomap__cache *cache, unsigned orde
 		if (!folio && !freed) {
 			if (!may_wait)
 				break;
-			wait_for_clean(cache);
+			wait_for_clean(cache, mapping->host->i_class);
 		}
 	}
 	return folio;

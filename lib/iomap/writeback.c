@@ -196,16 +196,24 @@ static int wb_write(struct iomap_writepage_ctx *wpc, struct iomap_folio *folio, 
 	return (int)ret;
 }
 
-static void wb_lock(struct iomap_writepage_ctx *wpc, struct iomap_folio *folio, int *error)
+/*
+ * False: somebody has the lock, and SYNC_NONE leaves the folio to the next round.  Whoever
+ * writes for others, the flusher above all, must not hang on one folio that a slow read
+ * fills; and a caller that needs memory may hold the very lock.
+ */
+static bool wb_lock(struct iomap_writepage_ctx *wpc, struct iomap_folio *folio, int *error)
 {
 	int err;
 
 	if (iomap_folio_trylock(folio))
-		return;
+		return true;
+	if (wpc->wbc->sync_mode == IOMAP_WB_SYNC_NONE)
+		return false;
 	err = wb_submit(wpc);
 	if (!*error)
 		*error = err;
 	iomap_folio_lock(folio);
+	return true;
 }
 
 /* With the folio locked: whether it is still there, dirty, and may be written now. */
@@ -231,7 +239,8 @@ static void wb_folio(struct iomap_writepage_ctx *wpc, struct iomap_folio *folio,
 	int64_t i_size;
 	int err;
 
-	wb_lock(wpc, folio, error);
+	if (!wb_lock(wpc, folio, error))
+		return;
 	if (!wb_wanted(wpc, folio, error)) {
 		iomap_folio_unlock(folio);
 		return;

@@ -168,10 +168,10 @@ Test(races, wb06_held_back_data_is_no_progress)
 	/* one page more than writers may have: the last one waits for a while */
 	ts_write(ts, 0, (cache->hard_pages + 1) * 4 * KIB, 1);
 	seq = iomap__load(&cache->wb_seq);
-	cr_assert_eq(iomap__flush_some(cache, 10), 0U);
+	cr_assert_eq(iomap__flush_some(cache, 0, 10), 0U);
 	cr_assert_eq(iomap__load(&cache->wb_seq), seq);
 	ts->hook.range = NULL;
-	cr_assert_eq(iomap__flush_some(cache, 10), 10U);
+	cr_assert_eq(iomap__flush_some(cache, 0, 10), 10U);
 	cr_assert_eq(ts_fsync(ts), 0);
 	cr_assert(ts_dev_has(ts, 0, (cache->hard_pages + 1) * 4 * KIB, 0, 1));
 	ts_close(ts);
@@ -200,6 +200,34 @@ Test(races, wb06_a_resumed_inode_is_written_before_older_ones)
 	cr_assert_eq(td_count(first->dev, TD_WRITE), 0U);
 	ts_close(second);
 	ts_close(first);
+}
+
+/* ---- writing for others ---- */
+
+/* Whoever needs memory may hold folio locks, and be inside a callback of a lower class. */
+Test(races, lk03_writing_for_memory_passes_by_locks_and_lower_classes)
+{
+	struct ts *data = ts_open(&(struct ts_config){ .i_size = 8 * KIB });
+	struct ts *meta = ts_open(&(struct ts_config){ .i_size = 8 * KIB, .engine = data->engine,
+						       .lock_class = 1 });
+	struct iomap__cache *cache = data->engine->cache;
+	struct iomap_folio *folio;
+
+	ts_map(data, 0, 8 * KIB, IOMAP_MAPPED, 0, 0);
+	ts_map(meta, 0, 8 * KIB, IOMAP_MAPPED, 0, 0);
+	ts_write(data, 0, 8 * KIB, 1);
+	ts_write(meta, 0, 8 * KIB, 2);
+	folio = ts_folio(meta, 0);
+	iomap_folio_lock(folio);
+	cr_assert_eq(iomap__flush_some(cache, 1, 100), 1U);
+	iomap_folio_unlock(folio);
+	iomap_folio_put(folio);
+	cr_assert_eq(ts_calls(data, TS_RANGE), 0U);
+	cr_assert_eq(iomap__flush_some(cache, 1, 100), 1U);
+	cr_assert_eq(iomap__flush_some(cache, 1, 100), 0U);
+	cr_assert_eq(iomap__flush_some(cache, 0, 100), 2U);
+	ts_close(meta);
+	ts_close(data);
 }
 
 /* ---- the end of an engine ---- */
