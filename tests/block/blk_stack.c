@@ -15,7 +15,7 @@ struct stacked {
 	uint64_t max_bytes;
 	uint64_t fail_at; /* byte; a bio that covers it fails; UINT64_MAX: none */
 	unsigned released;
-	bool wait;
+	bool wait; /* for each bio with data, inside submit_bio */
 	struct iomap_bio *held; /* bios kept back, linked by bi_next */
 	bool hold;
 };
@@ -39,7 +39,7 @@ static void stacked_submit(struct iomap_bdev *bdev, struct iomap_bio *bio)
 	} else if (s->hold) {
 		bio->bi_next = s->held;
 		s->held = bio;
-	} else if (s->wait) {
+	} else if (s->wait && iomap__bio_op(bio) != IOMAP_REQ_OP_FLUSH) {
 		copy = iomap_bio_alloc(s->lower, IOMAP_BIO_MAX_VECS, bio->bi_opf, NULL);
 		t_must(copy);
 		copy->bi_iter.bi_sector = bio->bi_iter.bi_sector;
@@ -369,4 +369,68 @@ Test(blk_stack, bios_of_a_completion_pass_by_the_plug_of_the_thread_that_runs_it
 	cr_assert_eq(iomap_bdev_close(bdev), 0);
 	bt_stop(&bt);
 	t_temp_free(path);
+}
+
+/* ---- closing while a completion is still running ---- */
+
+/* A device that keeps the bio it is given; its bi_end_io submits it once more. */
+static struct {
+	struct iomap_bdev *bdev;
+	struct iomap_bio *bio;
+	atomic_bool in_end_io, closing;
+	unsigned ended;
+} keep;
+
+static void keep_bio(struct iomap_bdev *bdev, struct iomap_bio *bio)
+{
+	(void)bdev;
+	keep.bio = bio;
+}
+
+static const struct iomap_bdev_ops keep_ops = { .submit_bio = keep_bio };
+
+static void keep_end(struct iomap_bio *bio)
+{
+	if (keep.ended++)
+		return;
+	atomic_store(&keep.in_end_io, true);
+	/* whether the close has begun or not when this goes on, it must come to the same */
+	while (!atomic_load(&keep.closing))
+		sched_yield();
+	for (int i = 0; i < 100; i++)
+		sched_yield();
+	t_must(iomap_bdev_bytes(bio->bi_bdev) == MIB);
+	iomap_submit_bio(bio);
+}
+
+static long keep_complete(void *arg)
+{
+	(void)arg;
+	iomap_bio_endio(keep.bio);
+	return 0;
+}
+
+Test(blk_stack, a_close_waits_for_a_completion_that_is_running_and_sees_what_it_submits)
+{
+	struct iomap_bio *bio;
+	struct t_task task;
+	struct bt bt;
+
+	bt_start(&bt, 1, 0);
+	cr_assert_eq(iomap_bdev_create(&bt.engine, &keep_ops, MIB, NULL, NULL, &keep.bdev), 0);
+	bio = bt_bio(keep.bdev, IOMAP_REQ_OP_FLUSH, 0, NULL, 0);
+	bio->bi_end_io = keep_end;
+	iomap_submit_bio(bio);
+	cr_assert_eq(iomap_bdev_close(keep.bdev), -EBUSY);
+	t_start(&task, keep_complete, NULL);
+	while (!atomic_load(&keep.in_end_io))
+		sched_yield();
+	cr_assert_eq(bt_stats(keep.bdev).inflight_nr, 0U);
+	atomic_store(&keep.closing, true);
+	cr_assert_eq(iomap_bdev_close(keep.bdev), -EBUSY, "it was submitted again");
+	cr_assert_eq(t_join(&task), 0);
+	keep_complete(NULL);
+	iomap_bio_put(bio);
+	cr_assert_eq(iomap_bdev_close(keep.bdev), 0);
+	bt_stop(&bt);
 }
