@@ -149,8 +149,7 @@ struct iomap__thread {
 	void *inline_first, *inline_last; /* bios that wait for the one being done inline */
 	bool inline_busy;
 	void *waiter;	     /* struct iomap__waiter: innermost wait */
-	/* depth of completions: stored by the thread, read by who waits for their end */
-	_Atomic uint32_t completing;
+	uint32_t completing; /* depth of completion callbacks */
 	struct iomap_debug_counters counters;
 	struct iomap__thread *next; /* registry, never unlinked */
 };
@@ -206,28 +205,6 @@ static inline void iomap__epoch_exit(struct iomap__thread *self)
 
 /* Wait until every section that was running has ended.  Spins and yields; short. */
 void iomap__epoch_synchronize(void);
-
-/*
- * A completion runs on this thread, from before the moment that its I/O no longer counts as
- * in flight to its very end.  It may outlive all that it gives back on its way, up to the
- * device and the inode; iomap__completions_wait() returns when those that the caller's last
- * look at the count of I/O in flight missed have ended.  Not inside a completion.
- */
-static inline void iomap__completion_enter(struct iomap__thread *self)
-{
-	uint32_t depth = atomic_load_explicit(&self->completing, memory_order_relaxed);
-
-	atomic_store_explicit(&self->completing, depth + 1, memory_order_relaxed);
-}
-
-static inline void iomap__completion_exit(struct iomap__thread *self)
-{
-	uint32_t depth = atomic_load_explicit(&self->completing, memory_order_relaxed);
-
-	/* release: pairs with the acquire load of iomap__completions_wait() */
-	atomic_store_explicit(&self->completing, depth - 1, memory_order_release);
-}
-void iomap__completions_wait(void);
 
 /*
  * A counter spread over threads: exact, without contention for the first 63 threads.

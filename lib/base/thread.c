@@ -119,15 +119,3 @@ struct iomap__thread *iomap__thread_first(void)
 	pthread_mutex_unlock(&registry_lock);
 	return first;
 }
-
-void iomap__completions_wait(void)
-{
-	struct iomap__thread *thread;
-
-	iomap__assert(!atomic_load_explicit(&iomap__thread_self()->completing,
-					    memory_order_relaxed));
-	/* each one that is seen at 0 once has ended what it was at */
-	for (thread = iomap__thread_first(); thread; thread = thread->next)
-		while (atomic_load_explicit(&thread->completing, memory_order_acquire))
-			sched_yield();
-}

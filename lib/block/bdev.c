@@ -7,11 +7,18 @@
  * refer to it.  `refs` and the list change under blk->bdevs_lock, so that a close and an
  * iomap__bdevs_flush() see each other.
  *
+ * A bio stops being in flight before its bi_end_io, so that who has been told by it that the
+ * I/O is over can close the device.  The bi_end_io may still be running then, and use the
+ * device, the pools of the engine, and what the engine holds of other layers: the close
+ * waits for it to return, and so does, since it needs all devices closed, the engine's end.
+ *
  * The flush rule.  `written` counts completed writes that may be volatile; it moves before
  * the write's bi_end_io.  A flush remembers `written` when it starts; when it succeeds all
  * those writes are durable, and it raises `flushed` to that number.  iomap_bdev_flush() is
  * left out only if `flushed` has reached `written`.  A flush that fails raises nothing.
  */
+#include <sched.h>
+
 #include "block/internal.h"
 
 static const struct iomap_bdev_limits bdev_no_limits = {
@@ -72,27 +79,41 @@ void iomap__bdev_publish(struct iomap_bdev *bdev)
 	iomap__mutex_unlock(&blk->bdevs_lock);
 }
 
+/* Lock held.  0, -EBUSY, or -EAGAIN while a bi_end_io is running. */
+static int bdev_unlink(struct iomap__blk *blk, struct iomap_bdev *bdev)
+{
+	struct iomap_bdev **link;
+	uint64_t busy;
+
+	/* acquire: pairs with the release of the last bio's end, which touched the bdev */
+	busy = atomic_load_explicit(&bdev->busy, memory_order_acquire);
+	if (atomic_load_explicit(&bdev->refs, memory_order_acquire) ||
+	    busy & (IOMAP__BDEV_ENDING - 1))
+		return -EBUSY;
+	if (busy)
+		return -EAGAIN;
+	for (link = &blk->bdevs; *link != bdev; link = &(*link)->next)
+		;
+	*link = bdev->next;
+	if (bdev->id < IOMAP__BDEV_IDS)
+		blk->bdev_ids &= ~(UINT64_C(1) << bdev->id);
+	return 0;
+}
+
 /* Off the list, unless it is in use. */
 static int bdev_unpublish(struct iomap_bdev *bdev)
 {
 	struct iomap__blk *blk = bdev->engine->blk;
-	struct iomap_bdev **link;
-	int error = 0;
+	int error;
 
-	iomap__mutex_lock(&blk->bdevs_lock);
-	/* acquire: pairs with the release of the last bio's end, which touched the bdev */
-	if (atomic_load_explicit(&bdev->refs, memory_order_acquire) ||
-	    atomic_load_explicit(&bdev->inflight, memory_order_acquire)) {
-		error = -EBUSY;
-	} else {
-		for (link = &blk->bdevs; *link != bdev; link = &(*link)->next)
-			;
-		*link = bdev->next;
-		if (bdev->id < IOMAP__BDEV_IDS)
-			blk->bdev_ids &= ~(UINT64_C(1) << bdev->id);
+	for (;;) {
+		iomap__mutex_lock(&blk->bdevs_lock);
+		error = bdev_unlink(blk, bdev);
+		iomap__mutex_unlock(&blk->bdevs_lock);
+		if (error != -EAGAIN)
+			return error;
+		sched_yield();
 	}
-	iomap__mutex_unlock(&blk->bdevs_lock);
-	return error;
 }
 
 int iomap_bdev_close(struct iomap_bdev *bdev)
@@ -101,6 +122,8 @@ int iomap_bdev_close(struct iomap_bdev *bdev)
 
 	if (!bdev)
 		return 0;
+	/* it would wait for itself */
+	iomap__assert_msg(!iomap__thread_self()->completing, "bdev closed by a bi_end_io");
 	error = bdev_unpublish(bdev);
 	if (error)
 		return error;
@@ -200,7 +223,7 @@ int iomap_bdev_stats(struct iomap_bdev *bdev, struct iomap_bdev_stats *out, size
 		.read_bytes = iomap__stat_sum(&bdev->stats, IOMAP__BSTAT_READ_BYTES),
 		.written_bytes = iomap__stat_sum(&bdev->stats, IOMAP__BSTAT_WRITTEN_BYTES),
 		.errors_nr = iomap__stat_sum(&bdev->stats, IOMAP__BSTAT_ERRORS),
-		.inflight_nr = atomic_load_explicit(&bdev->inflight, memory_order_relaxed),
+		.inflight_nr = iomap__bdev_inflight(bdev),
 	};
 
 	if (!out || !size)

@@ -216,30 +216,50 @@ static void bio_account_end(struct iomap_bdev *bdev, struct iomap_bio *bio)
 	} else {
 		iomap__stat_add(&bdev->stats, self, IOMAP__BSTAT_FLUSHES, 1);
 	}
-	/* release: pairs with iomap_bdev_close(), which may free the bdev from here on */
-	atomic_fetch_sub_explicit(&bdev->inflight, 1, memory_order_release);
+	/* no longer in flight, but ending; release: pairs with iomap_bdev_close() */
+	atomic_fetch_add_explicit(&bdev->busy, IOMAP__BDEV_ENDING - 1, memory_order_release);
+}
+
+/*
+ * The bi_end_io of a bio of these devices has returned.  The bio may be gone, and each
+ * device from the moment that it is let go: first what belongs to its engine.
+ */
+static void bio_let_go(struct iomap_bdev *bdev, struct iomap__stacked *stacked)
+{
+	while (bdev) {
+		struct iomap__pool *pool = &bdev->engine->blk->stacked_pool;
+		struct iomap_bdev *outer = NULL;
+		struct iomap__stacked *next = NULL;
+
+		if (stacked) {
+			outer = stacked->bdev;
+			next = stacked->next;
+			iomap__pool_put(pool, stacked);
+		}
+		/* release: pairs with iomap_bdev_close(), which may free the bdev from here on */
+		atomic_fetch_sub_explicit(&bdev->busy, IOMAP__BDEV_ENDING, memory_order_release);
+		bdev = outer;
+		stacked = next;
+	}
 }
 
 void iomap_bio_endio(struct iomap_bio *bio)
 {
 	struct iomap__thread *self = iomap__thread_self();
 	struct iomap__req *req = iomap__req(bio);
-	struct iomap__stacked *stacked;
-	struct iomap_bdev *bdev;
+	struct iomap_bdev *bdev = req->bdev;
+	struct iomap__stacked *stacked = req->stacked, *outer;
 
-	/* before the bdev may be closed, and with it the engine */
-	iomap__completion_enter(self);
-	while ((bdev = req->bdev)) {
-		struct iomap__blk *blk = bdev->engine->blk;
-
-		stacked = req->stacked;
-		req->bdev = stacked ? stacked->bdev : NULL;
-		req->stacked = stacked ? stacked->next : NULL;
-		if (stacked)
-			iomap__pool_put(&blk->stacked_pool, stacked);
+	req->bdev = NULL;
+	req->stacked = NULL;
+	if (bdev)
 		bio_account_end(bdev, bio);
-	}
-	if (bio->bi_end_io)
+	for (outer = stacked; outer; outer = outer->next)
+		bio_account_end(outer->bdev, bio);
+	if (bio->bi_end_io) {
+		self->completing++;
 		bio->bi_end_io(bio);
-	iomap__completion_exit(self);
+		self->completing--;
+	}
+	bio_let_go(bdev, stacked);
 }

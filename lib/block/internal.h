@@ -116,6 +116,8 @@ enum {
 	IOMAP__BSTAT_ERRORS,
 };
 
+#define IOMAP__BDEV_ENDING (UINT64_C(1) << 32)
+
 struct iomap_bdev {
 	struct iomap__stats stats;
 	struct iomap_engine *engine;
@@ -132,7 +134,12 @@ struct iomap_bdev {
 	size_t name_bytes;
 	unsigned id;
 	_Atomic uint32_t refs;
-	_Atomic uint64_t inflight;
+	/*
+	 * Bios in flight, and from IOMAP__BDEV_ENDING up those that no longer are but whose
+	 * bi_end_io has not returned.  One word, so that a close sees both at one moment: a
+	 * bi_end_io may submit the next bio.
+	 */
+	_Atomic uint64_t busy;
 	/*
 	 * `written` moves with each completed write that may be volatile, before its bi_end_io;
 	 * `flushed` is what `written` was when the last successful flush started.  It starts
@@ -148,6 +155,10 @@ int iomap__bdev_new(struct iomap_engine *engine, const struct iomap__bdev_kind *
 		    const char *name, struct iomap_bdev **out);
 void iomap__bdev_publish(struct iomap_bdev *bdev);
 void iomap__bdev_free(struct iomap_bdev *bdev);
+static inline uint64_t iomap__bdev_inflight(const struct iomap_bdev *bdev)
+{
+	return atomic_load_explicit(&bdev->busy, memory_order_relaxed) & (IOMAP__BDEV_ENDING - 1);
+}
 /* A flush that started at generation @generation has succeeded. */
 void iomap__bdev_flushed(struct iomap_bdev *bdev, uint64_t generation);
 

@@ -81,7 +81,7 @@ static int submit_account(struct iomap_bdev *bdev, struct iomap_bio *bio)
 		req->stacked = stacked;
 	}
 	req->bdev = bdev;
-	atomic_fetch_add_explicit(&bdev->inflight, 1, memory_order_relaxed);
+	atomic_fetch_add_explicit(&bdev->busy, 1, memory_order_relaxed);
 	return 0;
 }
 

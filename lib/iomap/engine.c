@@ -244,8 +244,6 @@ int iomap_engine_destroy(struct iomap_engine *engine)
 	/* files need no look: each one holds its inode */
 	if (iomap__cache_has_inodes(engine) || iomap__blk_busy(engine))
 		return -EBUSY;
-	/* what has told that its I/O is over may be giving back its last objects yet */
-	iomap__completions_wait();
 	iomap__fs_destroy(engine);
 	iomap__cache_destroy(engine);
 	iomap__blk_destroy(engine);

@@ -230,11 +230,11 @@ Test(races, lk03_writing_for_memory_passes_by_locks_and_lower_classes)
 	ts_close(data);
 }
 
-/* ---- the end of an engine ---- */
+/* ---- the end of a device, and of its engine ---- */
 
 struct late {
 	struct iomap_bio *bio;
-	atomic_int in_end_io, destroying;
+	atomic_int in_end_io, closing;
 };
 
 static void late_submit(struct iomap_bdev *bdev, struct iomap_bio *bio)
@@ -250,7 +250,7 @@ static void late_end_io(struct iomap_bio *bio)
 	struct late *late = bio->bi_private;
 
 	atomic_store(&late->in_end_io, 1);
-	while (!atomic_load(&late->destroying))
+	while (!atomic_load(&late->closing))
 		sched_yield();
 	for (int i = 0; i < 1000; i++)
 		sched_yield();
@@ -267,7 +267,7 @@ static long late_device(void *arg)
 
 static const struct iomap_bdev_ops late_ops = { .submit_bio = late_submit };
 
-Test(races, en01_destroy_waits_for_completions_that_are_giving_back)
+Test(races, en01_close_waits_for_completions_that_are_giving_back)
 {
 	struct late late = { .in_end_io = 0 };
 	struct iomap_engine_opts opts;
@@ -287,8 +287,8 @@ Test(races, en01_destroy_waits_for_completions_that_are_giving_back)
 	t_start(&task, late_device, &late);
 	while (!atomic_load(&late.in_end_io))
 		sched_yield();
+	atomic_store(&late.closing, 1);
 	cr_assert_eq(iomap_bdev_close(bdev), 0);
-	atomic_store(&late.destroying, 1);
 	cr_assert_eq(iomap_engine_destroy(engine), 0);
 	t_join(&task);
 }
