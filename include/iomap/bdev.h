@@ -101,8 +101,8 @@ IOMAP_API IOMAP_MUST_CHECK int iomap_bdev_create(struct iomap_engine *engine,
 /**
  * iomap_bdev_close - release the device
  *
- * NULL is ignored.  Waits for a bi_end_io that is still running although its I/O is over, so
- * it must not be called by one.
+ * NULL is ignored.  Waits for a bi_end_io or submit_bio that is still running although its
+ * I/O is over, so it must not be called by one.
  *
  * Return: 0; -EBUSY while I/O is in flight or an inode names it as its i_bdev (nothing is
  * changed).

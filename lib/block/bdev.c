@@ -137,7 +137,14 @@ int iomap_bdev_close(struct iomap_bdev *bdev)
 
 static void bdev_custom_submit(struct iomap_bdev *bdev, struct iomap_bio *bio)
 {
+	/*
+	 * A thread of the device may have ended the bio before submit_bio returns, which may
+	 * still use the device (unlock what the bio was queued under): a close waits for it.
+	 */
+	atomic_fetch_add_explicit(&bdev->busy, IOMAP__BDEV_ENDING, memory_order_relaxed);
 	bdev->ops->submit_bio(bdev, bio);
+	/* release: pairs with iomap_bdev_close() */
+	atomic_fetch_sub_explicit(&bdev->busy, IOMAP__BDEV_ENDING, memory_order_release);
 }
 
 static void bdev_custom_release(struct iomap_bdev *bdev)

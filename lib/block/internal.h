@@ -135,9 +135,10 @@ struct iomap_bdev {
 	unsigned id;
 	_Atomic uint32_t refs;
 	/*
-	 * Bios in flight, and from IOMAP__BDEV_ENDING up those that no longer are but whose
-	 * bi_end_io has not returned.  One word, so that a close sees both at one moment: a
-	 * bi_end_io may submit the next bio.
+	 * Bios in flight, and from IOMAP__BDEV_ENDING up the callbacks that are running for
+	 * bios that may have ended: bi_end_io, and submit_bio of a device of the application.
+	 * One word, so that a close sees both at one moment: a bi_end_io may submit the next
+	 * bio.
 	 */
 	_Atomic uint64_t busy;
 	/*
@@ -155,9 +156,10 @@ int iomap__bdev_new(struct iomap_engine *engine, const struct iomap__bdev_kind *
 		    const char *name, struct iomap_bdev **out);
 void iomap__bdev_publish(struct iomap_bdev *bdev);
 void iomap__bdev_free(struct iomap_bdev *bdev);
+/* acquire: pairs with the release of the last bio's end */
 static inline uint64_t iomap__bdev_inflight(const struct iomap_bdev *bdev)
 {
-	return atomic_load_explicit(&bdev->busy, memory_order_relaxed) & (IOMAP__BDEV_ENDING - 1);
+	return atomic_load_explicit(&bdev->busy, memory_order_acquire) & (IOMAP__BDEV_ENDING - 1);
 }
 /* A flush that started at generation @generation has succeeded. */
 void iomap__bdev_flushed(struct iomap_bdev *bdev, uint64_t generation);

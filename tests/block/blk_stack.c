@@ -434,3 +434,59 @@ Test(blk_stack, a_close_waits_for_a_completion_that_is_running_and_sees_what_it_
 	cr_assert_eq(iomap_bdev_close(keep.bdev), 0);
 	bt_stop(&bt);
 }
+
+/* A device whose own thread ends the bio before submit_bio has returned. */
+static struct {
+	struct iomap_bio *bio;
+	atomic_bool queued, closing, released;
+} eager;
+
+static void eager_submit(struct iomap_bdev *bdev, struct iomap_bio *bio)
+{
+	(void)bdev;
+	eager.bio = bio;
+	atomic_store(&eager.queued, true);
+	while (!atomic_load(&eager.closing))
+		sched_yield();
+	for (int i = 0; i < 100; i++)
+		sched_yield();
+	t_must(!atomic_load(&eager.released));
+}
+
+static void eager_release(struct iomap_bdev *bdev)
+{
+	(void)bdev;
+	atomic_store(&eager.released, true);
+}
+
+static const struct iomap_bdev_ops eager_ops = {
+	.submit_bio = eager_submit,
+	.release = eager_release,
+};
+
+static long eager_main(void *bio)
+{
+	iomap_submit_bio(bio);
+	return 0;
+}
+
+Test(blk_stack, a_close_waits_for_a_submission_that_is_still_in_the_device)
+{
+	struct iomap_bdev *bdev;
+	struct iomap_bio *bio;
+	struct t_task task;
+	struct bt bt;
+
+	bt_start(&bt, 1, 0);
+	cr_assert_eq(iomap_bdev_create(&bt.engine, &eager_ops, MIB, NULL, NULL, &bdev), 0);
+	bio = bt_bio(bdev, IOMAP_REQ_OP_FLUSH, 0, NULL, 0);
+	t_start(&task, eager_main, bio);
+	while (!atomic_load(&eager.queued))
+		sched_yield();
+	iomap_bio_endio(bio);
+	iomap_bio_put(bio);
+	atomic_store(&eager.closing, true);
+	cr_assert_eq(iomap_bdev_close(bdev), 0);
+	cr_assert_eq(t_join(&task), 0);
+	bt_stop(&bt);
+}
