@@ -287,7 +287,8 @@ static int look_at_inline(struct ts *ts, int64_t pos, int64_t length, ssize_t wr
 Test(buffered_write, bw03_inline_data_has_changed_when_end_comes_and_is_never_written_back)
 {
 	struct ts *ts = ts_open(&(struct ts_config){ .i_size = 300 });
-	char data[512];
+	struct iomap_folio *folio;
+	char data[512], page[4096];
 
 	inline_area = data;
 	memset(data, 0, sizeof(data));
@@ -303,6 +304,14 @@ Test(buffered_write, bw03_inline_data_has_changed_when_end_comes_and_is_never_wr
 	cr_assert_eq(ts_calls(ts, TS_RANGE), 0U);
 	cr_assert_eq(td_count(ts->dev, TD_WRITE), 0U);
 	cr_assert(ts_reads(ts, 100, 100, 2));
+	/* the page was filled for the write: behind the end it is zero too */
+	folio = ts_folio(ts, 0);
+	iomap_folio_lock(folio);
+	iomap_folio_read(folio, 0, page, sizeof(page));
+	iomap_folio_unlock(folio);
+	iomap_folio_put(folio);
+	cr_assert_eq(t_mismatch(page, 100, 0, 1), -1);
+	cr_assert(t_all(page + 300, sizeof(page) - 300, 0));
 	ts_close(ts);
 }
 

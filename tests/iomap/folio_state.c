@@ -206,3 +206,38 @@ Test(folio_state, fs04_the_folio_is_dirty_while_any_block_is)
 	cr_assert_not(ts_dirty(ts, 0));
 	ts_close(ts);
 }
+
+Test(folio_state, fs04_blocks_that_were_written_are_clean)
+{
+	struct ts *ts = mapped_store(10);
+
+	cr_assert(ts_reads(ts, 0, 4 * KIB, 1));
+	ts_write(ts, 0, KIB, 2);
+	cr_assert_eq(ts_fsync(ts), 0);
+	ts_write(ts, 2 * KIB, KIB, 3);
+	cr_assert_eq(ts_fsync(ts), 0);
+	cr_assert_eq(td_count(ts->dev, TD_WRITE), 2U);
+	cr_assert_eq(td_nth(ts->dev, TD_WRITE, 1).addr, (uint64_t)(66 * KIB));
+	cr_assert_eq(td_nth(ts->dev, TD_WRITE, 1).bytes, (uint64_t)KIB);
+	ts_close(ts);
+}
+
+Test(folio_state, fs04_a_block_written_to_under_writeback_is_written_again)
+{
+	struct ts *ts = mapped_store(10);
+
+	cr_assert(ts_reads(ts, 0, 4 * KIB, 1));
+	ts_write(ts, 0, 2 * KIB, 2);
+	td_hold(ts->dev, TD_WRITE);
+	cr_assert_eq(iomap_sync_range(ts->file, 0, INT64_MAX, IOMAP_SYNC_WRITE), 0);
+	td_wait_held(ts->dev, 1);
+	ts_write(ts, KIB, KIB, 3);
+	cr_assert(ts_dirty(ts, 0));
+	td_open_gates(ts->dev);
+	cr_assert_eq(ts_fsync(ts), 0);
+	cr_assert_eq(td_count(ts->dev, TD_WRITE), 2U);
+	cr_assert_eq(td_nth(ts->dev, TD_WRITE, 1).bytes, (uint64_t)KIB);
+	cr_assert(ts_dev_has(ts, 64 * KIB, KIB, 0, 2));
+	cr_assert(ts_dev_has(ts, 65 * KIB, KIB, KIB, 3));
+	ts_close(ts);
+}

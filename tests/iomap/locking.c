@@ -179,6 +179,11 @@ static void wrong_inode_locks(void *arg)
 	struct ts *ts = mapped_store();
 
 	(void)arg;
+	/* the right way first, so that there is a chain to show */
+	iomap_inode_lock(&ts->inode);
+	iomap_filemap_invalidate_lock(&ts->inode.i_data);
+	iomap_filemap_invalidate_unlock(&ts->inode.i_data);
+	iomap_inode_unlock(&ts->inode);
 	iomap_filemap_invalidate_lock(&ts->inode.i_data);
 	iomap_inode_lock(&ts->inode);
 }
@@ -268,6 +273,17 @@ static void expect_abort(void (*fn)(void *arg), const char *name)
 
 	cr_assert_eq(sig, SIGABRT, "%s: signal %d\n%s", name, sig, err);
 	cr_assert_neq(err[0], '\0', "%s: it says nothing", name);
+}
+
+Test(locking, lk02_both_chains_are_printed)
+{
+	char err[4096];
+
+	if (!t_debug())
+		cr_skip_test("the library was built without debug checks");
+	cr_assert_eq(t_death(wrong_inode_locks, NULL, err, sizeof(err)), SIGABRT);
+	cr_assert(strstr(err, "chain held now"), "%s", err);
+	cr_assert(strstr(err, "taken in the right order before"), "%s", err);
 }
 
 Test(locking, lk02_a_wrong_lock_order_aborts_in_debug_builds)
