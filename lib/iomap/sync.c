@@ -190,7 +190,6 @@ int iomap_sync_engine(struct iomap_engine *engine)
 {
 	struct iomap__inode_walk first = { .engine = engine }, second = { .engine = engine };
 	struct iomap_inode *inode;
-	uint64_t bdevs = 0;
 	int data_err = 0, err = 0;
 
 	/* Get all devices busy first.  What this leaves out the second round writes. */
@@ -200,9 +199,9 @@ int iomap_sync_engine(struct iomap_engine *engine)
 	while ((inode = iomap__inode_walk_next(&second))) {
 		sync_first(&data_err, iomap__sync_write_wait(inode, 0, INT64_MAX));
 		sync_first(&err, sync_commit(inode, 0));
-		bdevs |= sync_bdevs(inode);
 	}
 	data_err = sync_data_error(data_err, sync_engine_error(engine));
-	sync_first(&err, iomap__bdevs_flush(engine, bdevs));
+	/* all devices: an inode that has been destroyed since has left its data in one of them */
+	sync_first(&err, iomap__bdevs_flush(engine, UINT64_MAX));
 	return data_err ? data_err : err;
 }
