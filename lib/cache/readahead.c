@@ -79,6 +79,13 @@ static void read_window(struct iomap_file *file, uint64_t first, uint64_t nr, ui
 	}
 	submit_batch(file, batch, in_batch);
 	iomap_finish_plug(&plug);
+	/*
+	 * Inside another plug, of a callback's data, these reads would stay in it: folios whose
+	 * lock nobody gives back.  The thread may go on without waiting for them, and then for
+	 * a lock of the application whose holder reads the same folios.
+	 */
+	if (plug.nested)
+		iomap__plug_flush(mapping->host->i_engine->blk);
 }
 
 void iomap__readahead_miss(struct iomap_file *file, uint64_t index, uint64_t nr)

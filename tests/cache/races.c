@@ -292,3 +292,45 @@ Test(races, en01_close_waits_for_completions_that_are_giving_back)
 	cr_assert_eq(iomap_engine_destroy(engine), 0);
 	t_join(&task);
 }
+
+/* ---- devices ---- */
+
+/* Its data is on the device, but not for sure. */
+Test(races, fy03_sync_engine_flushes_for_an_inode_that_is_gone)
+{
+	struct ts *ts = ts_open(&(struct ts_config){ .i_size = 4 * KIB });
+
+	ts_map(ts, 0, 4 * KIB, IOMAP_MAPPED, 0, 0);
+	ts_write(ts, 0, 4 * KIB, 1);
+	cr_assert_eq(iomap_file_close(ts->file), 0);
+	cr_assert_eq(iomap_inode_destroy(&ts->inode, IOMAP_DESTROY_WAIT), 0);
+	cr_assert_eq(td_count(ts->dev, TD_FLUSH), 0U);
+	cr_assert_eq(iomap_sync_engine(ts->engine), 0);
+	cr_assert_eq(td_count(ts->dev, TD_FLUSH), 1U);
+	cr_assert_eq(iomap_sync_engine(ts->engine), 0);
+	cr_assert_eq(td_count(ts->dev, TD_FLUSH), 1U, "nothing was written since");
+	/* ts_close() wants both */
+	cr_assert_eq(iomap_inode_init(ts->engine, &ts->inode, &ts->args), 0);
+	cr_assert_eq(iomap_file_open(&ts->inode, 0, &ts->file), 0);
+	ts_close(ts);
+}
+
+/* A read that nobody waits for does not stay in a plug of whoever called. */
+Test(races, ra06_readahead_leaves_no_locked_folio_in_a_plug)
+{
+	struct ts *ts = ts_open(&(struct ts_config){ .i_size = 256 * KIB });
+	struct iomap_plug plug;
+	size_t nr;
+
+	ts_map(ts, 0, 256 * KIB, IOMAP_MAPPED, 0, 0);
+	ts_dev_fill(ts, 0, 256 * KIB, 0, 1);
+	cr_assert(ts_reads(ts, 0, 4 * KIB, 1));
+	nr = td_count(ts->dev, TD_READ);
+	iomap_start_plug(&plug);
+	/* until a hit on a mark starts the next window */
+	for (int64_t pos = 4 * KIB; pos < 16 * KIB; pos += 4 * KIB)
+		cr_assert(ts_reads(ts, pos, 4 * KIB, 1));
+	cr_assert_gt(td_count(ts->dev, TD_READ), nr);
+	iomap_finish_plug(&plug);
+	ts_close(ts);
+}
