@@ -8,7 +8,6 @@
  * bi_iter is the submitter's: the library keeps its own position and leaves bi_iter as it
  * was submitted, so that bi_end_io sees which range has ended.
  */
-#include <iomap/folio.h>
 
 #include "block/internal.h"
 
@@ -138,11 +137,6 @@ bool iomap_bio_add(struct iomap_bio *bio, void *base, size_t bytes)
 	};
 	bio->bi_iter.bi_size += bytes;
 	return true;
-}
-
-bool iomap_bio_add_folio(struct iomap_bio *bio, struct iomap_folio *folio, size_t len, size_t off)
-{
-	return iomap_bio_add(bio, (char *)iomap_folio_address(folio) + off, len);
 }
 
 /* Skip @off bytes of the vectors; the place of the next ones, and how many. */

@@ -301,3 +301,9 @@ void iomap_folio_read(const struct iomap_folio *folio, size_t off, void *to, siz
 	iomap__assert(off + len <= iomap__folio_bytes(folio));
 	iomap__copy_from_folio(to, (const char *)iomap_folio_address(folio) + off, len);
 }
+
+/* Here and not with the other functions of bios: the block layer does not know folios. */
+bool iomap_bio_add_folio(struct iomap_bio *bio, struct iomap_folio *folio, size_t len, size_t off)
+{
+	return iomap_bio_add(bio, (char *)iomap_folio_address(folio) + off, len);
+}

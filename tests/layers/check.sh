@@ -33,7 +33,7 @@ for layer in base block cache iomap; do
 done
 
 # Symbols of the cache are not used below it, and so on: the linker would not notice.
-if grep -n 'iomap__folio\|iomap__filemap\|iomap__cache_' base/*.[ch] block/*.[ch] | grep -v '/\*\|^\S*:[0-9]*: \*'; then
+if grep -n 'iomap_folio_\|iomap__folio_[^c]\|iomap__filemap\|iomap__cache_' base/*.[ch] block/*.[ch] | grep -v '/\*\|^\S*:[0-9]*: \*'; then
 	echo "the cache is used below it"
 	bad=1
 fi
