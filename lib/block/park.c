@@ -429,6 +429,8 @@ static bool park_loop(struct iomap__blk *blk, struct iomap__waiter *waiter, uint
 		if (waiter->roles) {
 			iomap__mutex_unlock(&blk->park_lock);
 			any = park_reap(blk, waiter);
+			/* what callbacks have submitted; we may be inside an inline bio's end */
+			iomap__inline_flush(iomap__thread_self());
 			iomap__mutex_lock(&blk->park_lock);
 			any |= park_drop_idle_roles(blk, waiter);
 			/* All of this was looked at while the lock was not held. */

@@ -490,3 +490,76 @@ Test(blk_stack, a_close_waits_for_a_submission_that_is_still_in_the_device)
 	cr_assert_eq(t_join(&task), 0);
 	bt_stop(&bt);
 }
+
+/*
+ * While the end of an inline bio waits, it reaps a bio whose end submits an inline bio, which
+ * is what it waits for.
+ */
+static struct {
+	struct iomap__blk *blk;
+	struct iomap_bdev *waiting, *memory;
+	uint32_t word;
+} inner;
+
+static void inner_wait(struct iomap_bdev *bdev, struct iomap_bio *bio)
+{
+	(void)bdev;
+	while (!iomap__load_acquire(&inner.word))
+		iomap__io_wait(inner.blk, &inner.word, 0);
+	iomap_bio_endio(bio);
+}
+
+static const struct iomap_bdev_ops inner_ops = { .submit_bio = inner_wait };
+
+static void inner_set_word(struct iomap_bio *bio)
+{
+	iomap_bio_put(bio);
+	iomap__store_release(&inner.word, 1);
+	iomap__io_wake(inner.blk, &inner.word);
+}
+
+static void inner_submit_inline(struct iomap_bio *bio)
+{
+	struct iomap_bio *next = bt_bio(inner.memory, IOMAP_REQ_OP_FLUSH, 0, NULL, 0);
+
+	iomap_bio_put(bio);
+	next->bi_end_io = inner_set_word;
+	iomap_submit_bio(next);
+}
+
+static void inner_submit_waiting(struct iomap_bio *bio)
+{
+	struct iomap_bio *next = bt_bio(inner.waiting, IOMAP_REQ_OP_FLUSH, 0, NULL, 0);
+
+	iomap_bio_put(bio);
+	next->bi_end_io = iomap_bio_put;
+	iomap_submit_bio(next);
+}
+
+Test(blk_stack, inline_bios_of_a_nested_wait_are_done_in_it)
+{
+	char *path = t_temp(MIB);
+	void *buf = bt_buffer(4096);
+	struct iomap_bdev *bdev;
+	struct iomap_bio *bio;
+	struct bt bt;
+
+	bt_start(&bt, 1, 0);
+	inner.blk = bt.engine.blk;
+	bdev = bt_open(&bt, path, 0);
+	cr_assert_eq(iomap_bdev_open_memory(&bt.engine, MIB, &inner.memory), 0);
+	cr_assert_eq(iomap_bdev_create(&bt.engine, &inner_ops, MIB, NULL, NULL, &inner.waiting), 0);
+	bio = bt_bio(bdev, IOMAP_REQ_OP_READ, 0, buf, 4096);
+	bio->bi_end_io = inner_submit_inline;
+	iomap_submit_bio(bio);
+	bio = bt_bio(inner.memory, IOMAP_REQ_OP_FLUSH, 0, NULL, 0);
+	bio->bi_end_io = inner_submit_waiting;
+	iomap_submit_bio(bio);
+	cr_assert_eq(inner.word, 1U);
+	cr_assert_eq(iomap_bdev_close(inner.waiting), 0);
+	cr_assert_eq(iomap_bdev_close(inner.memory), 0);
+	cr_assert_eq(iomap_bdev_close(bdev), 0);
+	bt_stop(&bt);
+	free(buf);
+	t_temp_free(path);
+}
