@@ -198,6 +198,11 @@ static int file_go_buffered(struct iomap_bdev *bdev, const struct stat *st, uint
 
 static void file_release(struct iomap_bdev *bdev)
 {
+	/*
+	 * Closing is not enough: a child between fork() and exec(), or a request that io_uring
+	 * has reported but not yet put away, may hold the open file, and with it the lock.
+	 */
+	flock(bdev->fd, LOCK_UN);
 	close(bdev->fd);
 }
 

@@ -6,6 +6,7 @@
 #include <linux/loop.h>
 #include <sys/ioctl.h>
 #include <sys/uio.h>
+#include <sys/wait.h>
 
 #include "blktest.h"
 
@@ -273,6 +274,33 @@ Test(blk_rw, a_file_is_opened_once_unless_shared)
 	cr_assert_eq(iomap_bdev_close(second), 0);
 	bt_stop(&bt);
 	bt_stop(&other);
+	t_temp_free(path);
+}
+
+Test(blk_rw, a_forked_child_does_not_keep_the_lock)
+{
+	char *path = t_temp(BT_PAGE), byte;
+	struct iomap_bdev *bdev;
+	struct bt bt;
+	int ends[2];
+	pid_t child;
+
+	bt_start(&bt, 1, 0);
+	bdev = bt_open(&bt, path, 0);
+	t_must(pipe(ends) == 0);
+	child = fork();
+	t_must(child >= 0);
+	if (!child) {
+		close(ends[1]);
+		_exit(read(ends[0], &byte, 1) != 0);
+	}
+	cr_assert_eq(iomap_bdev_close(bdev), 0);
+	bdev = bt_open(&bt, path, 0);
+	cr_assert_eq(iomap_bdev_close(bdev), 0);
+	close(ends[1]);
+	close(ends[0]);
+	t_must(waitpid(child, NULL, 0) == child);
+	bt_stop(&bt);
 	t_temp_free(path);
 }
 
