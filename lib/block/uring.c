@@ -267,6 +267,20 @@ static int uring_probe(struct io_uring *ring)
 	return 0;
 }
 
+/*
+ * Rings given back.  A new ring may get the addresses of one that another thread has just
+ * unmapped; liburing makes these calls past the C library, so that ThreadSanitizer sees
+ * nothing of the order between the two but this word.
+ */
+static _Atomic uint32_t uring_unmapped;
+
+static void uring_exit(struct io_uring *ring)
+{
+	/* release: pairs with the acquire of uring_create_queue() */
+	atomic_fetch_add_explicit(&uring_unmapped, 1, memory_order_release);
+	io_uring_queue_exit(ring);
+}
+
 static int uring_create_queue(struct iomap__queue *queue, const char **why)
 {
 	struct io_uring_params params = { .flags = IORING_SETUP_CLAMP | IORING_SETUP_SUBMIT_ALL };
@@ -287,6 +301,7 @@ static int uring_create_queue(struct iomap__queue *queue, const char **why)
 	}
 	if (error)
 		goto free_uring;
+	(void)atomic_load_explicit(&uring_unmapped, memory_order_acquire);
 	/* A child of fork() must not write to the parent's rings. */
 	io_uring_ring_dontfork(&uring->ring);
 	if ((params.features & URING_NEEDED) != URING_NEEDED) {
@@ -304,7 +319,7 @@ static int uring_create_queue(struct iomap__queue *queue, const char **why)
 	return 0;
 
 exit_ring:
-	io_uring_queue_exit(&uring->ring);
+	uring_exit(&uring->ring);
 free_uring:
 	iomap__free(env, uring, sizeof(*uring));
 	return error;
@@ -319,7 +334,7 @@ static void uring_destroy(struct iomap__blk *blk)
 
 		if (!uring)
 			continue;
-		io_uring_queue_exit(&uring->ring);
+		uring_exit(&uring->ring);
 		iomap__free(blk->env, uring, sizeof(*uring));
 		blk->queues[i].backend = NULL;
 	}
