@@ -152,7 +152,8 @@ static void cell_make(struct cell *c, uint32_t thread, uint64_t seq, uint32_t ce
 	c->cell = cell;
 	c->seq = seq;
 	for (int i = 0; i < 4; i++)
-		c->fill[i] = (seq + 1) * 0xd1b54a32d192ed03ULL + cell * 31ULL + thread + (unsigned)i;
+		c->fill[i] =
+			(seq + 1) * 0xd1b54a32d192ed03ULL + cell * 31ULL + thread + (unsigned)i;
 	c->sum = cell_sum(c);
 }
 

@@ -138,8 +138,8 @@ Test(pressure, en04_dirty_data_that_is_thrown_away_counts_no_more)
 {
 	struct iomap_engine_opts opts = quiet();
 	struct ts *ts = mapped_store(&opts);
-	struct ts *other = ts_open(&(struct ts_config){
-		.alloc = TS_NEW, .engine = ts->engine, .dev = ts->dev });
+	struct ts *other = ts_open(
+		&(struct ts_config){ .alloc = TS_NEW, .engine = ts->engine, .dev = ts->dev });
 
 	ts_write(other, 0, 64 * KIB, 2);
 	cr_assert_eq(t_stats(ts->engine).dirty_bytes, 64U * KIB);

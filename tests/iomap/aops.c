@@ -255,7 +255,8 @@ static void plain_readahead(struct iomap_readahead_control *rac)
 	iomap_bio_readahead(rac, &plain_ops);
 }
 
-static int plain_writepages(struct iomap_address_space *mapping, struct iomap_writeback_control *wbc)
+static int plain_writepages(struct iomap_address_space *mapping,
+			    struct iomap_writeback_control *wbc)
 {
 	struct iomap_writepage_ctx wpc = { .inode = mapping->host,
 					   .wbc = wbc,

@@ -49,7 +49,9 @@ Test(buffered_write, bw01_a_vector_is_gathered)
 {
 	struct ts *ts = ts_open(&(struct ts_config){ .alloc = TS_NEW });
 	char buf[10000];
-	struct iovec iov[4] = { { buf, 1 }, { buf + 1, 0 }, { buf + 1, 5000 }, { buf + 5001, 4999 } };
+	struct iovec iov[4] = {
+		{ buf, 1 }, { buf + 1, 0 }, { buf + 1, 5000 }, { buf + 5001, 4999 }
+	};
 
 	t_fill(buf, sizeof(buf), 50, 1);
 	cr_assert_eq(iomap_writev(ts->file, iov, 4, 50), 10000);
@@ -210,8 +212,8 @@ Test(buffered_write, bw03_fresh_unwritten_and_delalloc_space_is_zeroed_and_not_r
 
 	for (size_t i = 0; i < 3; i++) {
 		for (int preallocated = 0; preallocated < 2; preallocated++) {
-			struct ts *ts = ts_open(&(struct ts_config){ .i_size = 16 * KIB,
-								     .alloc = kinds[i] });
+			struct ts *ts = ts_open(
+				&(struct ts_config){ .i_size = 16 * KIB, .alloc = kinds[i] });
 
 			memset(ts->dev->mem, 0xee, ts->dev->bytes);
 			if (preallocated && kinds[i] == TS_UNWRITTEN)
@@ -253,8 +255,8 @@ Test(buffered_write, bw03_over_data_below_it_is_read_from_there)
 	static const enum ts_alloc kinds[] = { TS_NEW, TS_UNWRITTEN, TS_DELALLOC };
 
 	for (size_t i = 0; i < 3; i++) {
-		struct ts *ts = ts_open(&(struct ts_config){ .i_size = 16 * KIB,
-							     .alloc = kinds[i] });
+		struct ts *ts =
+			ts_open(&(struct ts_config){ .i_size = 16 * KIB, .alloc = kinds[i] });
 
 		memset(ts->dev->mem, 0xee, ts->dev->bytes);
 		ts_dev_fill(ts, 512 * KIB, 16 * KIB, 0, 1);

@@ -153,8 +153,8 @@ Test(durability, fy01_a_flush_is_left_out_only_when_one_began_after_the_last_wri
 Test(durability, fy01_a_flush_that_began_before_the_write_ended_does_not_count)
 {
 	struct ts *ts = ts_open(&(struct ts_config){ .alloc = TS_NEW });
-	struct ts *other = ts_open(&(struct ts_config){
-		.alloc = TS_NEW, .engine = ts->engine, .dev = ts->dev });
+	struct ts *other = ts_open(
+		&(struct ts_config){ .alloc = TS_NEW, .engine = ts->engine, .dev = ts->dev });
 	struct t_task first;
 
 	other->next_addr = 8 << 20;
@@ -258,8 +258,7 @@ static int write_the_log(struct ts *ts, int datasync)
 	/* and inodes of a higher class can be written and read */
 	ts_write(meta, iomap_i_size_read(&meta->inode), 100, 3);
 	t_must(ts_reads(meta, 0, 100, 3));
-	return iomap_sync_range(meta->file, 0, INT64_MAX,
-				IOMAP_SYNC_WRITE | IOMAP_SYNC_WAIT_AFTER);
+	return iomap_sync_range(meta->file, 0, INT64_MAX, IOMAP_SYNC_WRITE | IOMAP_SYNC_WAIT_AFTER);
 }
 
 Test(durability, fy02_the_commit_may_write_inodes_of_a_higher_class)
@@ -327,8 +326,8 @@ Test(durability, fy03_sync_range_leaves_the_error_for_fsync)
 Test(durability, fy03_sync_engine_writes_all_and_flushes_each_device_once)
 {
 	struct ts *a = new_store();
-	struct ts *b = ts_open(&(struct ts_config){
-		.alloc = TS_NEW, .engine = a->engine, .dev = a->dev });
+	struct ts *b =
+		ts_open(&(struct ts_config){ .alloc = TS_NEW, .engine = a->engine, .dev = a->dev });
 	struct ts *c = ts_open(&(struct ts_config){ .alloc = TS_NEW, .engine = a->engine });
 
 	b->next_addr = 8 << 20;

@@ -188,8 +188,8 @@ Test(engine, en01_stats_of_an_older_program_are_filled_as_far_as_they_go)
 	struct iomap_engine_stats stats;
 
 	memset(&stats, 0x5a, sizeof(stats));
-	cr_assert_eq(iomap_engine_stats(engine, &stats, offsetof(struct iomap_engine_stats,
-								    peak_cached_bytes)),
+	cr_assert_eq(iomap_engine_stats(engine, &stats,
+					offsetof(struct iomap_engine_stats, peak_cached_bytes)),
 		     0);
 	cr_assert_eq(stats.cache_bytes, (uint64_t)MIB);
 	cr_assert_eq(stats.cached_bytes, 0U);

@@ -69,7 +69,7 @@ Test(ioend, ie01_a_step_on_the_device_or_in_the_file_starts_another)
 	struct ts *ts = mapped_store(4 << 20, NULL);
 
 	ts_map(ts, 8 * KIB, 8 * KIB, IOMAP_MAPPED, 0, 1 << 20);
-	ts_write(ts, 0, 16 * KIB, 2);  /* a step on the device at 8 KiB */
+	ts_write(ts, 0, 16 * KIB, 2);	    /* a step on the device at 8 KiB */
 	ts_write(ts, 32 * KIB, 8 * KIB, 2); /* a step in the file */
 	cr_assert_eq(ts_fsync(ts), 0);
 	cr_assert_eq(ts_calls(ts, TS_SUBMIT), 3U);

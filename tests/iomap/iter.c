@@ -54,7 +54,8 @@ Test(iter, it01_begin_gets_what_is_left_and_each_begin_one_end)
 		cr_assert_eq(begin.length, want[i].left);
 		cr_assert_eq(begin.flags, (unsigned)IOMAP_REPORT);
 		cr_assert_eq(end.pos, want[i].pos);
-		cr_assert_eq(end.length, want[i].here, "iomap_end's length is %" PRIu64, end.length);
+		cr_assert_eq(end.length, want[i].here, "iomap_end's length is %" PRIu64,
+			     end.length);
 		cr_assert_eq(end.written, (ssize_t)want[i].here);
 		cr_assert_lt(begin.tick, end.tick);
 		if (i)

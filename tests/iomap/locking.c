@@ -339,8 +339,8 @@ static int all_free_at_end(struct ts *ts, int64_t pos, int64_t length, ssize_t w
 
 Test(locking, lk03_no_folio_is_locked_in_begin_and_end_of_writes_and_zeroing)
 {
-	struct ts *ts = ts_open(&(struct ts_config){
-		.alloc = TS_NEW, .blkbits = 9, .with_write_ops = true });
+	struct ts *ts = ts_open(
+		&(struct ts_config){ .alloc = TS_NEW, .blkbits = 9, .with_write_ops = true });
 
 	ts->map_max_bytes = 6 * KIB; /* mappings end in the middle of folios */
 	ts->hook.begin = all_free_at_begin;

@@ -23,8 +23,8 @@ struct pending {
 	unsigned nr;
 };
 
-static int start_read(struct ts *ts, const struct iomap_iter *iter, struct iomap_read_folio_ctx *ctx,
-		      size_t len)
+static int start_read(struct ts *ts, const struct iomap_iter *iter,
+		      struct iomap_read_folio_ctx *ctx, size_t len)
 {
 	struct pending *p = ts->hook.arg;
 
@@ -197,8 +197,8 @@ static int read_at_once(struct ts *ts, const struct iomap_iter *iter,
 	(void)ts;
 	t_must(len <= sizeof(buf));
 	t_fill(buf, len, iter->pos, 1);
-	iomap_folio_write(ctx->cur_folio, (size_t)(iter->pos - iomap_folio_pos(ctx->cur_folio)), buf,
-			  len);
+	iomap_folio_write(ctx->cur_folio, (size_t)(iter->pos - iomap_folio_pos(ctx->cur_folio)),
+			  buf, len);
 	iomap_finish_folio_read(ctx->cur_folio,
 				(size_t)(iter->pos - iomap_folio_pos(ctx->cur_folio)), len, 0);
 	return 0;

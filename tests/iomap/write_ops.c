@@ -14,9 +14,8 @@
 
 static struct ts *mapped_store(int64_t size, uint32_t blkbits)
 {
-	struct ts *ts = ts_open(&(struct ts_config){ .i_size = size,
-						     .blkbits = blkbits,
-						     .with_write_ops = true });
+	struct ts *ts = ts_open(
+		&(struct ts_config){ .i_size = size, .blkbits = blkbits, .with_write_ops = true });
 
 	ts_map(ts, 0, (uint64_t)size, IOMAP_MAPPED, 0, 64 * KIB);
 	ts_dev_fill(ts, 64 * KIB, (size_t)size, 0, 1);

@@ -155,7 +155,8 @@ Test(writeback, wb01_a_missing_op_is_refused)
 /* ---- WB02 ---- */
 
 static ssize_t look_at_folio(struct ts *ts, struct iomap_writepage_ctx *wpc,
-			     struct iomap_folio *folio, uint64_t pos, unsigned len, uint64_t end_pos)
+			     struct iomap_folio *folio, uint64_t pos, unsigned len,
+			     uint64_t end_pos)
 {
 	t_must(iomap_folio_test_locked(folio));
 	return ts_range(ts, wpc, folio, pos, len, end_pos);

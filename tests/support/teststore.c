@@ -238,10 +238,9 @@ void ts_map(struct ts *ts, int64_t offset, uint64_t length, unsigned type, unsig
 
 void ts_map_inline(struct ts *ts, void *data, uint64_t length)
 {
-	struct ts_extent e = { .length = length,
-			       .type = IOMAP_INLINE,
-			       .addr = IOMAP_NULL_ADDR,
-			       .inline_data = data };
+	struct ts_extent e = {
+		.length = length, .type = IOMAP_INLINE, .addr = IOMAP_NULL_ADDR, .inline_data = data
+	};
 
 	t_lock(&ts->gate);
 	map_put(ts, e);
@@ -418,10 +417,9 @@ static int store_submit(struct iomap_writepage_ctx *wpc, int error)
 static struct iomap_folio *store_get_folio(struct iomap_iter *iter, int64_t pos, unsigned len)
 {
 	struct ts *ts = ts_of(iter->inode);
-	struct ts_event event = { .pos = pos,
-				  .length = len,
-				  .flags = iter->flags,
-				  .private_data = iter->private };
+	struct ts_event event = {
+		.pos = pos, .length = len, .flags = iter->flags, .private_data = iter->private
+	};
 	struct iomap_folio *folio;
 	uint64_t n;
 	int rc = call(ts, TS_GET, &n);
@@ -482,8 +480,8 @@ static int store_write_read(const struct iomap_iter *iter, struct iomap_folio *f
 	if (!rc) {
 		bio = iomap_bio_alloc(src->bdev, 1, IOMAP_REQ_OP_READ, NULL);
 		t_must(bio != NULL);
-		bio->bi_iter.bi_sector =
-			(src->addr + (uint64_t)(pos - src->offset)) >> IOMAP_SECTOR_SHIFT;
+		bio->bi_iter.bi_sector = (src->addr + (uint64_t)(pos - src->offset)) >>
+					 IOMAP_SECTOR_SHIFT;
 		t_must(iomap_bio_add_folio(bio, folio, len,
 					   (size_t)(pos - iomap_folio_pos(folio))));
 		rc = iomap_submit_bio_wait(bio);
@@ -497,10 +495,9 @@ static int store_write_read(const struct iomap_iter *iter, struct iomap_folio *f
 static int store_read(const struct iomap_iter *iter, struct iomap_read_folio_ctx *ctx, size_t len)
 {
 	struct ts *ts = ts_of(iter->inode);
-	struct ts_event event = { .pos = iter->pos,
-				  .length = len,
-				  .flags = iter->flags,
-				  .folio = ctx->cur_folio };
+	struct ts_event event = {
+		.pos = iter->pos, .length = len, .flags = iter->flags, .folio = ctx->cur_folio
+	};
 	uint64_t n;
 	int rc = call(ts, TS_READ, &n);
 

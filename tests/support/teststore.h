@@ -60,10 +60,10 @@ struct ts_event {
 	ssize_t written; /* TS_END; TS_PUT: copied; TS_COMMIT: datasync; TS_SUBMIT: error */
 	unsigned flags;
 	ssize_t ret;
-	uint64_t end_pos;    /* TS_RANGE */
-	struct iomap iomap;  /* TS_BEGIN: what was answered; TS_END: what came */
+	uint64_t end_pos;   /* TS_RANGE */
+	struct iomap iomap; /* TS_BEGIN: what was answered; TS_END: what came */
 	struct iomap_folio *folio;
-	void *private_data;  /* iter->private where there is an iter */
+	void *private_data; /* iter->private where there is an iter */
 	/* TS_SUBMIT: the ioend that was sent */
 	uint64_t io_sector;
 	int64_t io_offset;
@@ -79,8 +79,8 @@ struct ts;
 struct ts_hooks {
 	void *arg; /* the test's own */
 	/* after the store filled the mapping; the result is the callback's */
-	int (*begin)(struct ts *ts, int64_t pos, int64_t length, unsigned flags, struct iomap *iomap,
-		     struct iomap *srcmap);
+	int (*begin)(struct ts *ts, int64_t pos, int64_t length, unsigned flags,
+		     struct iomap *iomap, struct iomap *srcmap);
 	int (*end)(struct ts *ts, int64_t pos, int64_t length, ssize_t written, unsigned flags,
 		   struct iomap *iomap);
 	/* in place of the store's; may call ts_range() */
@@ -104,14 +104,14 @@ struct ts_config {
 	uint64_t dev_bytes;   /* 0: 16 MiB */
 	int64_t i_size;
 	int64_t i_maxbytes;
-	uint32_t blkbits;    /* 0: 12 */
+	uint32_t blkbits; /* 0: 12 */
 	uint32_t lock_class;
 	enum ts_alloc alloc;
 	bool threads;	     /* with a background flusher */
 	bool with_write_ops; /* write_ops of the store, else NULL */
 	const struct iomap_bdev_limits *limits;
-	struct iomap_engine *engine; /* of another store, else an own one */
-	struct td *dev;		     /* of another store, else an own one */
+	struct iomap_engine *engine;	      /* of another store, else an own one */
+	struct td *dev;			      /* of another store, else an own one */
 	const struct iomap_engine_opts *opts; /* instead of all that concerns the engine here */
 };
 

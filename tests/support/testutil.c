@@ -269,7 +269,8 @@ static bool takes_o_direct(const char *dir)
 
 char *t_temp(uint64_t bytes)
 {
-	const char *dirs[] = { getenv("IOMAP_TEST_DIR"), getenv("TMPDIR"), "/var/tmp", "/tmp", "." };
+	const char *dirs[] = { getenv("IOMAP_TEST_DIR"), getenv("TMPDIR"), "/var/tmp", "/tmp",
+			       "." };
 	char path[4096] = "";
 	char *name;
 	int fd;
