@@ -57,6 +57,7 @@ bool iomap__filemap_dirty_folio(struct iomap_address_space *mapping, struct ioma
 
 	if (iomap__folio_test(folio, IOMAP__FOLIO_DIRTY))
 		return false;
+	iomap__assert_msg(mapping->a_ops->writepages, "dirty data that nobody could write");
 	iomap__folio_set(folio, IOMAP__FOLIO_DIRTY);
 	iomap__tree_lock(mapping);
 	fresh = iomap__index_set_tag(mapping, iomap_folio_index(folio), IOMAP__TAG_DIRTY);
