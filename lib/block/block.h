@@ -6,18 +6,18 @@
  * parking lot in which threads sleep for a word to change.
  *
  * Waiting: whoever waits can complete I/O (contract 7 of docs/design.md).  A thread that
- * waits in iomap__io_wait() first tries to become the reaper of a queue with I/O in flight,
- * and then sleeps in that queue; only when every such queue has a reaper, or nothing is in
+ * waits in iomap__io_wait() becomes the reaper of each queue that has I/O in flight and no
+ * reaper, and sleeps in these queues; only when every such queue has one, or nothing is in
  * flight, does it sleep on a futex of its own.  A reaper that stops while I/O is in flight
  * and others sleep wakes one of these to take over; so does a submission that finds
  * sleepers and no reaper on its queue.
  *
- * Locks: IOMAP__RANK_BDEV .. IOMAP__RANK_POOL of base.h.  Completions (bi_end_io) run with
- * only the reap lock held, or none.
+ * Locks: the ranks ENGINE (list of bdevs), BDEV, QUEUE, WORK, PARK and POOL of base.h.
+ * Reaping is a role, not a lock: completions (bi_end_io) run with none held.
  *
- * Life cycle of a bio: allocated, submitted (counted in its bdev's inflight), perhaps split
- * into chained children by the file backend, issued to a queue or done inline, completed
- * exactly once by iomap_bio_endio().
+ * Life cycle of a bio: allocated, submitted (counted as in flight on its bdev), perhaps held
+ * in a plug, perhaps split into children, issued to a queue or done inline, completed exactly
+ * once by iomap_bio_endio(), which takes it out of the count before it runs bi_end_io.
  */
 #ifndef IOMAP__BLOCK_H
 #define IOMAP__BLOCK_H

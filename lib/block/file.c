@@ -3,8 +3,8 @@
  * file.c - devices that are regular files or block devices.
  *
  * Opening: O_DIRECT unless it is refused and IOMAP_BDEV_BUFFERED is given; the exclusive
- * lock (O_EXCL on a block device, flock() on the descriptor of a file: both go with the
- * descriptor, however the process ends); the alignment that direct I/O needs, from statx()
+ * lock (O_EXCL on a block device, flock() on a file: both go when the process ends, however
+ * it does); the alignment that direct I/O needs, from statx()
  * where the kernel knows, else by trying; the size, cut to whole blocks.
  *
  * A file that refuses RWF_NOWAIT would have each of its requests handed to a kernel worker
