@@ -3,8 +3,9 @@
  * iomap/writeback.h - from dirty folios to ioends.
  *
  * Threads: writepages and the callbacks below it run in fsync and the other sync calls, in
- * throttled writers, in callers that need memory, and in the flusher; several may write
- * different folios of one inode at once.  A writepage context belongs to one thread.
+ * throttled writers, in the flusher, and, on an engine without threads, in callers that need
+ * memory for an inode of the same or a lower class; several may write different folios of one
+ * inode at once.  A writepage context belongs to one thread.
  * Errors: those of queueing are returned and recorded, those of I/O are recorded; both are
  * told by the next fsync of each opener.
  * Lifetime: an ioend exists from iomap_add_to_ioend() to the end of its completion.  Folios
@@ -89,9 +90,12 @@ struct iomap_writepage_ctx {
  * writeback_range: required.  Map and queue a dirty run of @len bytes at @pos of a locked
  *   folio; sets wpc->iomap and usually returns iomap_add_to_ioend().  @end_pos: byte after
  *   the last one of the folio to write (i_size cuts it).  May block but not wait for another
- *   folio.  Return: bytes handled (> 0; the rest is asked for again), -errno, or
- *   IOMAP_WB_DEFER.  After -errno it gives back the reservations from @pos to the end of the
- *   folio, and is not called again for this folio.
+ *   folio, nor for a lock of the application whose holder waits for folios or I/O of this
+ *   inode: bios of this call may still be collected, in the ioend being built or in a plug,
+ *   and are sent before the thread sleeps in the library, but not before it sleeps on a lock
+ *   that the library does not know.  Return: bytes handled (> 0; the rest is asked for
+ *   again), -errno, or IOMAP_WB_DEFER.  After -errno it gives back the reservations from @pos
+ *   to the end of the folio, and is not called again for this folio.
  * writeback_submit: required.  Send what was built, or with @error set end it unsubmitted
  *   with that error; usually iomap_ioend_writeback_submit().  Called when the context holds
  *   something in wb_ctx.  Return: 0 or -errno.
