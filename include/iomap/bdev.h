@@ -72,8 +72,11 @@ IOMAP_API IOMAP_MUST_CHECK int iomap_bdev_open_memory(struct iomap_engine *engin
  * submit_bio: required.  Takes the bio and calls iomap_bio_endio() for it exactly once,
  *   now or later, from any thread.  A stacked device changes bio->bi_bdev and submits it
  *   on, or submits bios of its own.  Called on the submitting thread with folio locks
- *   possibly held; may block, must not call buffered operations.
- * release: optional.  The bdev is being closed, no I/O is in flight.
+ *   possibly held; may block, must not call buffered operations.  The thread may hold a
+ *   plug, or be in a bi_end_io with others to run after it: so do not block on what another
+ *   thread holds while it waits for I/O.
+ * release: optional.  The bdev is being closed, no I/O is in flight.  A device with threads
+ *   of its own waits here for those that may still be inside a call to the library.
  */
 struct iomap_bdev_ops {
 	void (*submit_bio)(struct iomap_bdev *bdev, struct iomap_bio *bio);

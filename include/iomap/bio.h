@@ -148,7 +148,7 @@ IOMAP_API uint64_t iomap_bio_end_sector(const struct iomap_bio *bio);
  * in bi_status.  Does not wait for other requests: one that finds its queue full is started
  * as places come free.  Devices in memory, and files that refuse not to block, do the I/O
  * here.  Starts nothing while the thread holds a plug that collects it
- * (iomap_start_plug()).  Kernel: submit_bio.
+ * (iomap_start_plug()); a bi_end_io's bios are never collected.  Kernel: submit_bio.
  */
 IOMAP_API void iomap_submit_bio(struct iomap_bio *bio);
 /**
@@ -164,8 +164,8 @@ IOMAP_API void iomap_bio_endio(struct iomap_bio *bio);
 
 /*
  * Several bios in one submission (kernel: struct blk_plug).  On the caller's stack; between
- * start and finish the thread's bios are collected, and go out together at finish, when
- * there are many, or when the thread waits.
+ * start and finish the thread's bios to files and block devices are collected, and go out
+ * together at finish, when there are many, or when the thread waits in the library.
  */
 struct iomap_plug {
 	struct iomap_bio *first, *last;

@@ -266,7 +266,9 @@ void iomap_submit_bio(struct iomap_bio *bio)
 	struct iomap__batch batch = { .bios = { 0 } };
 	struct iomap__blk *blk = bio->bi_bdev->engine->blk;
 
-	if (!submit_begin(bio) || iomap__plug_add(bio))
+	/* Only queues gain by a plug; and what has been held back must be sent as a whole,
+	 * without a device of the application in between, where this thread may wait. */
+	if (!submit_begin(bio) || (bio->bi_bdev->kind->queued && iomap__plug_add(bio)))
 		return;
 	iomap__dispatch(bio, &batch);
 	iomap__batch_send(blk, &batch, false);

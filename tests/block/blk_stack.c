@@ -563,3 +563,42 @@ Test(blk_stack, inline_bios_of_a_nested_wait_are_done_in_it)
 	free(buf);
 	t_temp_free(path);
 }
+
+/* Inside submit_bio, wait for a bio that the thread has submitted before, under the same plug. */
+static struct bt_latch earlier;
+
+static void earlier_wait(struct iomap_bdev *bdev, struct iomap_bio *bio)
+{
+	(void)bdev;
+	bt_latch_wait(&earlier);
+	iomap_bio_endio(bio);
+}
+
+static const struct iomap_bdev_ops earlier_ops = { .submit_bio = earlier_wait };
+
+Test(blk_stack, a_plug_holds_nothing_back_that_a_device_waits_for)
+{
+	char *path = t_temp(MIB);
+	void *buf = bt_buffer(4096);
+	struct iomap_bdev *bdev, *waiting;
+	struct iomap_plug plug;
+	struct iomap_bio *bio;
+	struct bt bt;
+
+	bt_start(&bt, 1, 0);
+	bdev = bt_open(&bt, path, 0);
+	cr_assert_eq(iomap_bdev_create(&bt.engine, &earlier_ops, MIB, NULL, NULL, &waiting), 0);
+	earlier = (struct bt_latch){ .blk = bt.engine.blk, .left = 1 };
+	iomap_start_plug(&plug);
+	bt_submit(bt_bio(bdev, IOMAP_REQ_OP_READ, 0, buf, 4096), &earlier);
+	bio = bt_bio(waiting, IOMAP_REQ_OP_FLUSH, 0, NULL, 0);
+	bio->bi_end_io = iomap_bio_put;
+	iomap_submit_bio(bio);
+	iomap_finish_plug(&plug);
+	cr_assert_eq(earlier.left, 0U);
+	cr_assert_eq(iomap_bdev_close(waiting), 0);
+	cr_assert_eq(iomap_bdev_close(bdev), 0);
+	bt_stop(&bt);
+	free(buf);
+	t_temp_free(path);
+}
