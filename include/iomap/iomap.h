@@ -13,6 +13,7 @@
 #include <iomap/bio.h>
 #include <iomap/buffered.h>
 #include <iomap/engine.h>
+#include <iomap/faulty.h>
 #include <iomap/file.h>
 #include <iomap/flags.h>
 #include <iomap/folio.h>
@@ -22,5 +23,6 @@
 #include <iomap/types.h>
 #include <iomap/uio.h>
 #include <iomap/writeback.h>
+#include <iomap/writelog.h>
 
 #endif
