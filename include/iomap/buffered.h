@@ -186,6 +186,49 @@ IOMAP_API void iomap_invalidate_folio(struct iomap_folio *folio, size_t off, siz
 /** iomap_is_partially_uptodate - whether [from, from + count) of the folio holds data; locked */
 IOMAP_API bool iomap_is_partially_uptodate(struct iomap_folio *folio, size_t from, size_t count);
 
+/**
+ * iomap_truncate_page - zero, in the cache, from @pos to the end of its block
+ * @pos: the new end of the file, or the old one when it grows
+ * @did_zero: set to true when something was zeroed; may be NULL
+ * @ops: the extent map, called with IOMAP_ZERO
+ * @write_ops: NULL for none
+ * @private_data: iter->private of the callbacks
+ *
+ * What lies behind EOF in its block has to be zero before the file may grow over it.  Holes,
+ * and unwritten space that is not cached, are zero already.  The block becomes dirty; i_size
+ * stays.  i_rwsem held exclusively.  Blocks.
+ *
+ * Return: 0, also when @pos is the start of a block; -EINVAL for a negative @pos; -ENOMEM, an
+ * error of reading the block, or the callbacks' error.
+ */
+IOMAP_API IOMAP_MUST_CHECK int iomap_truncate_page(struct iomap_inode *inode, int64_t pos,
+						   bool *did_zero, const struct iomap_ops *ops,
+						   const struct iomap_write_ops *write_ops,
+						   void *private_data);
+
+/**
+ * iomap_truncate_setsize - set i_size, and drop what is cached beyond it
+ *
+ * i_size first, then the cache, so that a reader in between, who looks at i_size again after
+ * its copy, returns neither dropped nor zeroed bytes.  When it returns no I/O of the cache
+ * goes on beyond @size, and none will.  A negative @size is 0.  i_rwsem and invalidate_lock
+ * held exclusively.  Blocks.  Kernel counterpart: truncate_setsize.
+ */
+IOMAP_API void iomap_truncate_setsize(struct iomap_inode *inode, int64_t size);
+/**
+ * iomap_truncate_pagecache - drop what is cached from @size on, dirty or not
+ *
+ * The rest of the folio that holds @size becomes zero.  Waits for writeback and for reads of
+ * these folios.  i_size was moved before.  Kernel counterpart: truncate_pagecache.
+ */
+IOMAP_API void iomap_truncate_pagecache(struct iomap_inode *inode, int64_t size);
+/**
+ * iomap_truncate_pagecache_range - the same for [@lstart, @lend], @lend inclusive as in the
+ * kernel (truncate_pagecache_range); the mappings of the range were changed before
+ */
+IOMAP_API void iomap_truncate_pagecache_range(struct iomap_inode *inode, int64_t lstart,
+					      int64_t lend);
+
 #ifdef __cplusplus
 }
 #endif

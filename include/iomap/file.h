@@ -18,11 +18,7 @@
 extern "C" {
 #endif
 
-/*
- * iomap_file_open() flags.
- * IOMAP_O_DIRECT: no call of this version does direct I/O; iomap_read() and iomap_write() on
- * such a file give -EOPNOTSUPP, unless the inode's own read_iter or write_iter serves them.
- */
+/* iomap_file_open() flags. */
 #define IOMAP_O_DIRECT 0x1U /* direct I/O; needs IOMAP_FMODE_CAN_ODIRECT */
 #define IOMAP_O_APPEND 0x2U /* writes go to the end */
 #define IOMAP_O_DSYNC 0x4U  /* writes are durable before they return */
@@ -69,9 +65,12 @@ IOMAP_API int iomap_file_check_and_advance_wb_err(struct iomap_file *file);
 /**
  * iomap_read - read @len bytes at @pos into @buf
  *
- * As i_fop->read_iter, or iomap_file_read_iter().  @len is cut to SSIZE_MAX.
+ * As i_fop->read_iter, or iomap_file_read_iter(), or, on a file with IOMAP_O_DIRECT,
+ * iomap_dio_rw() under a shared i_rwsem, and through the cache where that gives -ENOTBLK.
+ * @len is cut to SSIZE_MAX.
  *
- * Return: bytes, 0 at and beyond i_size; else -errno: -EINVAL for a negative @pos.
+ * Return: bytes, 0 at and beyond i_size; else -errno: -EINVAL for a negative @pos, and for a
+ * direct read that is not aligned or has no extent map.
  */
 IOMAP_API ssize_t iomap_read(struct iomap_file *file, void *buf, size_t len, int64_t pos);
 /** iomap_readv - the same into at most IOV_MAX segments, else -EINVAL */
@@ -85,6 +84,10 @@ IOMAP_API ssize_t iomap_readv(struct iomap_file *file, const struct iovec *iov, 
  * IOMAP_O_SYNC durable before return.  With IOMAP_O_APPEND @pos is ignored.  Blocks.
  * All this unless i_fop->write_iter does it in its own way.
  *
+ * With IOMAP_O_DIRECT by iomap_dio_rw(), under a shared i_rwsem when it is whole blocks below
+ * i_size.  Where that gives -ENOTBLK, or ends early, the rest goes through the cache, is
+ * written out and dropped from it.
+ *
  * Return: bytes written, fewer when an error follows them or i_maxbytes cuts the range; else
  * -errno: -EINVAL (negative @pos, nothing to write with), -EFBIG at or beyond i_maxbytes,
  * that of the callbacks, or of the sync.
@@ -93,6 +96,20 @@ IOMAP_API ssize_t iomap_write(struct iomap_file *file, const void *buf, size_t l
 /** iomap_writev - the same from at most IOV_MAX segments, else -EINVAL */
 IOMAP_API ssize_t iomap_writev(struct iomap_file *file, const struct iovec *iov, int iovcnt,
 			       int64_t pos);
+
+/**
+ * iomap_truncate - set the size of the file
+ * @size: bytes
+ *
+ * Takes i_rwsem and invalidate_lock exclusively and calls the inode's `setsize`.  Without one
+ * no blocks change hands: shrinking zeroes the rest of the last block and drops the cache,
+ * growing zeroes mapped space up to @size, through the cache.  Blocks.  Not durable before
+ * the next fsync.  What lies between an old end and a larger @size reads as zeros.
+ *
+ * Return: 0; -EINVAL (negative @size; no `setsize` and no `write`); -EFBIG beyond i_maxbytes;
+ * that of the callbacks.  After an error the size may have moved a part of the way up.
+ */
+IOMAP_API IOMAP_MUST_CHECK int iomap_truncate(struct iomap_file *file, int64_t size);
 
 /** iomap_file_fsync - i_fop->fsync, or iomap_fsync() of everything */
 IOMAP_API IOMAP_MUST_CHECK int iomap_file_fsync(struct iomap_file *file, int datasync);
@@ -120,7 +137,8 @@ IOMAP_API IOMAP_MUST_CHECK int iomap_fsync(struct iomap_file *file, int64_t star
 /**
  * iomap_write_sync - make the @ret bytes that end at iocb->ki_pos durable, if the iocb asks
  *
- * Call it without i_rwsem, after iomap_file_buffered_write().  Kernel: generic_write_sync.
+ * Call it without i_rwsem, after iomap_file_buffered_write(); iomap_dio_rw() calls it itself.
+ * Kernel: generic_write_sync.
  *
  * Return: @ret, or -errno of the sync; @ret <= 0 is returned as it is.
  */

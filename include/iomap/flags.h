@@ -62,6 +62,8 @@ extern "C" {
 #define IOMAP_IOCB_APPEND 0x0001U /* (open) position is i_size at the time of the write */
 #define IOMAP_IOCB_DSYNC 0x0002U  /* (open) data durable before return */
 #define IOMAP_IOCB_SYNC 0x0004U	  /* (open) data and metadata durable before return; with DSYNC */
+#define IOMAP_IOCB_DIRECT 0x0008U /* (open) for read_iter and write_iter to look at; the calls
+				   * for buffered and for direct I/O take no notice of it */
 
 /* Flag families, for iomap_format_flags(). */
 enum iomap_flag_family {
@@ -72,6 +74,7 @@ enum iomap_flag_family {
 	IOMAP_FAMILY_REQ,	 /* IOMAP_REQ_xxx */
 	IOMAP_FAMILY_IOEND,	 /* IOMAP_IOEND_xxx */
 	IOMAP_FAMILY_OPEN,	 /* IOMAP_O_xxx */
+	IOMAP_FAMILY_DIO,	 /* IOMAP_DIO_xxx */
 };
 
 /**

@@ -11,6 +11,7 @@
 #ifndef IOMAP_INODE_H
 #define IOMAP_INODE_H
 
+#include <iomap/direct.h>
 #include <iomap/lock.h>
 #include <iomap/mapping.h>
 #include <iomap/types.h>
@@ -67,27 +68,12 @@ struct iomap_file_operations {
 };
 
 /*
- * Hooks of direct I/O (kernel: struct iomap_dio_ops), all optional.  Taken by
- * iomap_inode_ops.dio_ops; no call of this version does direct I/O yet.
- *
- * end_io: all bios ended; may block, its error becomes the result.
- * submit_io: in place of iomap_submit_bio().
- * bio_set: own bio allocations.
- */
-struct iomap_dio_ops {
-	int (*end_io)(struct iomap_kiocb *iocb, ssize_t size, int error, unsigned flags);
-	void (*submit_io)(const struct iomap_iter *iter, struct iomap_bio *bio,
-			  int64_t file_offset);
-	struct iomap_bio_set *bio_set;
-	void (*reserved[4])(void);
-};
-
-/*
  * What the convenience layer uses.
  *
  * write: the extent map for iomap_write(); required to write without a write_iter.
  * write_ops: passed to the buffered write; NULL for none.
- * dio_ops: for direct I/O; NULL for none.
+ * dio_ops: for direct I/O; NULL for none.  i_size is moved by the library after end_io, unless
+ *   that has done so.
  * open: a file is being opened; may refuse with -errno, may call iomap_file_set_mode().
  *   No lock held, may block.
  * commit_metadata: make durable all metadata that is needed to find the data written so
@@ -95,6 +81,16 @@ struct iomap_dio_ops {
  *   before the device is flushed; no library lock held; may block, may read and write other
  *   inodes of a higher lock class and submit bios; must not fsync this inode.  NULL: there
  *   is none.
+ * read: the extent map for direct reads, where `direct` is not set; NULL: `write`, which then
+ *   has to look at the flags.
+ * direct: the extent map for direct reads and writes; NULL: `read` and `write`.  Writes of
+ *   whole blocks below i_size come from several threads at once.
+ * setsize: iomap_truncate() changes the size.  i_rwsem and invalidate_lock are held
+ *   exclusively; may block; may call iomap_truncate_page(), iomap_truncate_setsize() and
+ *   bios.  It zeroes the rest of the block that holds the new end (or, growing, the old
+ *   one), moves i_size by iomap_truncate_setsize(), and gives back the blocks beyond it,
+ *   which no I/O uses from then on.  When it returns 0 and has left i_size, the library
+ *   moves it.  An error is iomap_truncate()'s.  NULL: blocks stay where they are.
  */
 struct iomap_inode_ops {
 	const struct iomap_ops *write;
@@ -102,7 +98,11 @@ struct iomap_inode_ops {
 	const struct iomap_dio_ops *dio_ops;
 	int (*open)(struct iomap_inode *inode, struct iomap_file *file);
 	int (*commit_metadata)(struct iomap_inode *inode, int datasync);
-	void (*reserved[10])(void);
+	const struct iomap_ops *read;
+	const struct iomap_ops *direct;
+	void (*reserved_report)(void);
+	int (*setsize)(struct iomap_inode *inode, int64_t old_size, int64_t new_size);
+	void (*reserved[6])(void);
 };
 
 /* The cached pages of an inode (kernel: struct address_space). */

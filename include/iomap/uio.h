@@ -51,6 +51,8 @@ IOMAP_API size_t iomap_copy_to_iter(const void *from, size_t bytes, struct iomap
 IOMAP_API size_t iomap_copy_from_iter(void *to, size_t bytes, struct iomap_iov_iter *iter);
 /** iomap_iov_iter_zero - fill the memory with zeros and advance. Return: bytes zeroed. */
 IOMAP_API size_t iomap_iov_iter_zero(size_t bytes, struct iomap_iov_iter *iter);
+/** iomap_iov_iter_alignment - all addresses and lengths of the memory left, or'ed */
+IOMAP_API unsigned long iomap_iov_iter_alignment(const struct iomap_iov_iter *iter);
 
 /*
  * Control block of one read or write (kernel: struct kiocb).  Zero it, set ki_filp and

@@ -303,6 +303,11 @@ void iomap__word_unlock(uint32_t *word);
 
 void iomap__rwsem_init(struct iomap_rwsem *sem, enum iomap__rank rank, unsigned subclass);
 
+/* ---- caller memory (uio.c) ---- */
+
+/* The contiguous memory at the cursor, of at most *@bytes, which is cut to it. */
+char *iomap__iov_iter_segment(const struct iomap_iov_iter *iter, size_t *bytes);
+
 /* ---- errseq: an error that each observer sees once (errseq.c) ---- */
 
 /* Record @error (negative errno). */

@@ -7,6 +7,7 @@
 #include <stdio.h>
 
 #include <iomap/bio.h>
+#include <iomap/direct.h>
 #include <iomap/file.h>
 #include <iomap/flags.h>
 #include <iomap/writeback.h>
@@ -59,6 +60,7 @@ static const struct flags_name flags_iocb[] = {
 	{ IOMAP_IOCB_APPEND, "APPEND" },
 	{ IOMAP_IOCB_DSYNC, "DSYNC" },
 	{ IOMAP_IOCB_SYNC, "SYNC" },
+	{ IOMAP_IOCB_DIRECT, "DIRECT" },
 	{ 0, NULL },
 };
 
@@ -94,6 +96,12 @@ static const struct flags_name flags_open[] = {
 	{ 0, NULL },
 };
 
+static const struct flags_name flags_dio[] = {
+	{ IOMAP_DIO_UNWRITTEN, "UNWRITTEN" },
+	{ IOMAP_DIO_COW, "COW" },
+	{ 0, NULL },
+};
+
 /*
  * A family: the bits of @number_mask are a number that indexes @numbers, the others are
  * flags of @bits.
@@ -112,6 +120,7 @@ static const struct flags_family {
 			       flags_req },
 	[IOMAP_FAMILY_IOEND] = { 0, NULL, 0, flags_ioend },
 	[IOMAP_FAMILY_OPEN] = { 0, NULL, 0, flags_open },
+	[IOMAP_FAMILY_DIO] = { 0, NULL, 0, flags_dio },
 };
 
 /* Text that grows behind the end of its buffer, as snprintf counts. */

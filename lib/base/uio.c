@@ -87,8 +87,7 @@ void iomap_iov_iter_truncate(struct iomap_iov_iter *iter, size_t count)
 	iter->count = iomap__min(iter->count, count);
 }
 
-/* The contiguous memory at the cursor, of at most *bytes, which is cut to it. */
-static char *uio_segment(const struct iomap_iov_iter *iter, size_t *bytes)
+char *iomap__iov_iter_segment(const struct iomap_iov_iter *iter, size_t *bytes)
 {
 	if (!iter->iov)
 		return iter->ubuf + iter->iov_offset;
@@ -104,7 +103,7 @@ size_t iomap_copy_to_iter(const void *from, size_t bytes, struct iomap_iov_iter 
 	bytes = iomap__min(bytes, iter->count);
 	while (done < bytes) {
 		size_t part = bytes - done;
-		char *to = uio_segment(iter, &part);
+		char *to = iomap__iov_iter_segment(iter, &part);
 
 		memcpy(to, (const char *)from + done, part);
 		iomap_iov_iter_advance(iter, part);
@@ -122,7 +121,7 @@ size_t iomap_copy_from_iter(void *to, size_t bytes, struct iomap_iov_iter *iter)
 	bytes = iomap__min(bytes, iter->count);
 	while (done < bytes) {
 		size_t part = bytes - done;
-		const char *from = uio_segment(iter, &part);
+		const char *from = iomap__iov_iter_segment(iter, &part);
 
 		memcpy((char *)to + done, from, part);
 		iomap_iov_iter_advance(iter, part);
@@ -139,11 +138,26 @@ size_t iomap_iov_iter_zero(size_t bytes, struct iomap_iov_iter *iter)
 	bytes = iomap__min(bytes, iter->count);
 	while (done < bytes) {
 		size_t part = bytes - done;
-		char *to = uio_segment(iter, &part);
+		char *to = iomap__iov_iter_segment(iter, &part);
 
 		memset(to, 0, part);
 		iomap_iov_iter_advance(iter, part);
 		done += part;
 	}
 	return done;
+}
+
+unsigned long iomap_iov_iter_alignment(const struct iomap_iov_iter *iter)
+{
+	struct iomap_iov_iter at = *iter;
+	unsigned long all = 0;
+
+	while (at.count) {
+		size_t part = at.count;
+		char *memory = iomap__iov_iter_segment(&at, &part);
+
+		all |= (unsigned long)(uintptr_t)memory | part;
+		iomap_iov_iter_advance(&at, part);
+	}
+	return all;
 }

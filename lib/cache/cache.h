@@ -150,8 +150,17 @@ int iomap__filemap_write_range(struct iomap_address_space *mapping, int64_t star
 			       enum iomap_writeback_sync_modes mode, uint32_t *deferred);
 /* Wait for writeback that is running.  Does not report errors. */
 void iomap__filemap_wait_range(struct iomap_address_space *mapping, int64_t start, int64_t end);
-/* Remove folios of the range, dirty or not, waiting for writeback and locks.  Whole folios. */
-void iomap__filemap_remove_range(struct iomap_address_space *mapping, int64_t start, int64_t end);
+/*
+ * Remove folios of the range, dirty or not, waiting for writeback and locks; what the range
+ * covers of the folios at its ends becomes zero, and blocks wholly in it clean.
+ */
+void iomap__filemap_truncate_range(struct iomap_address_space *mapping, int64_t start, int64_t end);
+/*
+ * Remove clean folios that touch the range, waiting for writeback and locks.  -EBUSY: one is
+ * dirty, or release_folio kept it; all the others are gone.
+ */
+int iomap__filemap_invalidate_range(struct iomap_address_space *mapping, int64_t start,
+				    int64_t end);
 /* A folio reference other than the index's and writeback's exists in the address space.
  * Nothing takes new ones meanwhile. */
 bool iomap__filemap_referenced(struct iomap_address_space *mapping);

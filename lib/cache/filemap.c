@@ -353,7 +353,7 @@ ssize_t iomap_file_read_iter(struct iomap_kiocb *iocb, struct iomap_iov_iter *to
 	if (iomap__unlikely(iocb->ki_pos < 0 || to->data_source != IOMAP_ITER_DEST ||
 			    iocb->ki_complete ||
 			    iocb->ki_flags & ~(IOMAP_IOCB_APPEND | IOMAP_IOCB_DSYNC |
-					       IOMAP_IOCB_SYNC)))
+					       IOMAP_IOCB_SYNC | IOMAP_IOCB_DIRECT)))
 		return -EINVAL;
 	while (to->count) {
 		ret = read_step(file, iocb->ki_pos, to);

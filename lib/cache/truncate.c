@@ -1,6 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * truncate.c - taking folios of a range out of the cache.
+ *
+ * Three degrees: truncation takes all of them, dirty or not; invalidation takes clean ones
+ * and waits for what is going on with them; iomap_invalidate_inode_pages() takes those that
+ * nobody uses and waits for nothing.
+ *
+ * Nobody is kept from bringing new folios in behind the walk.  What these hold is as the
+ * caller left the inode before it began: a read puts its folio into the index first and asks
+ * for i_size and mappings then, and the walk looks for folios under tree_lock.  So either
+ * the walk finds the folio and waits for its lock, or the read sees what was stored before
+ * the walk: the caller moves i_size and changes mappings first.
  */
 #include "cache/internal.h"
 
@@ -9,32 +19,91 @@ static uint64_t end_index(int64_t end)
 	return ((uint64_t)end + IOMAP_PAGE_SIZE - 1) >> IOMAP_PAGE_SHIFT;
 }
 
-static void remove_folio(struct iomap_address_space *mapping, struct iomap_folio *folio)
+static void remove_locked(struct iomap_address_space *mapping, struct iomap_folio *folio)
+{
+	iomap__aops_invalidate(mapping, folio, 0, iomap__folio_bytes(folio));
+	iomap__folio_cancel_dirty(folio);
+	iomap__filemap_remove(mapping, folio);
+}
+
+/*
+ * The part of a folio that lies in [start, end) becomes zero, and its blocks clean; a folio
+ * that lies in it as a whole goes.
+ */
+static void truncate_folio(struct iomap_address_space *mapping, struct iomap_folio *folio,
+			   uint64_t start, uint64_t end)
 {
 	iomap_folio_lock(folio);
 	if (iomap_folio_mapping(folio) == mapping) {
+		uint64_t first = (uint64_t)iomap_folio_pos(folio);
+		uint64_t last = first + iomap__folio_bytes(folio);
+		size_t off = (size_t)(iomap__max(start, first) - first);
+		size_t len = (size_t)(iomap__min(end, last) - first) - off;
+
 		/* locked, so no new writeback starts behind this */
 		iomap_folio_wait_writeback(folio);
-		iomap__aops_invalidate(mapping, folio, 0, iomap__folio_bytes(folio));
-		iomap__folio_cancel_dirty(folio);
-		iomap__filemap_remove(mapping, folio);
+		if (len == last - first) {
+			remove_locked(mapping, folio);
+		} else {
+			iomap__folio_fill_zero(folio, off, len);
+			iomap__aops_invalidate(mapping, folio, off, len);
+		}
 	}
 	iomap_folio_unlock(folio);
 }
 
-void iomap__filemap_remove_range(struct iomap_address_space *mapping, int64_t start, int64_t end)
+void iomap__filemap_truncate_range(struct iomap_address_space *mapping, int64_t start, int64_t end)
+{
+	uint64_t index = (uint64_t)start >> IOMAP_PAGE_SHIFT, last = end_index(end);
+	/* the last folio there can be ends behind the last position */
+	uint64_t limit = end == INT64_MAX ? last << IOMAP_PAGE_SHIFT : (uint64_t)end;
+	struct iomap_folio *folios[IOMAP__BATCH];
+	unsigned nr;
+
+	if (start >= end)
+		return;
+	while ((nr = iomap__filemap_get_tagged(mapping, &index, last, IOMAP__TAGS, folios,
+					       IOMAP__BATCH)))
+		for (unsigned i = 0; i < nr; i++) {
+			truncate_folio(mapping, folios[i], (uint64_t)start, limit);
+			iomap_folio_put(folios[i]);
+		}
+	iomap__index_reap(iomap__cache_of(mapping), false);
+}
+
+/* False: it is dirty, or its owner will not let it go. */
+static bool invalidate_folio(struct iomap_address_space *mapping, struct iomap_folio *folio)
+{
+	bool gone = true;
+
+	iomap_folio_lock(folio);
+	if (iomap_folio_mapping(folio) == mapping) {
+		iomap_folio_wait_writeback(folio);
+		gone = !iomap_folio_test_dirty(folio) && iomap__aops_release(mapping, folio);
+		if (gone)
+			iomap__filemap_remove(mapping, folio);
+	}
+	iomap_folio_unlock(folio);
+	return gone;
+}
+
+int iomap__filemap_invalidate_range(struct iomap_address_space *mapping, int64_t start,
+				    int64_t end)
 {
 	uint64_t index = (uint64_t)start >> IOMAP_PAGE_SHIFT, last = end_index(end);
 	struct iomap_folio *folios[IOMAP__BATCH];
 	unsigned nr;
+	int err = 0;
 
 	while ((nr = iomap__filemap_get_tagged(mapping, &index, last, IOMAP__TAGS, folios,
 					       IOMAP__BATCH)))
 		for (unsigned i = 0; i < nr; i++) {
-			remove_folio(mapping, folios[i]);
+			if (!invalidate_folio(mapping, folios[i]))
+				err = -EBUSY;
 			iomap_folio_put(folios[i]);
 		}
 	iomap__index_reap(iomap__cache_of(mapping), false);
+	return err;
 }
 
 uint64_t iomap_invalidate_inode_pages(struct iomap_inode *inode, int64_t start, int64_t end)

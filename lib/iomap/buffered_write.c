@@ -24,7 +24,8 @@
 #include "block/block.h"
 #include "iomap/ops.h"
 
-#define WR_IOCB_FLAGS (IOMAP_IOCB_APPEND | IOMAP_IOCB_DSYNC | IOMAP_IOCB_SYNC)
+#define WR_IOCB_FLAGS                                                                              \
+	(IOMAP_IOCB_APPEND | IOMAP_IOCB_DSYNC | IOMAP_IOCB_SYNC | IOMAP_IOCB_DIRECT)
 
 /* ---- errors as pointers: the last page of the address space ---- */
 

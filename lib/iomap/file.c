@@ -10,8 +10,12 @@
  * others can write while one waits for the device.  An inode's own read_iter or write_iter
  * replaces all of that, locks and sync as well.
  *
+ * Direct reads hold i_rwsem shared, so that no truncation gives their blocks away.  Direct
+ * writes hold it shared when they are whole blocks below i_size: they move no end, zero
+ * nothing around them, and so need not know of each other.  All others hold it exclusively;
+ * so does what is left to the cache when direct I/O will not do.
+ *
  * Locks: i_rwsem; file->lock guards the error cursor.
- * Left out: direct I/O; see IOMAP_O_DIRECT.
  */
 #include <limits.h>
 
@@ -115,6 +119,8 @@ void iomap_kiocb_init(struct iomap_kiocb *iocb, struct iomap_file *file, int64_t
 		iocb->ki_flags |= IOMAP_IOCB_DSYNC;
 	if (file->flags & IOMAP_O_SYNC)
 		iocb->ki_flags |= IOMAP_IOCB_SYNC;
+	if (file->flags & IOMAP_O_DIRECT)
+		iocb->ki_flags |= IOMAP_IOCB_DIRECT;
 }
 
 /* A vector as an iterator of at most SSIZE_MAX bytes. */
@@ -125,6 +131,24 @@ static int file_iter_init(struct iomap_iov_iter *iter, unsigned direction, const
 		return -EINVAL;
 	iomap_iov_iter_init(iter, direction, iov, (size_t)iovcnt, SSIZE_MAX);
 	return 0;
+}
+
+/* ---- reading ---- */
+
+static ssize_t file_read_direct(struct iomap_kiocb *iocb, struct iomap_iov_iter *to)
+{
+	struct iomap_inode *inode = iocb->ki_filp->inode;
+	const struct iomap_inode_ops *op = inode->i_op;
+	const struct iomap_ops *ops;
+	ssize_t ret;
+
+	ops = !op ? NULL : op->direct ? op->direct : op->read ? op->read : op->write;
+	if (!ops)
+		return -EINVAL;
+	iomap_inode_lock_shared(inode);
+	ret = iomap_dio_rw(iocb, to, ops, op->dio_ops, 0, NULL, 0);
+	iomap_inode_unlock_shared(inode);
+	return ret == -ENOTBLK ? iomap_file_read_iter(iocb, to) : ret;
 }
 
 static ssize_t file_read(struct iomap_file *file, struct iomap_iov_iter *to, int64_t pos)
@@ -142,44 +166,186 @@ static ssize_t file_read(struct iomap_file *file, struct iomap_iov_iter *to, int
 	if (fop && fop->read_iter)
 		return fop->read_iter(&iocb, to);
 	if (file->flags & IOMAP_O_DIRECT)
-		return -EOPNOTSUPP;
+		return file_read_direct(&iocb, to);
 	return iomap_file_read_iter(&iocb, to);
 }
 
-/* i_rwsem is held exclusively. */
-static ssize_t file_write_locked(struct iomap_kiocb *iocb, struct iomap_iov_iter *from)
+/* ---- writing; i_rwsem is held exclusively where nothing else is said ---- */
+
+/* Where the write goes, and how much of it. */
+static int file_write_place(struct iomap_kiocb *iocb, struct iomap_iov_iter *from)
+{
+	struct iomap_inode *inode = iocb->ki_filp->inode;
+
+	if (iocb->ki_flags & IOMAP_IOCB_APPEND)
+		iocb->ki_pos = iomap_i_size_read(inode);
+	if (iocb->ki_pos >= inode->i_maxbytes)
+		return -EFBIG;
+	iomap_iov_iter_truncate(from, (uint64_t)(inode->i_maxbytes - iocb->ki_pos));
+	return 0;
+}
+
+/* Zeros from i_size to where the write starts. */
+static int file_write_gap(struct iomap_kiocb *iocb, enum iomap__zero_size how)
 {
 	struct iomap_inode *inode = iocb->ki_filp->inode;
 	const struct iomap_inode_ops *op = inode->i_op;
 	int64_t size = iomap_i_size_read(inode);
+
+	if (iocb->ki_pos <= size)
+		return 0;
+	return iomap__zero_range(inode, size, iocb->ki_pos, how, NULL, op->write, op->write_ops,
+				 NULL);
+}
+
+static ssize_t file_write_buffered(struct iomap_kiocb *iocb, struct iomap_iov_iter *from)
+{
+	const struct iomap_inode_ops *op = iocb->ki_filp->inode->i_op;
 	int err;
 
-	if (iocb->ki_flags & IOMAP_IOCB_APPEND)
-		iocb->ki_pos = size;
-	if (iocb->ki_pos >= inode->i_maxbytes)
-		return -EFBIG;
-	iomap_iov_iter_truncate(from, (uint64_t)(inode->i_maxbytes - iocb->ki_pos));
-	if (iocb->ki_pos > size) {
-		err = iomap__zero_eof_gap(inode, size, iocb->ki_pos, op->write, op->write_ops,
-					  NULL);
-		if (err)
-			return err;
-	}
+	err = file_write_place(iocb, from);
+	if (!err)
+		err = file_write_gap(iocb, IOMAP__ZERO_MOVE_BLOCKS);
+	if (err)
+		return err;
 	return iomap_file_buffered_write(iocb, from, op->write, op->write_ops, NULL);
 }
 
+/* The application's end_io, and then the end of the file. */
+static int file_dio_end_io(struct iomap_kiocb *iocb, ssize_t size, int error, unsigned flags)
+{
+	struct iomap_inode *inode = iocb->ki_filp->inode;
+	const struct iomap_dio_ops *dops = inode->i_op->dio_ops;
+	int err = 0;
+
+	if (dops && dops->end_io)
+		err = dops->end_io(iocb, size, error, flags);
+	if (err < 0 || error)
+		return err;
+	/* under a shared i_rwsem it ends below i_size */
+	if (iocb->ki_pos + size > iomap_i_size_read(inode))
+		iomap_i_size_write(inode, iocb->ki_pos + size);
+	return 0;
+}
+
+/* i_rwsem is held at least shared.  Does not sync: that is done without the lock. */
+static ssize_t file_dio_write(struct iomap_kiocb *iocb, struct iomap_iov_iter *from)
+{
+	const struct iomap_inode_ops *op = iocb->ki_filp->inode->i_op;
+	const uint32_t sync = iocb->ki_flags & (IOMAP_IOCB_DSYNC | IOMAP_IOCB_SYNC);
+	struct iomap_dio_ops dops = { .end_io = NULL };
+	ssize_t ret;
+
+	if (op->dio_ops)
+		dops = *op->dio_ops;
+	dops.end_io = file_dio_end_io;
+	iocb->ki_flags &= ~sync;
+	ret = iomap_dio_rw(iocb, from, op->direct ? op->direct : op->write, &dops, 0, NULL, 0);
+	iocb->ki_flags |= sync;
+	return ret;
+}
+
+/* The rest of a direct write goes through the cache, and does not stay there. */
+static ssize_t file_write_rest(struct iomap_kiocb *iocb, struct iomap_iov_iter *from)
+{
+	const struct iomap_inode_ops *op = iocb->ki_filp->inode->i_op;
+	struct iomap_inode *inode = iocb->ki_filp->inode;
+	int64_t pos = iocb->ki_pos;
+	ssize_t ret;
+	int err;
+
+	ret = iomap_file_buffered_write(iocb, from, op->write, op->write_ops, NULL);
+	if (ret <= 0)
+		return ret;
+	err = iomap__dio_write_out(inode, pos, pos + ret);
+	/* what is held back is as good in the cache, and direct reads find it there */
+	if (err && err != -ENOTBLK) {
+		iocb->ki_pos = pos;
+		return err;
+	}
+	iomap_invalidate_inode_pages(inode, pos, pos + ret);
+	return ret;
+}
+
+static ssize_t file_write_direct_exclusive(struct iomap_kiocb *iocb, struct iomap_iov_iter *from)
+{
+	struct iomap_inode *inode = iocb->ki_filp->inode;
+	ssize_t done, rest;
+	int err;
+
+	err = file_write_place(iocb, from);
+	/* before the gap, which would stay */
+	if (!err)
+		err = iomap__dio_check_alignment(inode, iocb->ki_pos, from);
+	if (!err)
+		err = file_write_gap(iocb, IOMAP__ZERO_MOVE);
+	if (err)
+		return err;
+	done = file_dio_write(iocb, from);
+	if (done < 0 ? done != -ENOTBLK : !iomap_iov_iter_count(from))
+		return done;
+	done = iomap__max(done, 0);
+	rest = file_write_rest(iocb, from);
+	return done && rest < 0 ? done : done + rest;
+}
+
+/* Whole blocks below i_size, of which it need not be the only writer. */
+static bool file_write_may_share(const struct iomap_kiocb *iocb, const struct iomap_iov_iter *from)
+{
+	const struct iomap_inode *inode = iocb->ki_filp->inode;
+	uint64_t mask = iomap_i_blocksize(inode) - 1;
+	int64_t size = iomap_i_size_read(inode);
+
+	return !(iocb->ki_flags & IOMAP_IOCB_APPEND) &&
+	       !(((uint64_t)iocb->ki_pos | from->count) & mask) && iocb->ki_pos <= size &&
+	       from->count <= (uint64_t)(size - iocb->ki_pos);
+}
+
+/* Takes the lock.  -ENOTBLK, also after a part: the rest needs the exclusive one. */
+static ssize_t file_write_direct_shared(struct iomap_kiocb *iocb, struct iomap_iov_iter *from)
+{
+	struct iomap_inode *inode = iocb->ki_filp->inode;
+	ssize_t ret = -ENOTBLK;
+
+	if (!file_write_may_share(iocb, from))
+		return ret;
+	iomap_inode_lock_shared(inode);
+	/* again: truncations are kept off from here on */
+	if (file_write_may_share(iocb, from))
+		ret = file_dio_write(iocb, from);
+	iomap_inode_unlock_shared(inode);
+	return ret;
+}
+
+static ssize_t file_write_direct(struct iomap_kiocb *iocb, struct iomap_iov_iter *from)
+{
+	struct iomap_inode *inode = iocb->ki_filp->inode;
+	ssize_t done = file_write_direct_shared(iocb, from), rest;
+
+	if (done < 0 ? done != -ENOTBLK : !iomap_iov_iter_count(from))
+		return done;
+	done = iomap__max(done, 0);
+	iomap_inode_lock(inode);
+	rest = file_write_direct_exclusive(iocb, from);
+	iomap_inode_unlock(inode);
+	return done && rest < 0 ? done : done + rest;
+}
+
+/* Takes the lock. */
 static ssize_t file_write_default(struct iomap_kiocb *iocb, struct iomap_iov_iter *from)
 {
 	struct iomap_inode *inode = iocb->ki_filp->inode;
 	ssize_t ret;
 
-	if (iocb->ki_filp->flags & IOMAP_O_DIRECT)
-		return -EOPNOTSUPP;
 	if (!inode->i_op || !inode->i_op->write || !inode->i_data.a_ops->writepages)
 		return -EINVAL;
-	iomap_inode_lock(inode);
-	ret = file_write_locked(iocb, from);
-	iomap_inode_unlock(inode);
+	if (iocb->ki_filp->flags & IOMAP_O_DIRECT) {
+		ret = file_write_direct(iocb, from);
+	} else {
+		iomap_inode_lock(inode);
+		ret = file_write_buffered(iocb, from);
+		iomap_inode_unlock(inode);
+	}
 	/* without the lock: the next writer need not wait for the device */
 	return iomap_write_sync(iocb, ret);
 }

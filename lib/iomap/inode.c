@@ -165,7 +165,7 @@ int iomap_inode_destroy(struct iomap_inode *inode, unsigned flags)
 		iomap__inode_register(inode);
 		return -EBUSY;
 	}
-	iomap__filemap_remove_range(&inode->i_data, 0, INT64_MAX);
+	iomap__filemap_truncate_range(&inode->i_data, 0, INT64_MAX);
 	bdev = inode->i_bdev;
 	inode->i_bdev = NULL;
 	inode->i_engine = NULL;

@@ -129,16 +129,6 @@ static void ioend_part_end_io(struct iomap_bio *bio)
 
 /* ---- submission ---- */
 
-/* Before the data: an fsync that has waited for it must know which device to flush. */
-static void ioend_note_device(struct iomap_ioend *ioend)
-{
-	uint64_t *bdevs = &ioend->io_inode->i_data.wb_bdevs;
-	uint64_t bit = 1ULL << iomap__bdev_id(ioend->io_bio.bi_bdev);
-
-	if (!(iomap__load(bdevs) & bit))
-		iomap__fetch_or(bdevs, bit);
-}
-
 static void ioend_count(struct iomap_ioend *ioend)
 {
 	struct iomap_engine *engine = ioend->io_inode->i_engine;
@@ -179,7 +169,7 @@ static void ioend_submit(struct iomap_ioend *ioend)
 	struct iomap_plug plug;
 
 	/* again: a hook may have put it on another device */
-	ioend_note_device(ioend);
+	iomap__sync_note_device(ioend->io_inode, ioend->io_bio.bi_bdev);
 	ioend_count(ioend);
 	ioend_prepare(ioend);
 	iomap_start_plug(&plug);
@@ -249,7 +239,7 @@ static struct iomap_ioend *ioend_alloc(struct iomap_writepage_ctx *wpc, int64_t 
 		ioend->io_sector = iomap__mapping_addr(&wpc->iomap, pos) >> IOMAP_SECTOR_SHIFT;
 	ioend->io_bio.bi_iter.bi_sector = ioend->io_sector;
 	ioend->io_bio.bi_end_io = ioend_end_io;
-	ioend_note_device(ioend);
+	iomap__sync_note_device(wpc->inode, ioend->io_bio.bi_bdev);
 	return ioend;
 }
 

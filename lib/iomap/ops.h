@@ -20,6 +20,7 @@
 
 #include <iomap/bio.h>
 #include <iomap/buffered.h>
+#include <iomap/direct.h>
 #include <iomap/inode.h>
 #include <iomap/mapping.h>
 #include <iomap/writeback.h>
@@ -37,15 +38,34 @@ struct iomap__fs {
 int iomap__fs_create(struct iomap_engine *engine);
 void iomap__fs_destroy(struct iomap_engine *engine);
 
+/* ---- zeros at the end of the file (zero.c) ---- */
+
+/* What zeroing does to i_size. */
+enum iomap__zero_size {
+	IOMAP__ZERO_KEEP_SIZE,
+	IOMAP__ZERO_MOVE_BLOCKS, /* up to the last whole block that was zeroed */
+	IOMAP__ZERO_MOVE,	 /* up to the last byte */
+};
 /*
- * Zero what lies between the old end of the file and a write beyond it: mapped and reserved
- * space of [from, to), where from is i_size.  i_rwsem held exclusively.  Blocks beyond the
- * one that holds the end are made part of the file as they are zeroed (i_size moves), or
- * writeback would throw the zeros away; zero.c tells more.  0 or -errno.
+ * Zero mapped and reserved space of [from, to) in the cache.  i_rwsem held exclusively.
+ * Beyond the block that holds EOF i_size has to move along, with the folio locked, or
+ * writeback would throw the zeros away; zero.c tells more.  *@did_zero (may be NULL) becomes
+ * true when something was zeroed.  0 or -errno.
  */
-int iomap__zero_eof_gap(struct iomap_inode *inode, int64_t from, int64_t to,
-			const struct iomap_ops *ops, const struct iomap_write_ops *write_ops,
-			void *private_data);
+int iomap__zero_range(struct iomap_inode *inode, int64_t from, int64_t to,
+		      enum iomap__zero_size how, bool *did_zero, const struct iomap_ops *ops,
+		      const struct iomap_write_ops *write_ops, void *private_data);
+
+/* ---- direct I/O (direct.c) ---- */
+
+/* Whether @iter at @pos suits the inode's device; 0 or -EINVAL. */
+int iomap__dio_check_alignment(const struct iomap_inode *inode, int64_t pos,
+			       const struct iomap_iov_iter *iter);
+/*
+ * Write out dirty data of [start, end) and wait.  0: the device has it; -ENOTBLK: some is held
+ * back; or an error of writing, perhaps an earlier one that nobody has been told of.
+ */
+int iomap__dio_write_out(struct iomap_inode *inode, int64_t start, int64_t end);
 
 /* ---- mappings (iter.c) ---- */
 
@@ -144,5 +164,7 @@ void iomap__bio_for_each_folio(const struct iomap_bio *bio, struct iomap__cache 
  * data is held back and the engine has no threads.
  */
 int iomap__sync_write_wait(struct iomap_inode *inode, int64_t start, int64_t end);
+/* Before data goes to @bdev: an fsync that has waited for it must know which device to flush. */
+void iomap__sync_note_device(struct iomap_inode *inode, const struct iomap_bdev *bdev);
 
 #endif

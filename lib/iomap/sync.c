@@ -70,6 +70,15 @@ void iomap_writeback_resume(struct iomap_inode *inode)
 	iomap__flusher_resume(inode);
 }
 
+void iomap__sync_note_device(struct iomap_inode *inode, const struct iomap_bdev *bdev)
+{
+	uint64_t *bdevs = &inode->i_data.wb_bdevs;
+	uint64_t bit = 1ULL << iomap__bdev_id(bdev);
+
+	if (!(iomap__load(bdevs) & bit))
+		iomap__fetch_or(bdevs, bit);
+}
+
 static int sync_commit(struct iomap_inode *inode, int datasync)
 {
 	if (!inode->i_op || !inode->i_op->commit_metadata)

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * zero.c - zeros between the end of the file and a write that starts beyond it.
+ * zero.c - zeros behind the end of the file, before it grows over them.
  *
- * What lies between must read as zeros from the moment i_size covers it.  Holes and
- * unwritten space do so by themselves; what is mapped or reserved is zeroed in the cache, by
- * the way of a write.  Two places need care:
+ * They must read as zeros from the moment i_size covers them.  Holes and unwritten space do so
+ * by themselves; what is mapped or reserved is zeroed in the cache, by the way of a write.  Two
+ * places need care:
  *
  * The block that holds the end.  Its bytes beyond i_size are zeroed in the cache and the
  * block is dirty; i_size stays.  Writeback writes blocks whole, with zeros beyond i_size, so
@@ -16,23 +16,33 @@
  * the folio locked, after its bytes.  A reader in between sees a file that ends in zeros; if
  * the write then fails, the file stays so much longer, as after a short write.
  *
- * A last, partial block beyond the end needs no such move: the write that follows starts in
- * it and fills it with zeros if it is gone from the cache by then.
+ * A last, partial block beyond the end needs no such move when a buffered write follows: that
+ * starts in it and fills it with zeros if it is gone from the cache by then.  When a direct
+ * write follows, or none, i_size moves into that block too.
  *
  * i_rwsem is held exclusively, so nobody else moves i_size; readers and writeback go on.
  */
 #include "iomap/ops.h"
 
-/* Whole blocks up to @end are zero: make them part of the file. */
-static void zero_extend(struct iomap__write *wr, uint64_t end)
+struct zero {
+	struct iomap__write wr;
+	enum iomap__zero_size how;
+	bool did_zero;
+};
+
+/* What lies before @end is zero: make it part of the file. */
+static void zero_extend(struct zero *zero, uint64_t end)
 {
-	struct iomap_inode *inode = wr->iter->inode;
+	struct iomap_inode *inode = zero->wr.iter->inode;
 	uint64_t block = iomap_i_blocksize(inode);
 	uint64_t size = (uint64_t)iomap_i_size_read(inode);
-	uint64_t whole = iomap__round_down(end, block);
 
-	if (whole > iomap__round_up(size, block))
-		iomap__write_extend(wr, (int64_t)whole);
+	if (zero->how == IOMAP__ZERO_KEEP_SIZE)
+		return;
+	if (zero->how == IOMAP__ZERO_MOVE_BLOCKS)
+		end = iomap__round_down(end, block);
+	if (end > iomap__round_up(size, block))
+		iomap__write_extend(&zero->wr, (int64_t)end);
 }
 
 /* Unwritten space reads as zeros but where the cache holds something: step up to there. */
@@ -50,8 +60,9 @@ static int zero_skip_uncached(struct iomap_iter *iter)
 	return iomap_iter_advance(iter, iomap__min(found - pos, len));
 }
 
-static int zero_folio(struct iomap__write *wr)
+static int zero_folio(struct zero *zero)
 {
+	struct iomap__write *wr = &zero->wr;
 	struct iomap_iter *iter = wr->iter;
 	size_t done;
 	int err;
@@ -62,15 +73,16 @@ static int zero_folio(struct iomap__write *wr)
 		return err;
 	iomap__folio_fill_zero(wr->folio, wr->off, wr->bytes);
 	done = iomap__write_end(wr, wr->bytes);
-	zero_extend(wr, (uint64_t)wr->pos + done);
+	zero_extend(zero, (uint64_t)wr->pos + done);
+	zero->did_zero |= done > 0;
 	iomap__write_put(wr, done);
 	return iomap_iter_advance(iter, done);
 }
 
-static int zero_mapping(struct iomap_iter *iter, const struct iomap_write_ops *ops)
+static int zero_mapping(struct zero *zero)
 {
+	struct iomap_iter *iter = zero->wr.iter;
 	const struct iomap *src = iomap_iter_srcmap(iter);
-	struct iomap__write wr = { .iter = iter, .ops = ops };
 	int err = 0;
 
 	if (src->type == IOMAP_HOLE)
@@ -81,16 +93,16 @@ static int zero_mapping(struct iomap_iter *iter, const struct iomap_write_ops *o
 			if (err || !iomap_length(iter))
 				break;
 		}
-		err = zero_folio(&wr);
+		err = zero_folio(zero);
 		if (iter->iomap.flags & IOMAP_F_STALE)
 			break;
 	}
 	return err;
 }
 
-int iomap__zero_eof_gap(struct iomap_inode *inode, int64_t from, int64_t to,
-			const struct iomap_ops *ops, const struct iomap_write_ops *write_ops,
-			void *private_data)
+int iomap__zero_range(struct iomap_inode *inode, int64_t from, int64_t to,
+		      enum iomap__zero_size how, bool *did_zero, const struct iomap_ops *ops,
+		      const struct iomap_write_ops *write_ops, void *private_data)
 {
 	struct iomap_iter iter = {
 		.inode = inode,
@@ -99,11 +111,14 @@ int iomap__zero_eof_gap(struct iomap_inode *inode, int64_t from, int64_t to,
 		.flags = IOMAP_ZERO,
 		.private = private_data,
 	};
+	struct zero zero = { .wr = { .iter = &iter, .ops = write_ops }, .how = how };
 	int ret;
 
 	while ((ret = iomap_iter(&iter, ops)) > 0)
-		iter.status = zero_mapping(&iter, write_ops);
+		iter.status = zero_mapping(&zero);
 	if (!ret && iter.len)
 		ret = -EIO;
+	if (did_zero && zero.did_zero)
+		*did_zero = true;
 	return ret;
 }

@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * iomap/direct.h - I/O between caller memory and the device, past the cache.
+ *
+ * Threads: any.  Calls run on the caller's thread and block; each waits for its own I/O.
+ * Lifetime: the memory and the iocb are the caller's again when the call has returned.
+ *
+ * Alignment: the position, the length of each segment of memory and its address have to suit
+ * the device (iomap_bdev_limits(): logical_block_size for the first two, dma_alignment for
+ * the address).  A mapping may name another device than the inode's; it is asked when the
+ * mapping comes.
+ *
+ * Coherence with the cache: what a buffered write has returned for is seen by every direct
+ * read that begins later, and the other way round.  A buffered read that runs at the same
+ * time as a direct write sees old or new bytes, or zeros where the file was short of them.
+ */
+#ifndef IOMAP_DIRECT_H
+#define IOMAP_DIRECT_H
+
+#include <iomap/mapping.h>
+#include <iomap/types.h>
+#include <iomap/uio.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* `flags` of iomap_dio_ops.end_io: of the mappings that were written to, some were ... */
+#define IOMAP_DIO_UNWRITTEN (1U << 30) /* unwritten: convert them */
+#define IOMAP_DIO_COW (1U << 31)       /* shared: the new blocks take over now */
+
+/*
+ * Hooks of direct I/O (kernel: struct iomap_dio_ops), all optional.
+ *
+ * end_io: called once for each call that got as far as iomap_begin, when all of its bios
+ *   have ended, on the caller's thread, without a lock of the library; may block.  @size:
+ *   bytes from iocb->ki_pos on that were transferred; @error: 0, or the first error, and
+ *   then some of these were not.  Its error becomes the result unless @error is set.  A
+ *   write that extends the file moves i_size here and not later: after end_io the cache is
+ *   invalidated for the last time, and what a buffered read brings in by an old i_size is
+ *   zero beyond it.
+ * submit_io: in place of iomap_submit_bio(); it sees that the bio is submitted or ended.
+ *   @file_offset: of the bio's first byte.  The thread's plug is open.  It may put its own
+ *   bi_end_io in place, which then calls iomap_dio_bio_end_io(); bi_private stays.
+ * bio_set: where bios come from; NULL: the engine's own.
+ */
+struct iomap_dio_ops {
+	int (*end_io)(struct iomap_kiocb *iocb, ssize_t size, int error, unsigned flags);
+	void (*submit_io)(const struct iomap_iter *iter, struct iomap_bio *bio,
+			  int64_t file_offset);
+	struct iomap_bio_set *bio_set;
+	void (*reserved[4])(void);
+};
+
+/**
+ * iomap_dio_rw - read or write past the cache
+ * @iocb: file and position; ki_pos moves by what was done; ki_complete must be NULL
+ * @iter: the memory; its direction is the call's; advanced by what was done
+ * @ops: the extent map, called with IOMAP_DIRECT, for a write with IOMAP_WRITE
+ * @dops: hooks, NULL for none
+ * @dio_flags: none is defined yet
+ * @private_data: iter->private of the callbacks
+ * @done_before: must be 0
+ *
+ * i_rwsem held at least shared; by a write that extends the file, or is not aligned to
+ * blocks, exclusively, since it zeroes the rest of its blocks.
+ *
+ * A read first writes out what is dirty in its range.  Holes and unwritten space become
+ * zeros, inline data is copied.  It ends at i_size; bytes of the memory behind the count
+ * that is returned are undefined.
+ *
+ * A write first writes out and invalidates the cache of its range, and invalidates it again
+ * at the end.  Of a block that is new (IOMAP_F_NEW), unwritten, or holds the new end of the
+ * file, what the write leaves is zeroed on the device.  It does not move i_size (see
+ * end_io), nor zero a gap before its position.  With IOMAP_IOCB_DSYNC or _SYNC it is durable
+ * on return, by iomap_write_sync(), which calls commit_metadata under the caller's i_rwsem.
+ *
+ * Return: bytes, fewer when an error of the callbacks follows them; 0 for a read at or
+ * beyond i_size; -ENOTBLK: use the buffered call instead, nothing was done (dirty data is
+ * held back with IOMAP_WB_DEFER or comes back, release_folio keeps a folio, the mapping is
+ * IOMAP_DELALLOC, a part of a block has its old data elsewhere, or a callback said so);
+ * -EINVAL (alignment, flags, negative or asynchronous iocb), before anything was submitted;
+ * -EFBIG at or beyond i_maxbytes; -EIO for a broken mapping; -ENOMEM; the first error of
+ * the device, of writing out, of the callbacks or of the sync.  Kernel counterpart:
+ * iomap_dio_rw.
+ */
+IOMAP_API ssize_t iomap_dio_rw(struct iomap_kiocb *iocb, struct iomap_iov_iter *iter,
+			       const struct iomap_ops *ops, const struct iomap_dio_ops *dops,
+			       unsigned dio_flags, void *private_data, size_t done_before);
+
+/** iomap_dio_bio_end_io - end a bio of direct I/O from an own bi_end_io; any context */
+IOMAP_API void iomap_dio_bio_end_io(struct iomap_bio *bio);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,554 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * direct.c - I/O between caller memory and devices, past the cache.
+ *
+ * Life of a direct I/O, all of it on the caller's thread but for the ends of bios:
+ *
+ *	checked		arguments, alignment
+ *	cache settled	dirty data of the range written out; for a write, the range is dropped
+ *	iterated	bios for what is mapped, under one plug; holes and inline data at once
+ *	waited		for all bios, by in_flight
+ *	end_io		the application converts, and moves i_size
+ *	cache dropped	again, for a write
+ *	synced		where the iocb asks for it
+ *
+ * The struct lives on the caller's stack: what a completion touches last is in_flight, and
+ * the wake-up behind it uses only its address.
+ *
+ * Why the cache is dropped twice.  Before the write, so that nothing dirty is written over it
+ * later and a reader of the cache finds new bytes as soon as the device has them.  But while
+ * the write goes on a reader may bring the range in again: with the device's old bytes, with
+ * zeros, because it was unwritten or beyond i_size:
+ *
+ *	direct write			buffered read
+ *	drop the range
+ *					folio into the index, mapping sampled, old bytes read
+ *	data on the device
+ *	end_io: converted, i_size moved
+ *	drop the range			copies old bytes, which is right: the write still runs
+ *	return				reads the device again, by the new mapping and i_size
+ *
+ * The second drop waits for a folio that is being read, and one that it does not find was put
+ * into the index after it: that read asks for mapping and i_size later still (truncate.c of
+ * the cache has the argument).  So both have to be as they will be before it.
+ *
+ * Blocks that are new or unwritten hold rubbish on the device.  What the write leaves of the
+ * first and the last one it zeroes there, by bios of their own; in between it writes all.
+ * When it stops early inside such a block, that block does not count as written.
+ *
+ * Errors: a bio's failure is the whole call's, since nobody knows what reached the device
+ * before it; an error of the callbacks leaves what came before it, as a short count.
+ *
+ * Locks: none of its own; the caller holds i_rwsem.
+ * Left out: asynchronous iocbs, NOWAIT, overwrite-only, atomic writes.
+ */
+#include "block/block.h"
+#include "cache/cache.h"
+#include "iomap/ops.h"
+
+#define DIO_IOCB_FLAGS                                                                             \
+	(IOMAP_IOCB_APPEND | IOMAP_IOCB_DSYNC | IOMAP_IOCB_SYNC | IOMAP_IOCB_DIRECT)
+
+/* What is written to the rest of blocks: at most a block less a sector. */
+static const _Alignas(IOMAP_PAGE_SIZE) char dio_zeros[IOMAP_PAGE_SIZE];
+
+struct dio {
+	struct iomap_iter iter;
+	struct iomap_kiocb *iocb;
+	struct iomap_iov_iter mem; /* stands at iter.pos */
+	const struct iomap_dio_ops *dops; /* may be NULL */
+	struct iomap__blk *blk;
+	const struct iomap_bdev *aligned_to; /* the device that was last asked */
+	int64_t i_size;	   /* at the start */
+	unsigned flags;	   /* IOMAP_DIO_xxx for end_io */
+	bool write;
+	bool open_tail; /* the block at iter.pos is written in part, the rest is rubbish */
+	/* completions; ordered by in_flight */
+	uint32_t in_flight; /* bios */
+	int32_t error;	    /* the first one */
+	const struct iomap_bdev *error_bdev;
+	uint64_t error_addr;
+};
+
+/* ---- checks ---- */
+
+static int dio_check_alignment(const struct iomap_bdev *bdev, int64_t pos,
+			       const struct iomap_iov_iter *iter)
+{
+	struct iomap_iov_iter at = *iter;
+	struct iomap_bdev_limits limits;
+	uint64_t block_mask, memory_mask;
+
+	iomap_bdev_limits(bdev, &limits);
+	block_mask = limits.logical_block_size - 1U;
+	memory_mask = limits.dma_alignment - 1U;
+	if (((uint64_t)pos | at.count) & block_mask)
+		return -EINVAL;
+	while (at.count) {
+		size_t part = at.count;
+		char *memory = iomap__iov_iter_segment(&at, &part);
+
+		if ((uintptr_t)memory & memory_mask || part & block_mask)
+			return -EINVAL;
+		iomap_iov_iter_advance(&at, part);
+	}
+	return 0;
+}
+
+int iomap__dio_check_alignment(const struct iomap_inode *inode, int64_t pos,
+			       const struct iomap_iov_iter *iter)
+{
+	return inode->i_bdev ? dio_check_alignment(inode->i_bdev, pos, iter) : 0;
+}
+
+/* ---- the cache ---- */
+
+static bool dio_has_tag(struct iomap_address_space *mapping, const uint64_t *pages, int64_t start,
+			int64_t end, enum iomap__tag tag)
+{
+	uint64_t index = (uint64_t)start >> IOMAP_PAGE_SHIFT;
+	uint64_t last = ((uint64_t)end + IOMAP_PAGE_SIZE - 1) >> IOMAP_PAGE_SHIFT;
+	struct iomap_folio *folio;
+
+	if (!iomap__load_acquire(pages) ||
+	    !iomap__filemap_get_tagged(mapping, &index, last, tag, &folio, 1))
+		return false;
+	iomap_folio_put(folio);
+	return true;
+}
+
+int iomap__dio_write_out(struct iomap_inode *inode, int64_t start, int64_t end)
+{
+	struct iomap_address_space *mapping = &inode->i_data;
+	uint32_t since, deferred = 0;
+	int err, recorded;
+
+	/* in this order: DIRTY goes when WRITEBACK is there */
+	if (!dio_has_tag(mapping, &mapping->nr_dirty_pages, start, end, IOMAP__TAG_DIRTY) &&
+	    !dio_has_tag(mapping, &mapping->nr_writeback_pages, start, end, IOMAP__TAG_WRITEBACK))
+		return 0;
+	/*
+	 * An error that nobody has been told of may hide one of ours, which would be the same
+	 * word: then it counts.  Better an error too many than bytes from before a write.
+	 */
+	since = iomap__errseq_sample(&mapping->wb_err);
+	err = iomap__filemap_write_range(mapping, start, end, IOMAP_WB_SYNC_ALL, &deferred);
+	iomap__filemap_wait_range(mapping, start, end);
+	recorded = iomap__errseq_check(&mapping->wb_err, since);
+	if (recorded)
+		return recorded;
+	if (err)
+		return err;
+	return deferred ? -ENOTBLK : 0;
+}
+
+static int dio_settle_cache(struct dio *dio, int64_t start, int64_t end)
+{
+	struct iomap_inode *inode = dio->iter.inode;
+	int err = iomap__dio_write_out(inode, start, end);
+
+	if (!err && dio->write && iomap__filemap_invalidate_range(&inode->i_data, start, end))
+		err = -ENOTBLK;
+	return err;
+}
+
+/* The write has come to the device, and its mappings and i_size are as they will be. */
+static void dio_drop_cache(struct dio *dio, int64_t start, int64_t end)
+{
+	struct iomap_inode *inode = dio->iter.inode;
+
+	if (!iomap__filemap_invalidate_range(&inode->i_data, start, end))
+		return;
+	/* somebody writes through the cache beside us: one of the two is lost */
+	iomap__log(&inode->i_engine->env, IOMAP_LOG_ERROR,
+		   "inode %llu: cached data of bytes [%lld, %lld) got dirty during a direct write",
+		   (unsigned long long)inode->i_ino, (long long)start, (long long)end);
+	iomap_mapping_set_error(&inode->i_data, -EIO);
+}
+
+/* ---- bios ---- */
+
+void iomap_dio_bio_end_io(struct iomap_bio *bio)
+{
+	struct dio *dio = bio->bi_private;
+	struct iomap__blk *blk = dio->blk;
+	const uint32_t *word = &dio->in_flight;
+	int32_t none = 0;
+
+	if (bio->bi_status &&
+	    __atomic_compare_exchange_n(&dio->error, &none, bio->bi_status, false,
+					__ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+		dio->error_bdev = bio->bi_bdev;
+		dio->error_addr = bio->bi_iter.bi_sector << IOMAP_SECTOR_SHIFT;
+	}
+	iomap_bio_put(bio);
+	/* release: pairs with dio_wait(); from here on the address is only a key */
+	if (iomap__fetch_sub(&dio->in_flight, 1) == 1)
+		iomap__io_wake(blk, word);
+}
+
+static void dio_wait(struct dio *dio)
+{
+	uint32_t nr;
+
+	/* acquire: what completions have left, and what the devices have read */
+	while ((nr = iomap__load_acquire(&dio->in_flight)))
+		iomap__io_wait(dio->blk, &dio->in_flight, nr);
+}
+
+static struct iomap_bio *dio_bio(struct dio *dio, const struct iomap *iomap, int64_t pos,
+				 unsigned nr_vecs)
+{
+	uint32_t op = dio->write ? IOMAP_REQ_OP_WRITE : IOMAP_REQ_OP_READ;
+	struct iomap_bio *bio = iomap_bio_alloc(iomap->bdev, nr_vecs, op | IOMAP_REQ_SYNC,
+						dio->dops ? dio->dops->bio_set : NULL);
+
+	if (!bio)
+		return NULL;
+	bio->bi_iter.bi_sector = iomap__mapping_addr(iomap, pos) >> IOMAP_SECTOR_SHIFT;
+	bio->bi_private = dio;
+	bio->bi_end_io = iomap_dio_bio_end_io;
+	return bio;
+}
+
+static void dio_submit(struct dio *dio, struct iomap_bio *bio, int64_t pos)
+{
+	iomap__fetch_add(&dio->in_flight, 1);
+	if (dio->dops && dio->dops->submit_io)
+		dio->dops->submit_io(&dio->iter, bio, pos);
+	else
+		iomap_submit_bio(bio);
+}
+
+/* Zero [from, to) on the device: the rest of a block. */
+static int dio_pad(struct dio *dio, const struct iomap *iomap, int64_t from, int64_t to)
+{
+	struct iomap_bio *bio = dio_bio(dio, iomap, from, 1);
+
+	if (!bio)
+		return -ENOMEM;
+	/* an empty bio has room for one vector; a write only reads it */
+	if (!iomap_bio_add(bio, (void *)(uintptr_t)dio_zeros, (size_t)(to - from))) {
+		iomap_bio_put(bio);
+		return -EIO;
+	}
+	dio_submit(dio, bio, from);
+	return 0;
+}
+
+/* Put memory into the bio, as much as it and the device take.  Bytes. */
+static size_t dio_fill(struct dio *dio, struct iomap_bio *bio, uint64_t bytes, unsigned max_vecs)
+{
+	size_t done = 0;
+
+	while (done < bytes && bio->bi_vcnt < max_vecs) {
+		size_t part = bytes - done;
+		char *memory = iomap__iov_iter_segment(&dio->mem, &part);
+
+		if (!iomap_bio_add(bio, memory, part))
+			break;
+		iomap_iov_iter_advance(&dio->mem, part);
+		done += part;
+	}
+	return done;
+}
+
+/* Whether @len bytes from iter.pos on can be transferred; the device is told to fsync. */
+static int dio_check_mapping(struct dio *dio, const struct iomap *iomap, uint64_t len)
+{
+	struct iomap_iter *iter = &dio->iter;
+	int err = 0;
+
+	/* first: a call that does not suit the device is no fault of the mapping's */
+	if (iomap->bdev && iomap->bdev != dio->aligned_to)
+		err = dio_check_alignment(iomap->bdev, iter->pos, &dio->mem);
+	if (!err)
+		err = iomap__check_device(iter->inode, iomap, iter->pos, len);
+	if (err)
+		return err;
+	dio->aligned_to = iomap->bdev;
+	if (dio->write)
+		iomap__sync_note_device(iter->inode, iomap->bdev);
+	return 0;
+}
+
+/*
+ * Transfer @len bytes of the mapping, which was checked, from iter.pos on; a read may go on to
+ * the end of EOF's sector.  The iterator moves with what was submitted.
+ */
+static int dio_transfer(struct dio *dio, const struct iomap *iomap, uint64_t len)
+{
+	struct iomap_iter *iter = &dio->iter;
+	struct iomap_bdev_limits limits;
+	unsigned max_vecs;
+	int err;
+
+	iomap_bdev_limits(iomap->bdev, &limits);
+	limits.max_transfer_bytes &= ~(uint64_t)(limits.logical_block_size - 1);
+	max_vecs = iomap__min(limits.max_segments_nr, IOMAP_BIO_MAX_VECS);
+	while (len) {
+		unsigned nr_vecs = (unsigned)iomap__min(dio->mem.nr_segs, max_vecs);
+		struct iomap_bio *bio = dio_bio(dio, iomap, iter->pos, nr_vecs);
+		int64_t pos = iter->pos;
+		size_t done;
+
+		if (!bio)
+			return -ENOMEM;
+		done = dio_fill(dio, bio, iomap__min(len, limits.max_transfer_bytes), nr_vecs);
+		dio_submit(dio, bio, pos);
+		len -= done;
+		err = iomap_iter_advance(iter, iomap__min(done, iomap_length(iter)));
+		if (!err)
+			err = iomap__load(&dio->error);
+		if (err)
+			return err;
+	}
+	return 0;
+}
+
+/* ---- mappings ---- */
+
+static int dio_inline(struct dio *dio, const struct iomap *iomap)
+{
+	struct iomap_iter *iter = &dio->iter;
+	char *data = iomap->inline_data;
+	size_t off = (size_t)(iter->pos - iomap->offset), len = (size_t)iomap_length(iter);
+	int64_t gap = iomap__max(dio->i_size, iomap->offset);
+
+	if (!dio->write) {
+		iomap_copy_to_iter(data + off, len, &dio->mem);
+	} else {
+		if (gap < iter->pos)
+			memset(data + (gap - iomap->offset), 0, (size_t)(iter->pos - gap));
+		iomap_copy_from_iter(data + off, len, &dio->mem);
+	}
+	return iomap_iter_advance(iter, len);
+}
+
+static int dio_read_mapping(struct dio *dio)
+{
+	struct iomap_iter *iter = &dio->iter;
+	const struct iomap *src = iomap_iter_srcmap(iter);
+	uint64_t len = iomap_length(iter);
+	struct iomap_bdev_limits limits;
+	int err;
+
+	if (src->type == IOMAP_INLINE)
+		return dio_inline(dio, src);
+	if (src->type == IOMAP_DELALLOC)
+		return -ENOTBLK; /* its data is in the cache and nowhere else */
+	if (src->type != IOMAP_MAPPED || src->flags & IOMAP_F_NEW) {
+		iomap_iov_iter_zero(len, &dio->mem);
+		return iomap_iter_advance(iter, len);
+	}
+	if (src->bdev && (uint64_t)iter->pos + len >= (uint64_t)dio->i_size) {
+		/* the mapping may end with the file: the device wants a whole sector */
+		iomap_bdev_limits(src->bdev, &limits);
+		len = iomap__round_up(len, limits.logical_block_size);
+		len = iomap__min(len, dio->mem.count);
+	}
+	err = dio_check_mapping(dio, src, len);
+	return err ? err : dio_transfer(dio, src, len);
+}
+
+static bool dio_is_fresh(const struct iomap *iomap)
+{
+	return iomap->type == IOMAP_UNWRITTEN || iomap->flags & IOMAP_F_NEW;
+}
+
+/* Write @len bytes to the mapping, and zeros to what the call leaves of fresh blocks. */
+static int dio_write_blocks(struct dio *dio, uint64_t len)
+{
+	struct iomap_iter *iter = &dio->iter;
+	const struct iomap *iomap = &iter->iomap;
+	uint64_t block = iomap_i_blocksize(iter->inode);
+	int64_t head = iter->pos & (int64_t)(block - 1), end = iter->pos + (int64_t)len;
+	bool fresh = dio_is_fresh(iomap), last = len == iter->len;
+	int err = dio_check_mapping(dio, iomap, len);
+
+	/* of a block that an earlier mapping of this call has begun, that one saw to it */
+	if (!err && fresh && head && iter->pos == dio->iocb->ki_pos)
+		err = dio_pad(dio, iomap, iter->pos - head, iter->pos);
+	if (!err)
+		err = dio_transfer(dio, iomap, len);
+	dio->open_tail = fresh && (uint64_t)iter->pos & (block - 1);
+	if (err || !last || !((uint64_t)end & (block - 1)) || !(fresh || end > dio->i_size))
+		return err;
+	err = dio_pad(dio, iomap, end, (int64_t)iomap__round_up((uint64_t)end, block));
+	dio->open_tail = dio->open_tail && err;
+	return err;
+}
+
+static int dio_write_mapping(struct dio *dio)
+{
+	struct iomap_iter *iter = &dio->iter;
+	const struct iomap *iomap = &iter->iomap, *src = iomap_iter_srcmap(iter);
+	uint64_t mask = iomap_i_blocksize(iter->inode) - 1, len = iomap_length(iter);
+
+	if (iomap->type == IOMAP_INLINE)
+		return dio_inline(dio, iomap);
+	if (iomap->type == IOMAP_DELALLOC)
+		return -ENOTBLK;
+	if (iomap->flags & IOMAP_F_ANON_WRITE)
+		return iomap__broken_mapping(iter->inode, iomap, iter->pos,
+					     "direct I/O to an address that comes later");
+	if (src != iomap && src->type != IOMAP_HOLE) {
+		/* the rest of a block would have to be copied: the cache can do that */
+		len = iomap__round_down((uint64_t)iter->pos + len, mask + 1) - (uint64_t)iter->pos;
+		if ((uint64_t)iter->pos & mask || !len)
+			return -ENOTBLK;
+	}
+	if (iomap->type == IOMAP_UNWRITTEN)
+		dio->flags |= IOMAP_DIO_UNWRITTEN;
+	if (iomap->flags & IOMAP_F_SHARED)
+		dio->flags |= IOMAP_DIO_COW;
+	return dio_write_blocks(dio, len);
+}
+
+/* Returns what ended the iteration: 0 when all is done. */
+static int dio_iterate(struct dio *dio, const struct iomap_ops *ops)
+{
+	struct iomap_iter *iter = &dio->iter;
+	struct iomap_plug plug;
+	int ret;
+
+	iomap_start_plug(&plug);
+	while ((ret = iomap_iter(iter, ops)) > 0) {
+		iter->status = dio->write ? dio_write_mapping(dio) : dio_read_mapping(dio);
+		if (!dio->write && iter->pos >= dio->i_size)
+			iter->len = 0;
+	}
+	iomap_finish_plug(&plug);
+	dio_wait(dio);
+	return !ret && iter->len ? -EIO : ret;
+}
+
+/* ---- the call ---- */
+
+/* Bytes from ki_pos on that count. */
+static int64_t dio_size(const struct dio *dio)
+{
+	int64_t start = dio->iocb->ki_pos, end = dio->iter.pos, size;
+	uint64_t block = iomap_i_blocksize(dio->iter.inode);
+
+	if (dio->write) {
+		if (dio->open_tail)
+			end = (int64_t)iomap__round_down((uint64_t)end, block);
+	} else {
+		/* a truncation that the caller's lock does not keep off */
+		size = iomap__min(dio->i_size, iomap_i_size_read(dio->iter.inode));
+		end = iomap__min(end, size);
+	}
+	return iomap__max(end - start, 0);
+}
+
+/* All bios have ended; @err is what ended the iteration.  Bytes, or the error. */
+static ssize_t dio_complete(struct dio *dio, int64_t end, int err)
+{
+	struct iomap_kiocb *iocb = dio->iocb;
+	struct iomap_inode *inode = dio->iter.inode;
+	int64_t start = iocb->ki_pos, size = dio_size(dio);
+
+	if (dio->error) {
+		iomap__log_io_error(inode, dio->write ? "direct write" : "direct read", start,
+				    (uint64_t)(end - start), dio->error_bdev, dio->error_addr,
+				    dio->error);
+		err = dio->error;
+	} else if (size) {
+		err = 0;
+	}
+	if (dio->dops && dio->dops->end_io) {
+		int ended;
+
+		iomap__witness_assert_class("end_io", inode->i_class);
+		ended = dio->dops->end_io(iocb, size, err, dio->flags);
+		if (!err && ended < 0)
+			err = ended;
+	}
+	if (dio->write)
+		dio_drop_cache(dio, start, end);
+	if (err)
+		return err;
+	iocb->ki_pos += size;
+	return size;
+}
+
+static int dio_check_call(const struct iomap_kiocb *iocb, const struct iomap_ops *ops,
+			  unsigned dio_flags, size_t done_before)
+{
+	if (iocb->ki_flags & ~DIO_IOCB_FLAGS || iocb->ki_complete || iocb->ki_pos < 0 ||
+	    dio_flags || done_before || !ops || !ops->iomap_begin)
+		return -EINVAL;
+	return 0;
+}
+
+/* Where the call ends; for a read with the block that holds EOF.  0: nothing to be done. */
+static int64_t dio_prepare(struct dio *dio)
+{
+	struct iomap_inode *inode = dio->iter.inode;
+	struct iomap_kiocb *iocb = dio->iocb;
+	uint64_t len, left;
+	int err;
+
+	if (!dio->mem.count)
+		return 0;
+	dio->i_size = iomap_i_size_read(inode);
+	if (dio->write) {
+		if (iocb->ki_flags & IOMAP_IOCB_APPEND)
+			iocb->ki_pos = dio->i_size;
+		if (iocb->ki_pos >= inode->i_maxbytes)
+			return -EFBIG;
+		left = (uint64_t)(inode->i_maxbytes - iocb->ki_pos);
+		iomap_iov_iter_truncate(&dio->mem, left);
+	} else {
+		if (iocb->ki_pos >= dio->i_size)
+			return 0;
+		left = iomap__round_up((uint64_t)dio->i_size, iomap_i_blocksize(inode)) -
+		       (uint64_t)iocb->ki_pos;
+	}
+	err = iomap__dio_check_alignment(inode, iocb->ki_pos, &dio->mem);
+	if (err)
+		return err;
+	len = iomap__min(dio->mem.count, left);
+	dio->iter.pos = iocb->ki_pos;
+	dio->iter.len = len;
+	return (int64_t)iomap__min((uint64_t)iocb->ki_pos + len, (uint64_t)INT64_MAX);
+}
+
+ssize_t iomap_dio_rw(struct iomap_kiocb *iocb, struct iomap_iov_iter *iter,
+		     const struct iomap_ops *ops, const struct iomap_dio_ops *dops,
+		     unsigned dio_flags, void *private_data, size_t done_before)
+{
+	struct iomap_inode *inode = iocb->ki_filp->inode;
+	bool write = iter->data_source == IOMAP_ITER_SOURCE;
+	struct dio dio = {
+		.iter = { .inode = inode,
+			  .flags = IOMAP_DIRECT | (write ? IOMAP_WRITE : 0U),
+			  .private = private_data },
+		.iocb = iocb,
+		.mem = *iter,
+		.dops = dops,
+		.blk = inode->i_engine->blk,
+		.aligned_to = inode->i_bdev,
+		.write = write,
+	};
+	int64_t end;
+	ssize_t ret;
+	int err;
+
+	err = dio_check_call(iocb, ops, dio_flags, done_before);
+	if (err)
+		return err;
+	end = dio_prepare(&dio);
+	if (end <= 0)
+		return end;
+	err = dio_settle_cache(&dio, iocb->ki_pos, end);
+	if (err)
+		return err;
+	err = dio_iterate(&dio, ops);
+	ret = dio_complete(&dio, end, err);
+	if (ret <= 0)
+		return ret;
+	iomap_iov_iter_advance(iter, (size_t)ret);
+	return write ? iomap_write_sync(iocb, ret) : ret;
+}
