@@ -166,7 +166,8 @@ static bool bdev_limits_valid(const struct iomap_bdev_limits *limits)
 	       iomap__is_pow2(limits->physical_block_size) &&
 	       limits->physical_block_size >= limits->logical_block_size &&
 	       iomap__is_pow2(limits->dma_alignment) && limits->max_segments_nr &&
-	       limits->max_transfer_bytes >= limits->logical_block_size;
+	       limits->max_transfer_bytes >=
+		       iomap__max(limits->logical_block_size, limits->dma_alignment);
 }
 
 int iomap_bdev_create(struct iomap_engine *engine, const struct iomap_bdev_ops *ops, uint64_t bytes,

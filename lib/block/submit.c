@@ -136,6 +136,11 @@ static void split_fill(struct iomap_bio *child, const struct iomap_bio *parent, 
 		const struct iomap_bio_vec *from = &parent->bi_io_vec[*vec];
 		uint64_t bytes = iomap__min(from->bv_len - *at, left);
 
+		/* the rest of the vector begins the next child: it has to be aligned as well */
+		if (bytes < from->bv_len - *at)
+			bytes = iomap__round_down(bytes, limits->dma_alignment);
+		if (!bytes)
+			break;
 		child->bi_io_vec[child->bi_vcnt++] = (struct iomap_bio_vec){
 			.bv_base = (char *)from->bv_base + *at,
 			.bv_len = bytes,

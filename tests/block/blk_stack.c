@@ -602,3 +602,46 @@ Test(blk_stack, a_plug_holds_nothing_back_that_a_device_waits_for)
 	free(buf);
 	t_temp_free(path);
 }
+
+/* A device that looks at the alignment of what it gets. */
+static unsigned misaligned, pieces;
+
+static void align_submit(struct iomap_bdev *bdev, struct iomap_bio *bio)
+{
+	(void)bdev;
+	pieces++;
+	for (uint32_t i = 0; i < bio->bi_vcnt; i++)
+		misaligned += ((uintptr_t)bio->bi_io_vec[i].bv_base & 4095) != 0;
+	iomap_bio_endio(bio);
+}
+
+static const struct iomap_bdev_ops align_ops = { .submit_bio = align_submit };
+
+Test(blk_stack, pieces_of_a_bio_are_as_aligned_as_the_device_wants_memory)
+{
+	struct iomap_bdev_limits limits = {
+		.logical_block_size = 512,
+		.physical_block_size = 512,
+		.dma_alignment = 4096,
+		.max_segments_nr = 8,
+		.max_transfer_bytes = 4608,
+	};
+	unsigned char *buf = bt_buffer(65536);
+	struct iomap_bdev *bdev;
+	struct iomap_bio *bio;
+	struct bt bt;
+
+	bt_start(&bt, 1, 0);
+	cr_assert_eq(iomap_bdev_create(&bt.engine, &align_ops, MIB, &limits, NULL, &bdev), 0);
+	bio = iomap_bio_alloc(bdev, 2, IOMAP_REQ_OP_WRITE, NULL);
+	t_must(bio && iomap_bio_add(bio, buf, 1024) && iomap_bio_add(bio, buf + 4096, 16384));
+	cr_assert_eq(iomap_submit_bio_wait(bio), 0);
+	cr_assert_eq(misaligned, 0U);
+	cr_assert_eq(pieces, 5U, "the first vector, and four pages");
+	iomap_bio_put(bio);
+	cr_assert_eq(iomap_bdev_close(bdev), 0);
+	limits.max_transfer_bytes = 2048;
+	cr_assert_eq(iomap_bdev_create(&bt.engine, &align_ops, MIB, &limits, NULL, &bdev), -EINVAL);
+	bt_stop(&bt);
+	free(buf);
+}
