@@ -206,7 +206,7 @@ static bool replay_event(struct iomap__writelog *log, uint64_t n, struct iomap__
 
 int iomap_replay_seek(struct iomap_replay *replay, uint64_t at)
 {
-	struct iomap__wl_event event;
+	struct iomap__wl_event event = { 0 };
 	int error = 0;
 
 	if (!replay || (at && !replay_event(replay->log, at - 1, &event)))
@@ -301,7 +301,7 @@ int iomap_replay_write(struct iomap_replay *replay, uint64_t n, struct iomap_wri
 {
 	const struct iomap__replay_write *write;
 	struct iomap_writelog_event described;
-	struct iomap__wl_event event;
+	struct iomap__wl_event event = { 0 };
 
 	if (!replay)
 		return -EINVAL;
