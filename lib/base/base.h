@@ -242,11 +242,8 @@ enum iomap__rank {
 	IOMAP__RANK_BDEV,	/* a bdev's own state */
 	IOMAP__RANK_DIRTY,	/* list of dirty inodes */
 	IOMAP__RANK_TREE,	/* tree_lock of an address space */
-	IOMAP__RANK_RECLAIM,	/* the clock hand */
-	IOMAP__RANK_IFS,	/* per-folio block state */
 	IOMAP__RANK_ARENA,	/* free lists of folio memory */
 	IOMAP__RANK_RETIRE,	/* memory waiting for a grace period */
-	IOMAP__RANK_QUEUE_REAP, /* reaping completions */
 	IOMAP__RANK_QUEUE,	/* submission side of an I/O queue */
 	IOMAP__RANK_WORK,	/* work of the I/O threads */
 	IOMAP__RANK_PARK,	/* waiters */
