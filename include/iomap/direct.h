@@ -25,6 +25,9 @@
 extern "C" {
 #endif
 
+/* iomap_dio_rw() flags */
+#define IOMAP_DIO_BOUNCE 0x8U /* (ours) what does not suit the device goes through a buffer */
+
 /* `flags` of iomap_dio_ops.end_io: of the mappings that were written to, some were ... */
 #define IOMAP_DIO_UNWRITTEN (1U << 30) /* unwritten: convert them */
 #define IOMAP_DIO_COW (1U << 31)       /* shared: the new blocks take over now */
@@ -58,7 +61,7 @@ struct iomap_dio_ops {
  * @iter: the memory; its direction is the call's; advanced by what was done
  * @ops: the extent map, called with IOMAP_DIRECT, for a write with IOMAP_WRITE
  * @dops: hooks, NULL for none
- * @dio_flags: none is defined yet
+ * @dio_flags: IOMAP_DIO_xxx
  * @private_data: iter->private of the callbacks
  * @done_before: must be 0
  *
@@ -74,6 +77,11 @@ struct iomap_dio_ops {
  * file, what the write leaves is zeroed on the device.  It does not move i_size (see
  * end_io), nor zero a gap before its position.  With IOMAP_IOCB_DSYNC or _SYNC it is durable
  * on return, by iomap_write_sync(), which calls commit_metadata under the caller's i_rwsem.
+ *
+ * With IOMAP_DIO_BOUNCE what does not suit the inode's device is no error: a read is made
+ * longer at both ends (and end_io is told of that), and memory that is not aligned is copied,
+ * by a buffer that is allocated for the call; a write that begins or ends inside a sector
+ * gives -ENOTBLK.  Not together with IOMAP_IOCB_APPEND.
  *
  * Return: bytes, fewer when an error of the callbacks follows them; 0 for a read at or
  * beyond i_size; -ENOTBLK: use the buffered call instead, nothing was done (dirty data is

@@ -39,6 +39,8 @@
  * Errors: a bio's failure is the whole call's, since nobody knows what reached the device
  * before it; an error of the callbacks leaves what came before it, as a short count.
  *
+ * IOMAP_DIO_BOUNCE: the same I/O to or from a buffer of the library's, and a copy.
+ *
  * Locks: none of its own; the caller holds i_rwsem.
  * Left out: asynchronous iocbs, NOWAIT, overwrite-only, atomic writes.
  */
@@ -477,7 +479,7 @@ static int dio_check_call(const struct iomap_kiocb *iocb, const struct iomap_ops
 			  unsigned dio_flags, size_t done_before)
 {
 	if (iocb->ki_flags & ~DIO_IOCB_FLAGS || iocb->ki_complete || iocb->ki_pos < 0 ||
-	    dio_flags || done_before || !ops || !ops->iomap_begin)
+	    dio_flags & ~IOMAP_DIO_BOUNCE || done_before || !ops || !ops->iomap_begin)
 		return -EINVAL;
 	return 0;
 }
@@ -515,9 +517,9 @@ static int64_t dio_prepare(struct dio *dio)
 	return (int64_t)iomap__min((uint64_t)iocb->ki_pos + len, (uint64_t)INT64_MAX);
 }
 
-ssize_t iomap_dio_rw(struct iomap_kiocb *iocb, struct iomap_iov_iter *iter,
-		     const struct iomap_ops *ops, const struct iomap_dio_ops *dops,
-		     unsigned dio_flags, void *private_data, size_t done_before)
+static ssize_t dio_rw(struct iomap_kiocb *iocb, struct iomap_iov_iter *iter,
+		      const struct iomap_ops *ops, const struct iomap_dio_ops *dops,
+		      void *private_data)
 {
 	struct iomap_inode *inode = iocb->ki_filp->inode;
 	bool write = iter->data_source == IOMAP_ITER_SOURCE;
@@ -536,9 +538,6 @@ ssize_t iomap_dio_rw(struct iomap_kiocb *iocb, struct iomap_iov_iter *iter,
 	ssize_t ret;
 	int err;
 
-	err = dio_check_call(iocb, ops, dio_flags, done_before);
-	if (err)
-		return err;
 	end = dio_prepare(&dio);
 	if (end <= 0)
 		return end;
@@ -551,4 +550,77 @@ ssize_t iomap_dio_rw(struct iomap_kiocb *iocb, struct iomap_iov_iter *iter,
 		return ret;
 	iomap_iov_iter_advance(iter, (size_t)ret);
 	return write ? iomap_write_sync(iocb, ret) : ret;
+}
+
+/* ---- by a buffer, where the caller's memory does not suit the device ---- */
+
+/* The I/O goes from @start on to @buf, which is aligned; @iocb and @iter are the caller's. */
+static ssize_t dio_rw_buffer(struct iomap_kiocb *iocb, struct iomap_iov_iter *iter, int64_t start,
+			     void *buf, size_t len, const struct iomap_ops *ops,
+			     const struct iomap_dio_ops *dops, void *private_data)
+{
+	int64_t pos = iocb->ki_pos;
+	struct iomap_iov_iter memory = *iter, by;
+	ssize_t ret;
+
+	iomap_iov_iter_ubuf(&by, iter->data_source, buf, len);
+	if (iter->data_source == IOMAP_ITER_SOURCE) {
+		iomap_copy_from_iter(buf, len, &memory);
+		ret = dio_rw(iocb, &by, ops, dops, private_data);
+		if (ret > 0)
+			iomap_iov_iter_advance(iter, (size_t)ret);
+		return ret;
+	}
+	iocb->ki_pos = start;
+	ret = dio_rw(iocb, &by, ops, dops, private_data);
+	if (ret > 0) {
+		ret = iomap__max(ret - (pos - start), 0);
+		ret = (ssize_t)iomap_copy_to_iter((char *)buf + (pos - start), (size_t)ret, iter);
+	}
+	iocb->ki_pos = pos + iomap__max(ret, 0);
+	return ret;
+}
+
+static ssize_t dio_rw_bounce(struct iomap_kiocb *iocb, struct iomap_iov_iter *iter,
+			     const struct iomap_ops *ops, const struct iomap_dio_ops *dops,
+			     void *private_data)
+{
+	struct iomap_inode *inode = iocb->ki_filp->inode;
+	struct iomap__env *env = &inode->i_engine->env;
+	struct iomap_bdev_limits limits;
+	uint64_t start = (uint64_t)iocb->ki_pos, end = start + iter->count;
+	ssize_t ret;
+	void *buf;
+
+	iomap_bdev_limits(inode->i_bdev, &limits);
+	if (iter->data_source != IOMAP_ITER_SOURCE) {
+		start = iomap__round_down(start, limits.logical_block_size);
+		end = iomap__round_up(end, limits.logical_block_size);
+	} else if ((start | end) & (limits.logical_block_size - 1)) {
+		return -ENOTBLK; /* the rest of the sector has to be read: the cache's business */
+	}
+	buf = iomap__alloc_aligned(env, iomap__max(limits.dma_alignment, IOMAP_PAGE_SIZE),
+				   end - start);
+	if (!buf)
+		return -ENOMEM;
+	ret = dio_rw_buffer(iocb, iter, (int64_t)start, buf, end - start, ops, dops, private_data);
+	iomap__free(env, buf, end - start);
+	return ret;
+}
+
+ssize_t iomap_dio_rw(struct iomap_kiocb *iocb, struct iomap_iov_iter *iter,
+		     const struct iomap_ops *ops, const struct iomap_dio_ops *dops,
+		     unsigned dio_flags, void *private_data, size_t done_before)
+{
+	struct iomap_inode *inode = iocb->ki_filp->inode;
+	int err = dio_check_call(iocb, ops, dio_flags, done_before);
+
+	if (err)
+		return err;
+	/* a position that append chooses is not known yet */
+	if (dio_flags & IOMAP_DIO_BOUNCE && iter->count && !(iocb->ki_flags & IOMAP_IOCB_APPEND) &&
+	    iter->count <= (uint64_t)(INT64_MAX - iocb->ki_pos) &&
+	    iomap__dio_check_alignment(inode, iocb->ki_pos, iter))
+		return dio_rw_bounce(iocb, iter, ops, dops, private_data);
+	return dio_rw(iocb, iter, ops, dops, private_data);
 }

@@ -139,6 +139,22 @@ static ssize_t dio_vec(struct ds *ds, unsigned direction, const struct iovec *io
 	return n;
 }
 
+static ssize_t dio_bounce(struct ds *ds, unsigned direction, void *buf, size_t len, int64_t pos)
+{
+	struct iomap_iov_iter iter;
+	struct iomap_kiocb iocb;
+	ssize_t n;
+
+	iomap_iov_iter_ubuf(&iter, direction, buf, len);
+	iomap_kiocb_init(&iocb, ds->file, pos);
+	iomap_inode_lock(&ds->ts.inode);
+	n = iomap_dio_rw(&iocb, &iter, &ds->ts.ops, &ds->dops, IOMAP_DIO_BOUNCE, ds, 0);
+	iomap_inode_unlock(&ds->ts.inode);
+	t_must(iocb.ki_pos == pos + (n > 0 ? n : 0));
+	t_must(iomap_iov_iter_count(&iter) == len - (size_t)(n > 0 ? n : 0));
+	return n;
+}
+
 static ssize_t dio_read(struct ds *ds, void *buf, size_t len, int64_t pos)
 {
 	return dio_vec(ds, IOMAP_ITER_DEST, &(struct iovec){ buf, len }, 1, pos);
@@ -501,6 +517,43 @@ Test(direct, di05_a_mapping_on_another_device_is_held_against_that_one)
 	cr_assert_eq(iomap_file_close(ds->file), 0);
 	td_free(other);
 	ts_close(&ds->ts);
+}
+
+Test(direct, di05_with_bounce_it_goes_through_a_buffer)
+{
+	const struct iomap_bdev_limits limits = { .logical_block_size = 1024,
+						  .physical_block_size = 4096,
+						  .dma_alignment = 512,
+						  .max_segments_nr = 16,
+						  .max_transfer_bytes = 8 * KIB };
+	struct ds *ds = ds_open(&(struct ts_config){ .i_size = 60000, .limits = &limits });
+	char *buf = memory(80 * KIB);
+
+	ts_map(&ds->ts, 0, 64 * KIB, IOMAP_MAPPED, 0, 64 * KIB);
+	ts_dev_fill(&ds->ts, 64 * KIB, 64 * KIB, 0, 1);
+	/* memory, position, length */
+	cr_assert_eq(dio_bounce(ds, IOMAP_ITER_DEST, buf + 3, 20 * KIB, 4 * KIB), 20 * KIB);
+	cr_assert_lt(t_mismatch(buf + 3, 20 * KIB, 4 * KIB, 1), 0);
+	cr_assert_eq(dio_bounce(ds, IOMAP_ITER_DEST, buf, 2000, 1025), 2000);
+	cr_assert_lt(t_mismatch(buf, 2000, 1025, 1), 0);
+	cr_assert_eq(dio_bounce(ds, IOMAP_ITER_DEST, buf, 7, 1021), 7);
+	cr_assert_lt(t_mismatch(buf, 7, 1021, 1), 0);
+	/* the end of the file */
+	cr_assert_eq(dio_bounce(ds, IOMAP_ITER_DEST, buf + 1, 10000, 59000), 1000);
+	cr_assert_lt(t_mismatch(buf + 1, 1000, 59000, 1), 0);
+	cr_assert_eq(dio_bounce(ds, IOMAP_ITER_DEST, buf + 1, 1000, 60001), 0);
+	/* writes: memory only */
+	t_fill(buf + 7, 20 * KIB, 1024, 2);
+	cr_assert_eq(dio_bounce(ds, IOMAP_ITER_SOURCE, buf + 7, 20 * KIB, 1024), 20 * KIB);
+	cr_assert(ts_dev_has(&ds->ts, 65 * KIB, 20 * KIB, 1024, 2));
+	td_reset(ds->ts.dev);
+	cr_assert_eq(dio_bounce(ds, IOMAP_ITER_SOURCE, buf + 7, 1000, 1024), -ENOTBLK);
+	cr_assert_eq(dio_bounce(ds, IOMAP_ITER_SOURCE, buf + 7, 1024, 1000), -ENOTBLK);
+	cr_assert_eq(td_count(ds->ts.dev, TD_ALL), 0U);
+	/* what is aligned goes straight */
+	cr_assert_eq(dio_bounce(ds, IOMAP_ITER_SOURCE, buf, 4 * KIB, 0), 4 * KIB);
+	free(buf);
+	ds_close(ds);
 }
 
 /* ---- DI06 ---- */
