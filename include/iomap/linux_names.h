@@ -182,6 +182,7 @@ static inline void *ERR_CAST(const void *ptr)
 #define IOCB_APPEND IOMAP_IOCB_APPEND
 #define IOCB_DSYNC IOMAP_IOCB_DSYNC
 #define IOCB_SYNC IOMAP_IOCB_SYNC
+#define IOCB_DIRECT IOMAP_IOCB_DIRECT
 
 #define generic_file_read_iter iomap_file_read_iter
 #define generic_write_sync iomap_write_sync
@@ -231,6 +232,7 @@ static inline ssize_t generic_write_checks(struct kiocb *iocb, struct iov_iter *
 #define iov_iter_revert iomap_iov_iter_revert
 #define iov_iter_truncate iomap_iov_iter_truncate
 #define iov_iter_zero iomap_iov_iter_zero
+#define iov_iter_alignment iomap_iov_iter_alignment
 #define copy_to_iter iomap_copy_to_iter
 #define copy_from_iter iomap_copy_from_iter
 
@@ -306,6 +308,10 @@ static inline unsigned long invalidate_mapping_pages(struct address_space *mappi
 	to = end >= last ? INT64_MAX : (int64_t)((end + 1) << IOMAP_PAGE_SHIFT);
 	return iomap_invalidate_inode_pages(mapping->host, from, to) >> IOMAP_PAGE_SHIFT;
 }
+
+#define truncate_setsize iomap_truncate_setsize
+#define truncate_pagecache iomap_truncate_pagecache
+#define truncate_pagecache_range iomap_truncate_pagecache_range
 
 #define readahead_folio iomap_readahead_folio
 #define readahead_pos iomap_readahead_pos

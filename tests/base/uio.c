@@ -143,3 +143,22 @@ Test(uio, kiocb_takes_the_modes_of_its_file_over)
 	cr_assert_eq(iomap_inode_destroy(&inode, 0), 0);
 	cr_assert_eq(iomap_engine_destroy(engine), 0);
 }
+
+Test(uio, alignment_is_that_of_all_segments_left)
+{
+	static _Alignas(4096) char mem[16384];
+	struct iovec iov[] = { { mem, 4096 }, { NULL, 0 }, { mem + 8192, 512 }, { mem + 1, 1 } };
+	struct iomap_iov_iter iter;
+
+	iomap_iov_iter_init(&iter, IOMAP_ITER_DEST, iov, 3, 4096 + 512);
+	cr_assert_eq(iomap_iov_iter_alignment(&iter) & 4095, 512U);
+	iomap_iov_iter_truncate(&iter, 4096);
+	cr_assert_eq(iomap_iov_iter_alignment(&iter) & 4095, 0U);
+	iomap_iov_iter_init(&iter, IOMAP_ITER_DEST, iov, 4, 4096 + 512 + 1);
+	iomap_iov_iter_advance(&iter, 4096 + 256);
+	cr_assert_eq(iomap_iov_iter_alignment(&iter) & 511, 257U);
+	iomap_iov_iter_ubuf(&iter, IOMAP_ITER_SOURCE, mem + 24, 4096);
+	cr_assert_eq(iomap_iov_iter_alignment(&iter) & 4095, 24U);
+	iomap_iov_iter_advance(&iter, 4096);
+	cr_assert_eq(iomap_iov_iter_alignment(&iter), 0U);
+}

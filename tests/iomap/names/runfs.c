@@ -463,12 +463,60 @@ static void runfs_dio_submit_io(const struct iomap_iter *iter, struct bio *bio, 
 	submit_bio(bio);
 }
 
-/* For iomap_inode_ops, which takes the place of the kernel's call of iomap_dio_rw(). */
-extern const struct iomap_dio_ops runfs_dio_ops;
-const struct iomap_dio_ops runfs_dio_ops = {
+static const struct iomap_dio_ops runfs_dio_ops = {
 	.end_io = runfs_dio_end_io,
 	.submit_io = runfs_dio_submit_io,
 };
+
+/* -ENOTBLK where space is only reserved: then it is the cache's. */
+static ssize_t runfs_dio_write(struct kiocb *iocb, struct iov_iter *from)
+{
+	struct inode *inode = file_inode(iocb->ki_filp);
+	unsigned long mask = (unsigned long)i_blocksize(inode) - 1;
+
+	if (((unsigned long)iocb->ki_pos | iov_iter_alignment(from)) & mask)
+		return -ENOTBLK;
+	return iomap_dio_rw(iocb, from, &runfs_iomap_ops, &runfs_dio_ops, 0, NULL, 0);
+}
+
+/* ---- the end of the file ---- */
+
+/* No run reaches beyond @end any more. */
+static void runfs_cut(struct runfs_info *ri, loff_t end)
+{
+	struct runfs_run *run, *n;
+
+	spin_lock(&ri->ri_lock);
+	list_for_each_entry_safe(run, n, &ri->runs, list)
+	{
+		if (run->start >= end) {
+			list_del_init(&run->list);
+			kfree(run);
+		} else if (run->start + (loff_t)run->len > end) {
+			run->len = (u64)(end - run->start);
+		}
+	}
+	ri->cookie++;
+	spin_unlock(&ri->ri_lock);
+}
+
+int runfs_setsize(struct inode *inode, loff_t oldsize, loff_t newsize)
+{
+	loff_t from = min_t(loff_t, oldsize, newsize);
+	bool did_zero = false;
+	int error;
+
+	error = iomap_truncate_page(inode, from, &did_zero, &runfs_iomap_ops, &runfs_write_ops,
+				    NULL);
+	if (error)
+		return error;
+	truncate_setsize(inode, newsize);
+	runfs_cut(RUNFS_I(inode), round_up(newsize, (loff_t)i_blocksize(inode)));
+	/* for the names' sake: there is nothing left */
+	truncate_pagecache(inode, newsize);
+	truncate_pagecache_range(inode, newsize, LLONG_MAX);
+	return 0;
+}
 
 /* ---- files ---- */
 
@@ -480,7 +528,10 @@ static ssize_t runfs_file_read_iter(struct kiocb *iocb, struct iov_iter *to)
 	if (WARN_ON(iov_iter_rw(to) != READ) || !is_sync_kiocb(iocb))
 		return -EINVAL;
 	inode_lock_shared(inode);
-	ret = generic_file_read_iter(iocb, to);
+	if (iocb->ki_flags & IOCB_DIRECT)
+		ret = iomap_dio_rw(iocb, to, &runfs_iomap_ops, NULL, 0, NULL, 0);
+	else
+		ret = generic_file_read_iter(iocb, to);
 	inode_unlock_shared(inode);
 	return ret;
 }
@@ -494,9 +545,14 @@ static ssize_t runfs_file_write_iter(struct kiocb *iocb, struct iov_iter *from)
 		return -EINVAL;
 	inode_lock(inode);
 	ret = generic_write_checks(iocb, from);
-	if (ret > 0)
-		ret = iomap_file_buffered_write(iocb, from, &runfs_iomap_ops, &runfs_write_ops,
-						NULL);
+	if (ret > 0) {
+		bool direct = iocb->ki_flags & IOCB_DIRECT;
+
+		ret = direct ? runfs_dio_write(iocb, from) : -ENOTBLK;
+		if (ret == -ENOTBLK)
+			ret = iomap_file_buffered_write(iocb, from, &runfs_iomap_ops,
+							&runfs_write_ops, NULL);
+	}
 	inode_unlock(inode);
 	if (ret > 0)
 		ret = generic_write_sync(iocb, ret);

@@ -34,6 +34,7 @@ void runfs_free_inode(struct runfs_info *info);
 struct iomap_inode *runfs_vfs_inode(struct runfs_info *info);
 struct runfs_stats *runfs_stats(struct runfs_info *info);
 int runfs_commit_metadata(struct iomap_inode *inode, int datasync);
+int runfs_setsize(struct iomap_inode *inode, int64_t old_size, int64_t new_size);
 /* Pages dropped from the cache. */
 unsigned long runfs_drop_cache(struct iomap_inode *inode);
 /* Extents of the file; -1 when the list of them is not in order. */
