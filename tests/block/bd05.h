@@ -27,6 +27,43 @@ static inline struct iomap_engine *b_engine(void)
 	return t_engine(&opts, NULL);
 }
 
+/* Memory that can run out. */
+struct b_memory_limit {
+	uint64_t left; /* allocations that succeed from now on */
+};
+
+static inline void *b_limited_alloc(void *ctx, size_t align, size_t size)
+{
+	struct b_memory_limit *limit = ctx;
+	void *ptr = NULL;
+
+	if (!limit->left)
+		return NULL;
+	limit->left--;
+	if (align < sizeof(void *))
+		align = sizeof(void *);
+	return posix_memalign(&ptr, align, size) ? NULL : ptr;
+}
+
+static inline void b_limited_free(void *ctx, void *ptr, size_t size)
+{
+	(void)ctx;
+	(void)size;
+	free(ptr);
+}
+
+static inline struct iomap_engine *b_limited_engine(struct b_memory_limit *limit)
+{
+	struct iomap_engine_opts opts;
+
+	iomap_engine_opts_init(&opts);
+	opts.cache_bytes = 4 * MIB;
+	opts.max_callers = 8;
+	opts.flags = IOMAP_ENGINE_NO_THREADS;
+	opts.alloc = (struct iomap_alloc_hooks){ b_limited_alloc, b_limited_free, limit };
+	return t_engine(&opts, NULL);
+}
+
 static inline void b_close(struct iomap_bdev *bdev)
 {
 	cr_assert_eq(iomap_bdev_close(bdev), 0);

@@ -456,6 +456,13 @@ Test(faulty, bd05_a_misdirected_io_goes_elsewhere)
 	for (unsigned i = 0; i < DEV_BYTES / SECTOR; i++)
 		found += b_value(image, i) == 3;
 	cr_assert_gt(found, 10U, "each to a place of its own");
+	memset(image, 4, sizeof(image));
+	for (int i = 0; i < 10; i++) {
+		/* there is one other place */
+		cr_assert_eq(b_write(s.dev, 0, image, DEV_BYTES - SECTOR), 0);
+		cr_assert_neq(b_get(s.lower, 0), 4);
+		cr_assert_eq(b_get(s.lower, DEV_BYTES / SECTOR - 1), 4);
+	}
 	tear_down(&s);
 }
 
@@ -597,25 +604,46 @@ Test(faulty, bd05_a_delay_adds_to_another_fault)
 	tear_down(&s);
 }
 
-static long wait_held_task(void *arg)
+#define HELD_ROUNDS 300
+
+static long let_go_task(void *arg)
 {
-	return iomap_faulty_wait_held(arg, 2);
+	for (int i = 0; i < HELD_ROUNDS; i++) {
+		t_must(iomap_faulty_wait_held(arg, 1) == 0);
+		t_must(iomap_faulty_release(arg, 0, 1, IOMAP_RELEASE_FIFO) == 1);
+	}
+	return 0;
 }
 
+/* One thread waits for I/O, the other for it to be held. */
 Test(faulty, bd05_a_thread_can_wait_for_held_io)
 {
 	struct setup s = set_up();
-	struct b_async io[2];
 	struct t_task task;
 
 	b_rule(s.dev, (struct iomap_fault){ .kind = IOMAP_FAULT_DELAY });
-	b_start(&io[0], s.dev, IOMAP_REQ_OP_WRITE, 0, 1, 1);
-	t_start(&task, wait_held_task, s.dev);
-	b_start(&io[1], s.dev, IOMAP_REQ_OP_WRITE, 1, 1, 1);
+	t_start(&task, let_go_task, s.dev);
+	for (int i = 0; i < HELD_ROUNDS; i++)
+		cr_assert_eq(b_put(s.dev, 0, 0, 1, i), 0);
 	cr_assert_eq(t_join(&task), 0);
-	cr_assert_eq(iomap_faulty_release(s.dev, 0, UINT64_MAX, IOMAP_RELEASE_FIFO), 2);
-	cr_assert_eq(b_finish(&io[0]), 0);
-	cr_assert_eq(b_finish(&io[1]), 0);
+	tear_down(&s);
+}
+
+Test(faulty, bd05_io_that_comes_back_to_a_device_that_is_gone_is_not_held)
+{
+	struct setup s = set_up();
+	struct iomap_bdev *top = b_faulty(s.dev, 2);
+	struct b_async io;
+
+	b_rule(s.dev, (struct iomap_fault){ .kind = IOMAP_FAULT_DELAY });
+	b_rule(top,
+	       (struct iomap_fault){ .kind = IOMAP_FAULT_DELAY, .flags = IOMAP_FAULT_HOLD_END });
+	b_start(&io, top, IOMAP_REQ_OP_WRITE, 0, 1, 1);
+	cr_assert_eq(iomap_faulty_held_nr(top), 0);
+	cr_assert_eq(iomap_faulty_set_gone(top, true), 0);
+	cr_assert_eq(iomap_faulty_release(s.dev, 0, 1, IOMAP_RELEASE_FIFO), 1);
+	cr_assert_eq(b_finish(&io), -ENODEV);
+	b_close(top);
 	tear_down(&s);
 }
 
@@ -662,63 +690,33 @@ Test(faulty, bd05_faults_work_on_scattered_memory)
 	tear_down(&s);
 }
 
-struct hooks {
-	uint64_t left; /* allocations that succeed from now on */
-};
-
-static void *hook_alloc(void *ctx, size_t align, size_t size)
-{
-	struct hooks *hooks = ctx;
-	void *ptr = NULL;
-
-	if (!hooks->left)
-		return NULL;
-	hooks->left--;
-	return posix_memalign(&ptr, align < sizeof(void *) ? sizeof(void *) : align, size) ? NULL :
-											     ptr;
-}
-
-static void hook_free(void *ctx, void *ptr, size_t size)
-{
-	(void)ctx;
-	(void)size;
-	free(ptr);
-}
-
 Test(faulty, bd05_without_memory_calls_fail_and_nothing_is_lost)
 {
-	struct hooks hooks = { .left = UINT64_MAX };
+	struct b_memory_limit limit = { .left = UINT64_MAX };
 	struct iomap_fault fail = { .size = sizeof(fail), .kind = IOMAP_FAULT_CORRUPT };
-	struct iomap_engine_opts opts;
 	struct iomap_bdev *dev, *lower;
-	struct iomap_engine *engine;
+	struct iomap_engine *engine = b_limited_engine(&limit);
 	uint64_t n;
 	int error;
 
-	iomap_engine_opts_init(&opts);
-	opts.cache_bytes = 4 * MIB;
-	opts.max_callers = 8;
-	opts.flags = IOMAP_ENGINE_NO_THREADS;
-	opts.alloc = (struct iomap_alloc_hooks){ hook_alloc, hook_free, &hooks };
-	engine = t_engine(&opts, NULL);
 	lower = b_memory(engine, DEV_BYTES);
 	for (n = 0;; n++) {
-		hooks.left = n;
+		limit.left = n;
 		error = iomap_faulty_create(lower, NULL, &dev);
 		if (!error)
 			break;
 		cr_assert_eq(error, -ENOMEM);
 	}
 	cr_assert_gt(n, 1U);
-	hooks.left = 0;
+	limit.left = 0;
 	cr_assert_eq(iomap_faulty_add(dev, &fail, NULL), -ENOMEM);
-	hooks.left = UINT64_MAX;
+	limit.left = UINT64_MAX;
 	b_rule(dev, fail);
 	cr_assert_eq(b_put(dev, 0, 0, 1, 1), 0, "pools are filled");
 	cr_assert_eq(b_put(lower, 0, 0, 1, 1), 0);
-	hooks.left = 0;
+	limit.left = 0;
 	cr_assert_eq(b_put(dev, 0, 0, 1, 2), -ENOMEM, "no copy to flip bits in");
-	hooks.left = UINT64_MAX;
+	limit.left = UINT64_MAX;
 	cr_assert_eq(b_get(lower, 0), 1);
 	b_close(dev);
 	b_close(lower);
