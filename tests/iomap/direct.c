@@ -6,6 +6,7 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <limits.h>
+#include <sched.h>
 #include <string.h>
 
 #include "teststore.h"
@@ -599,6 +600,12 @@ Test(direct, di06_inline_data_is_copied_both_ways)
 	cr_assert(t_all(data + 2000, 3072 - 2000, 0));
 	cr_assert(ts_reads_all(&ds->ts, 2000, 1072, 0));
 	cr_assert(ts_reads(&ds->ts, 3072, 512, 2));
+	/* without the file's own zeros before the write */
+	memset(data + 3584, POISON, sizeof(data) - 3584);
+	iomap_i_size_write(&ds->ts.inode, 3000);
+	cr_assert_eq(dio_write(ds, 512, 3584, 3), 512);
+	cr_assert(t_all(data + 3000, 584, 0));
+	cr_assert_lt(t_mismatch(data + 3584, 512, 3584, 3), 0);
 	cr_assert_eq(td_count(ds->ts.dev, TD_ALL), 0U);
 	free(buf);
 	ds_close(ds);
@@ -673,6 +680,10 @@ Test(direct, dr02_writeback_that_runs_is_waited_for)
 	cr_assert_eq(ds->ts.a_ops.writepages(&ds->ts.inode.i_data, &wbc), 0);
 	td_wait_held(ds->ts.dev, 1);
 	t_start(&r.task, read_direct, &r);
+	/* gives a read that does not wait its time; one that waits needs none */
+	for (int i = 0; i < 20000 && !td_count(ds->ts.dev, TD_READ); i++)
+		sched_yield();
+	cr_assert_eq(td_count(ds->ts.dev, TD_READ), 0U);
 	td_open_gates(ds->ts.dev);
 	cr_assert_eq(t_join(&r.task), 8 * KIB);
 	cr_assert_lt(t_mismatch(r.buf, 8 * KIB, 0, 2), 0);
@@ -845,24 +856,71 @@ static long read_buffered(void *arg)
 	return iomap_read(r->ds->ts.file, r->buf, 4 * KIB, 0);
 }
 
+/* Reads into the cache that the test ends by itself. */
+struct slow_read {
+	struct iomap_folio *folio[64];
+	size_t off[64], len[64];
+	size_t nr;
+	bool over; /* the ones from here on are ordinary reads */
+};
+
+static int start_slow_read(struct ts *ts, const struct iomap_iter *iter,
+			   struct iomap_read_folio_ctx *ctx, size_t len)
+{
+	struct slow_read *slow = ts->hook.arg;
+	bool over;
+	int ret = 0;
+
+	t_lock(&ts->gate);
+	over = slow->over;
+	if (!over) {
+		t_must(slow->nr < 64);
+		slow->folio[slow->nr] = ctx->cur_folio;
+		slow->off[slow->nr] = (size_t)(iter->pos - iomap_folio_pos(ctx->cur_folio));
+		slow->len[slow->nr++] = len;
+		t_wake(&ts->gate);
+	}
+	t_unlock(&ts->gate);
+	if (over) {
+		ret = iomap_bio_read_folio_range(iter, ctx, len);
+		iomap_bio_submit_read(ctx);
+	}
+	return ret;
+}
+
 Test(direct, dw01_a_read_into_the_cache_that_is_under_way_is_waited_for)
 {
 	struct ds *ds = mapped(64 * KIB, 12);
 	struct reader r = { .ds = ds, .buf = memory(8 * KIB) };
+	struct slow_read slow = { .nr = 0 };
 	struct t_task writer;
+	char old[4 * KIB];
 
+	ds->ts.hook.arg = &slow;
+	ds->ts.hook.read = start_slow_read;
 	td_hold(ds->ts.dev, TD_WRITE);
 	t_start(&writer, write_direct, ds);
 	td_wait_held(ds->ts.dev, 1);
-	td_hold(ds->ts.dev, TD_READ | TD_WRITE);
 	t_start(&r.task, read_buffered, &r);
-	td_wait_held(ds->ts.dev, 2);
-	/* the write ends while the folio is still being read */
-	cr_assert_eq(td_release(ds->ts.dev, 1), 1U);
-	td_wait_completed(ds->ts.dev, TD_WRITE, 1);
+	t_lock(&ds->ts.gate);
+	while (!slow.nr)
+		t_wait(&ds->ts.gate);
+	t_unlock(&ds->ts.gate);
+	ts_wait_calls(&ds->ts, TS_READAHEAD, 1);
+	/* the write is done while the folios are still being read, and get old bytes */
 	td_open_gates(ds->ts.dev);
+	td_wait_completed(ds->ts.dev, TD_WRITE, 1);
+	t_lock(&ds->ts.gate);
+	slow.over = true;
+	t_unlock(&ds->ts.gate);
+	for (size_t i = 0; i < slow.nr; i++) {
+		t_fill(old, slow.len[i], iomap_folio_pos(slow.folio[i]) + (int64_t)slow.off[i], 1);
+		iomap_folio_write(slow.folio[i], slow.off[i], old, slow.len[i]);
+		iomap_finish_folio_read(slow.folio[i], slow.off[i], slow.len[i], 0);
+	}
 	cr_assert_eq(t_join(&writer), 8 * KIB);
 	cr_assert_eq(t_join(&r.task), 4 * KIB);
+	ds->ts.hook.read = NULL;
 	cr_assert(ts_reads(&ds->ts, 0, 8 * KIB, 2));
 	free(r.buf);
 	ds_close(ds);
@@ -1017,6 +1075,15 @@ static void cache_the_end(struct ds *ds)
 	t_must(ts_reads(&ds->ts, 0, 1024, 1));
 }
 
+/* The last drop of the cache: a read that comes behind it goes by this i_size. */
+static bool size_is_there(struct iomap_folio *folio, unsigned gfp)
+{
+	struct ds *ds = ds_of(iomap_folio_inode(folio));
+
+	t_must(!ds->ended || iomap_i_size_read(&ds->ts.inode) == 3072);
+	return iomap_release_folio(folio, gfp);
+}
+
 Test(direct, dw03_zeros_that_were_cached_by_the_old_size_are_dropped)
 {
 	struct ds *ds = mapped(64 * KIB, 12);
@@ -1024,8 +1091,11 @@ Test(direct, dw03_zeros_that_were_cached_by_the_old_size_are_dropped)
 
 	iomap_i_size_write(&ds->ts.inode, 1024);
 	ds->hook = cache_the_end;
+	ds->ts.a_ops.release_folio = size_is_there;
 	t_fill(buf, 2048, 1024, 2);
 	cr_assert_eq(iomap_write(ds->file, buf, 2048, 1024), 2048);
+	cr_assert_eq(ds->ended, 1U);
+	ds->ts.a_ops.release_folio = NULL;
 	cr_assert(ts_reads(&ds->ts, 0, 1024, 1));
 	cr_assert(ts_reads(&ds->ts, 1024, 2048, 2));
 	free(buf);
@@ -1061,6 +1131,7 @@ Test(direct, fi01_a_direct_file_goes_to_the_device)
 
 	cr_assert_eq(iomap_read(ds->file, buf, 8 * KIB, 4 * KIB), 8 * KIB);
 	cr_assert_lt(t_mismatch(buf, 8 * KIB, 4 * KIB, 1), 0);
+	cr_assert_eq(t_stats(ds->ts.engine).cached_bytes, 0U);
 	t_fill(buf, 8 * KIB, 4 * KIB, 2);
 	cr_assert_eq(iomap_write(ds->file, buf, 8 * KIB, 4 * KIB), 8 * KIB);
 	cr_assert(ts_dev_has(&ds->ts, 68 * KIB, 8 * KIB, 4 * KIB, 2));
