@@ -12,6 +12,7 @@
 #include <iomap/bdev.h>
 #include <iomap/bio.h>
 #include <iomap/buffered.h>
+#include <iomap/direct.h>
 #include <iomap/engine.h>
 #include <iomap/faulty.h>
 #include <iomap/file.h>
