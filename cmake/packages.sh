@@ -12,7 +12,7 @@
 packages="
 gcc g++ clang make cmake ninja-build pkg-config
 liburing-dev libaio-dev
-libcriterion-dev libclang-rt-14-dev libseccomp-dev libssl-dev libjemalloc-dev
+libcriterion-dev libclang-rt-14-dev libseccomp-dev libssl-dev libxxhash-dev libjemalloc-dev
 "
 
 missing=

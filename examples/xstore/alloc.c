@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * alloc.c - free space.  See space.h.
+ */
+#include "space.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- bits ---- */
+
+/* The first block from @at on that is taken (or free); `blocks` when there is none. */
+static uint64_t next_block(const struct xs_space *space, uint64_t at, bool taken)
+{
+	uint64_t flip = taken ? 0 : UINT64_MAX;
+
+	while (at < space->blocks) {
+		uint64_t word = (space->bits[at / 64] ^ flip) >> (at % 64);
+
+		if (word) {
+			at += (uint64_t)__builtin_ctzll(word);
+			return at < space->blocks ? at : space->blocks;
+		}
+		at = (at / 64 + 1) * 64;
+	}
+	return space->blocks;
+}
+
+static void set_bits(struct xs_space *space, uint64_t start, uint64_t nr, bool taken)
+{
+	while (nr) {
+		uint64_t in_word = 64 - start % 64;
+		uint64_t n = nr < in_word ? nr : in_word;
+		uint64_t mask = (n == 64 ? UINT64_MAX : (UINT64_C(1) << n) - 1) << (start % 64);
+
+		if (taken)
+			space->bits[start / 64] |= mask;
+		else
+			space->bits[start / 64] &= ~mask;
+		start += n;
+		nr -= n;
+	}
+}
+
+int xs_space_init(struct xs_space *space, uint64_t blocks)
+{
+	memset(space, 0, sizeof(*space));
+	space->bits = calloc((size_t)(blocks / 64 + 1), sizeof(*space->bits));
+	if (!space->bits)
+		return -ENOMEM;
+	space->blocks = blocks;
+	space->free_nr = blocks;
+	return 0;
+}
+
+void xs_space_exit(struct xs_space *space)
+{
+	free(space->bits);
+	free(space->freed.v);
+	memset(space, 0, sizeof(*space));
+}
+
+bool xs_space_mark(struct xs_space *space, uint64_t start, uint64_t nr)
+{
+	if (next_block(space, start, true) < start + nr)
+		return false;
+	set_bits(space, start, nr, true);
+	space->free_nr -= nr;
+	return true;
+}
+
+void xs_space_release(struct xs_space *space, uint64_t start, uint64_t nr)
+{
+	set_bits(space, start, nr, false);
+	space->free_nr += nr;
+}
+
+/* ---- search ---- */
+
+/* Free blocks in a row at @at, as many as are asked for at most. */
+static uint64_t free_run(const struct xs_space *space, uint64_t at, uint64_t want)
+{
+	uint64_t end = at < space->blocks ? next_block(space, at, true) : at;
+
+	return end - at < want ? end - at : want;
+}
+
+/* The first run from the hint on, and around, that is long enough; else the longest. */
+static struct xs_run find_run(const struct xs_space *space, uint64_t want)
+{
+	struct xs_run best = { 0 };
+	uint64_t at = space->hint;
+	bool around = false;
+
+	while (best.nr < want) {
+		at = next_block(space, at, false);
+		if (around && at >= space->hint)
+			break;
+		if (at == space->blocks) {
+			at = 0;
+			around = true;
+			continue;
+		}
+		if (free_run(space, at, want) > best.nr)
+			best = (struct xs_run){ at, free_run(space, at, want) };
+		at = next_block(space, at, true);
+	}
+	return best;
+}
+
+uint64_t xs_space_take(struct xs_space *space, uint64_t goal, uint64_t want, uint64_t keep,
+		       uint64_t *start)
+{
+	struct xs_run run;
+
+	if (space->free_nr <= keep || !want)
+		return 0;
+	if (want > space->free_nr - keep)
+		want = space->free_nr - keep;
+	run = (struct xs_run){ goal, free_run(space, goal, want) };
+	if (!run.nr)
+		run = find_run(space, want);
+	set_bits(space, run.start, run.nr, true);
+	space->free_nr -= run.nr;
+	space->hint = run.start + run.nr;
+	*start = run.start;
+	return run.nr;
+}
+
+/* ---- what waits for a commit ---- */
+
+int xs_runs_add(struct xs_runs *runs, uint64_t start, uint64_t nr)
+{
+	if (runs->nr == runs->max) {
+		size_t max = runs->max ? 2 * runs->max : 16;
+		struct xs_run *v = realloc(runs->v, max * sizeof(*v));
+
+		if (!v)
+			return -ENOMEM;
+		runs->v = v;
+		runs->max = max;
+	}
+	runs->v[runs->nr++] = (struct xs_run){ start, nr };
+	return 0;
+}
+
+void xs_space_free(struct xs_space *space, uint64_t start, uint64_t nr)
+{
+	(void)xs_runs_add(&space->freed, start, nr);
+}
+
+void xs_space_committed(struct xs_space *space, size_t nr)
+{
+	struct xs_runs *freed = &space->freed;
+
+	for (size_t i = 0; i < nr; i++)
+		xs_space_release(space, freed->v[i].start, freed->v[i].nr);
+	freed->nr -= nr;
+	/* empty lists have no array to move within */
+	if (freed->nr)
+		memmove(freed->v, freed->v + nr, freed->nr * sizeof(*freed->v));
+}

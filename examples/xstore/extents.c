@@ -1,0 +1,170 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * extents.c - the extent list of an object: a sorted array.
+ *
+ * Neighbours that could be one extent are one.  Everything here runs under store->lock and
+ * only works on memory; what runs in a completion (xs_extents_convert()) allocates nothing,
+ * since the room it may need has been reserved before the I/O was submitted.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "store.h"
+
+uint32_t xs_extent_find(const struct xs_object *object, uint64_t block)
+{
+	uint32_t low = 0, high = object->extents_nr;
+
+	while (low < high) {
+		uint32_t mid = low + (high - low) / 2;
+
+		if (xs_extent_end(&object->extents[mid]) > block)
+			high = mid;
+		else
+			low = mid + 1;
+	}
+	return low;
+}
+
+int xs_extents_room(struct xs_object *object, uint32_t nr)
+{
+	uint64_t needed = (uint64_t)object->extents_nr + object->reserved_nr + nr;
+	uint64_t max = needed + needed / 2;
+	struct xs_extent *extents;
+
+	if (needed <= object->extents_max)
+		return 0;
+	if (max > UINT32_MAX)
+		return -ENOMEM;
+	extents = realloc(object->extents, (size_t)max * sizeof(*extents));
+	if (!extents)
+		return -ENOMEM;
+	object->extents = extents;
+	object->extents_max = (uint32_t)max;
+	return 0;
+}
+
+void xs_extents_reserve(struct xs_object *object, int32_t nr)
+{
+	object->reserved_nr += (uint32_t)nr;
+	object->store->extents_nr += (uint64_t)(int64_t)nr;
+}
+
+void xs_changed(struct xs_object *object)
+{
+	object->store->changes++;
+	/* Release: pairs with the acquire of iomap_valid, which looks without the lock. */
+	__atomic_store_n(&object->cookie, object->cookie + 1, __ATOMIC_RELEASE);
+}
+
+/* Make room for an extent at @at: a copy of what is there stays behind. */
+static void open_gap(struct xs_object *object, uint32_t at)
+{
+	struct xs_extent *extents = object->extents;
+
+	memmove(extents + at + 1, extents + at, (object->extents_nr - at) * sizeof(*extents));
+	object->extents_nr++;
+	object->store->extents_nr++;
+}
+
+static void close_gap(struct xs_object *object, uint32_t at)
+{
+	struct xs_extent *extents = object->extents;
+
+	object->extents_nr--;
+	object->store->extents_nr--;
+	memmove(extents + at, extents + at + 1, (object->extents_nr - at) * sizeof(*extents));
+}
+
+/* Make extents @at and @at + 1 one, if they can be. */
+static void try_merge(struct xs_object *object, uint32_t at)
+{
+	struct xs_extent *left, *right;
+
+	if (at + 1 >= object->extents_nr)
+		return;
+	left = &object->extents[at];
+	right = left + 1;
+	if (xs_extent_end(left) != right->file || left->disk + left->nr != right->disk ||
+	    left->unwritten != right->unwritten || left->nr > UINT32_MAX - right->nr)
+		return;
+	left->nr += right->nr;
+	close_gap(object, at + 1);
+}
+
+void xs_extent_insert(struct xs_object *object, struct xs_extent extent)
+{
+	uint32_t at = xs_extent_find(object, extent.file);
+
+	open_gap(object, at);
+	object->extents[at] = extent;
+	try_merge(object, at);
+	if (at)
+		try_merge(object, at - 1);
+	xs_changed(object);
+}
+
+/* Make a boundary inside extent @at. */
+static void split(struct xs_object *object, uint32_t at, uint64_t block)
+{
+	struct xs_extent *left;
+	uint32_t nr;
+
+	open_gap(object, at);
+	left = &object->extents[at];
+	nr = (uint32_t)(block - left->file);
+	left[1] = (struct xs_extent){ block, left->disk + nr, left->nr - nr, left->unwritten };
+	left->nr = nr;
+}
+
+void xs_extents_convert(struct xs_object *object, uint64_t from, uint64_t to)
+{
+	uint32_t at = xs_extent_find(object, from);
+	bool changed = false;
+
+	while (at < object->extents_nr && object->extents[at].file < to) {
+		struct xs_extent *extent = &object->extents[at];
+
+		if (extent->unwritten) {
+			if (extent->file < from) {
+				split(object, at++, from);
+				continue;
+			}
+			if (xs_extent_end(extent) > to)
+				split(object, at, to);
+			object->extents[at].unwritten = 0;
+			changed = true;
+		}
+		at++;
+	}
+	if (!changed)
+		return;
+	/* from behind, so that the places before stay what they are */
+	for (uint32_t n = at; n > 0 && xs_extent_end(&object->extents[n - 1]) >= from; n--)
+		try_merge(object, n - 1);
+	xs_changed(object);
+}
+
+void xs_extents_cut(struct xs_object *object, uint64_t block)
+{
+	uint32_t at = xs_extent_find(object, block);
+	uint32_t first = at;
+
+	if (at == object->extents_nr)
+		return;
+	if (object->extents[at].file < block) {
+		struct xs_extent *extent = &object->extents[at];
+		uint32_t keep = (uint32_t)(block - extent->file);
+
+		xs_space_free(&object->store->space, extent->disk + keep, extent->nr - keep);
+		extent->nr = keep;
+		first = ++at;
+	}
+	for (; at < object->extents_nr; at++)
+		xs_space_free(&object->store->space, object->extents[at].disk,
+			      object->extents[at].nr);
+	object->store->extents_nr -= object->extents_nr - first;
+	object->extents_nr = first;
+	xs_changed(object);
+}

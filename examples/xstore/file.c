@@ -1,0 +1,369 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * file.c - what the library asks of an object: where its bytes lie, and what has been written.
+ *
+ * A write into a hole takes space at once, as an unwritten extent, which reads as zeros.  The
+ * completion of writeback makes it a written one (xs_write_end()): so no commit ever names a
+ * block as data that the device has not been given, and since a commit flushes before its
+ * super block, none that could still be lost.  A power cut in between leaves zeros.
+ *
+ * The conversion comes before the folios leave writeback.  Until then they cannot leave the
+ * cache, so nobody reads the extent's zeros in place of the data; and a writer that took its
+ * mapping before the conversion finds the cookie changed when it has locked a folio, and
+ * asks again.
+ *
+ * object->size, which a commit writes, follows completions too.  It does not pass a tail
+ * block that is written but not clean: bytes behind the old size in it, zeroed in the cache
+ * when the object grew over them, would be seen as they were before a truncation.
+ */
+#include <errno.h>
+
+#include "store.h"
+
+/* Most that one write takes at once. */
+#define TAKE_BLOCKS_MAX (UINT64_C(1) << 18)
+
+static struct xs_object *object_of(const struct iomap_inode *inode)
+{
+	return inode->i_private;
+}
+
+static uint64_t blocks_up(uint64_t bytes)
+{
+	return (bytes + XS_BLOCK_BYTES - 1) >> XS_BLOCK_SHIFT;
+}
+
+/* ---- the extent map ---- */
+
+/* lock held.  What is at @pos, and the number of the extent there or behind. */
+static uint32_t map_at(struct xs_object *object, int64_t pos, struct iomap *iomap)
+{
+	uint64_t block = (uint64_t)pos >> XS_BLOCK_SHIFT;
+	uint32_t at = xs_extent_find(object, block);
+	const struct xs_extent *extent = at < object->extents_nr ? &object->extents[at] : NULL;
+
+	iomap->validity_cookie = object->cookie;
+	if (extent && extent->file <= block) {
+		iomap->type = extent->unwritten ? IOMAP_UNWRITTEN : IOMAP_MAPPED;
+		iomap->offset = (int64_t)(extent->file << XS_BLOCK_SHIFT);
+		iomap->length = (uint64_t)extent->nr << XS_BLOCK_SHIFT;
+		iomap->addr = extent->disk << XS_BLOCK_SHIFT;
+		iomap->bdev = object->store->bdev;
+		return at;
+	}
+	iomap->type = IOMAP_HOLE;
+	iomap->addr = IOMAP_NULL_ADDR;
+	iomap->offset = (int64_t)(block << XS_BLOCK_SHIFT);
+	iomap->length = extent ? (extent->file - block) << XS_BLOCK_SHIFT
+			       : (uint64_t)(INT64_MAX - iomap->offset);
+	return at;
+}
+
+/* lock held.  Put an unwritten extent into the hole at @pos, in front of extent @at. */
+static int fill_hole(struct xs_object *object, uint32_t at, int64_t pos, int64_t length)
+{
+	struct xs_store *store = object->store;
+	uint64_t block = (uint64_t)pos >> XS_BLOCK_SHIFT;
+	uint64_t want = blocks_up((uint64_t)pos + (uint64_t)length) - block;
+	const struct xs_extent *before;
+	uint64_t goal = 0, start, got;
+
+	if (store->readonly)
+		return -EROFS;
+	if (xs_extents_room(object, 1))
+		return -ENOMEM;
+	if (at < object->extents_nr && want > object->extents[at].file - block)
+		want = object->extents[at].file - block;
+	if (want > TAKE_BLOCKS_MAX)
+		want = TAKE_BLOCKS_MAX;
+	before = at ? &object->extents[at - 1] : NULL;
+	if (before && xs_extent_end(before) == block)
+		goal = before->disk + before->nr;
+	got = xs_space_take(&store->space, goal, want, xs_space_keep(store), &start);
+	if (!got)
+		return -ENOSPC;
+	xs_extent_insert(object, (struct xs_extent){ block, start, (uint32_t)got, 1 });
+	return 0;
+}
+
+static int begin_locked(struct xs_object *object, int64_t pos, int64_t length, bool fill,
+			struct iomap *iomap)
+{
+	uint32_t at = map_at(object, pos, iomap);
+	int error;
+
+	if (iomap->type != IOMAP_HOLE || !fill)
+		return 0;
+	error = fill_hole(object, at, pos, length);
+	if (!error)
+		map_at(object, pos, iomap);
+	return error;
+}
+
+static int xs_begin(struct iomap_inode *inode, int64_t pos, int64_t length, unsigned flags,
+		    struct iomap *iomap, struct iomap *srcmap)
+{
+	struct xs_object *object = object_of(inode);
+	struct xs_store *store = object->store;
+	bool fill = flags & IOMAP_WRITE && !(flags & IOMAP_ZERO);
+	bool waiting;
+	int error;
+
+	(void)srcmap;
+	pthread_mutex_lock(&store->lock);
+	error = begin_locked(object, pos, length, fill, iomap);
+	waiting = store->space.freed.nr > 0 || store->changes != store->committed;
+	pthread_mutex_unlock(&store->lock);
+	if (error != -ENOSPC || !waiting)
+		return error;
+
+	/* What was removed is free once a commit says so. */
+	error = xs_commit(store);
+	if (error)
+		return error;
+	pthread_mutex_lock(&store->lock);
+	error = begin_locked(object, pos, length, fill, iomap);
+	pthread_mutex_unlock(&store->lock);
+	return error;
+}
+
+static const struct iomap_ops xs_ops = {
+	.iomap_begin = xs_begin,
+};
+
+static bool xs_valid(struct iomap_inode *inode, const struct iomap *iomap)
+{
+	/* Acquire: pairs with the release of xs_changed(). */
+	return iomap->validity_cookie ==
+	       __atomic_load_n(&object_of(inode)->cookie, __ATOMIC_ACQUIRE);
+}
+
+static const struct iomap_write_ops xs_write_ops = {
+	.iomap_valid = xs_valid,
+};
+
+/* ---- into the cache ---- */
+
+static int xs_read_folio(struct iomap_file *file, struct iomap_folio *folio)
+{
+	(void)file;
+	return iomap_bio_read_folio(folio, &xs_ops);
+}
+
+static void xs_readahead(struct iomap_readahead_control *rac)
+{
+	iomap_bio_readahead(rac, &xs_ops);
+}
+
+/* ---- out of it ---- */
+
+/* lock held.  Whether the block that holds the end has bytes behind it that were data. */
+static bool tail_is_written(const struct xs_object *object)
+{
+	uint64_t block = object->size >> XS_BLOCK_SHIFT;
+	uint32_t at = xs_extent_find(object, block);
+
+	return object->size % XS_BLOCK_BYTES && at < object->extents_nr &&
+	       object->extents[at].file <= block && !object->extents[at].unwritten;
+}
+
+static bool holds_tail(const struct xs_object *object, uint64_t from, uint64_t to)
+{
+	uint64_t tail = object->size >> XS_BLOCK_SHIFT;
+
+	return from <= tail && tail < to;
+}
+
+/* lock held.  Blocks [@from, @to) are written; the object reaches to byte @end with them. */
+static void size_reached(struct xs_object *object, uint64_t from, uint64_t to, uint64_t end)
+{
+	if (end < object->pending_size)
+		end = object->pending_size;
+	if (end <= object->size)
+		return;
+	if (tail_is_written(object) && !object->tail_lost && !holds_tail(object, from, to)) {
+		object->pending_size = end;
+		return;
+	}
+	object->pending_size = 0;
+	object->tail_lost = false;
+	object->size = end;
+	xs_changed(object);
+}
+
+/*
+ * lock held.  Blocks [@from, @to) are clean without having been written.  Whoever syncs is
+ * told so; the size must not wait for them, nor what is written later be lost with it.
+ */
+static void blocks_lost(struct xs_object *object, uint64_t from, uint64_t to)
+{
+	if (!holds_tail(object, from, to))
+		return;
+	object->tail_lost = true;
+	size_reached(object, from, to, 0);
+}
+
+static void range_lost(struct xs_object *object, uint64_t pos, uint64_t end)
+{
+	pthread_mutex_lock(&object->store->lock);
+	blocks_lost(object, pos >> XS_BLOCK_SHIFT, blocks_up(end));
+	pthread_mutex_unlock(&object->store->lock);
+}
+
+/* An ioend has been written, or has failed.  Any thread; `lock` is held for moments only. */
+static void xs_write_end(struct iomap_bio *bio)
+{
+	struct iomap_ioend *ioend = iomap_ioend_from_bio(bio);
+	struct xs_object *object = object_of(ioend->io_inode);
+	uint64_t from = (uint64_t)ioend->io_offset >> XS_BLOCK_SHIFT;
+	uint64_t end = (uint64_t)ioend->io_offset + ioend->io_size;
+	uint64_t i_size = (uint64_t)iomap_i_size_read(ioend->io_inode);
+
+	pthread_mutex_lock(&object->store->lock);
+	xs_extents_reserve(object, -2);
+	if (bio->bi_status) {
+		blocks_lost(object, from, blocks_up(end));
+	} else {
+		size_reached(object, from, blocks_up(end), end < i_size ? end : i_size);
+		xs_extents_convert(object, from, blocks_up(end));
+	}
+	pthread_mutex_unlock(&object->store->lock);
+
+	bio->bi_end_io = (iomap_bio_end_io_fn *)ioend->io_private;
+	bio->bi_end_io(bio);
+}
+
+/* Room for what the completion does is found now: there is nobody to tell later. */
+static int reserve_conversion(struct xs_object *object)
+{
+	int error;
+
+	pthread_mutex_lock(&object->store->lock);
+	error = xs_extents_room(object, 2);
+	if (!error)
+		xs_extents_reserve(object, 2);
+	pthread_mutex_unlock(&object->store->lock);
+	return error;
+}
+
+static int xs_writeback_submit(struct iomap_writepage_ctx *wpc, int error)
+{
+	struct iomap_ioend *ioend = wpc->wb_ctx;
+	struct xs_object *object = object_of(wpc->inode);
+
+	if (ioend && !error)
+		error = reserve_conversion(object);
+	if (ioend && error)
+		range_lost(object, (uint64_t)ioend->io_offset,
+			   (uint64_t)ioend->io_offset + ioend->io_size);
+	if (ioend && !error) {
+		ioend->io_private = (void *)ioend->io_bio.bi_end_io;
+		ioend->io_bio.bi_end_io = xs_write_end;
+	}
+	return iomap_ioend_writeback_submit(wpc, error);
+}
+
+static ssize_t xs_writeback_range(struct iomap_writepage_ctx *wpc, struct iomap_folio *folio,
+				  uint64_t pos, unsigned len, uint64_t end_pos)
+{
+	struct xs_object *object = object_of(wpc->inode);
+	ssize_t done = -EIO;
+
+	pthread_mutex_lock(&object->store->lock);
+	map_at(object, (int64_t)pos, &wpc->iomap);
+	pthread_mutex_unlock(&object->store->lock);
+	/* Dirty data has space: the write took it, and what gives it back drops the cache first. */
+	if (wpc->iomap.type != IOMAP_HOLE)
+		done = iomap_add_to_ioend(wpc, folio, (int64_t)pos, (int64_t)end_pos, len);
+	if (done < 0)
+		range_lost(object, pos, (uint64_t)iomap_folio_pos(folio) + iomap_folio_size(folio));
+	return done;
+}
+
+static const struct iomap_writeback_ops xs_writeback_ops = {
+	.writeback_range = xs_writeback_range,
+	.writeback_submit = xs_writeback_submit,
+};
+
+static int xs_writepages(struct iomap_address_space *mapping, struct iomap_writeback_control *wbc)
+{
+	struct iomap_writepage_ctx wpc = {
+		.inode = mapping->host,
+		.wbc = wbc,
+		.ops = &xs_writeback_ops,
+	};
+
+	return iomap_writepages(&wpc);
+}
+
+const struct iomap_address_space_operations xs_a_ops = {
+	.read_folio = xs_read_folio,
+	.writepages = xs_writepages,
+	.readahead = xs_readahead,
+};
+
+/* ---- size and sync ---- */
+
+static int grow(struct xs_object *object, int64_t old_size, int64_t new_size)
+{
+	int error = iomap_truncate_page(&object->inode, old_size, NULL, &xs_ops, &xs_write_ops,
+					NULL);
+
+	if (error)
+		return error;
+	iomap_truncate_setsize(&object->inode, new_size);
+	pthread_mutex_lock(&object->store->lock);
+	size_reached(object, 0, 0, (uint64_t)new_size);
+	pthread_mutex_unlock(&object->store->lock);
+	return 0;
+}
+
+static int shrink(struct xs_object *object, int64_t new_size)
+{
+	uint64_t size = (uint64_t)new_size;
+	int error = iomap_truncate_page(&object->inode, new_size, NULL, &xs_ops, &xs_write_ops,
+					NULL);
+
+	if (error)
+		return error;
+	iomap_truncate_setsize(&object->inode, new_size);
+	pthread_mutex_lock(&object->store->lock);
+	xs_extents_cut(object, blocks_up(size));
+	if (object->pending_size > size)
+		object->pending_size = size;
+	if (object->size > size) {
+		object->size = size;
+		xs_changed(object);
+	}
+	pthread_mutex_unlock(&object->store->lock);
+	return 0;
+}
+
+static int xs_setsize(struct iomap_inode *inode, int64_t old_size, int64_t new_size)
+{
+	struct xs_object *object = object_of(inode);
+
+	if (object->store->readonly)
+		return -EROFS;
+	return new_size < old_size ? shrink(object, new_size) : grow(object, old_size, new_size);
+}
+
+/* An object without a name has no metadata to commit: it is gone after a power cut. */
+static int xs_commit_metadata(struct iomap_inode *inode, int datasync)
+{
+	struct xs_object *object = object_of(inode);
+	bool nameless;
+
+	(void)datasync;
+	pthread_mutex_lock(&object->store->lock);
+	nameless = !object->name;
+	pthread_mutex_unlock(&object->store->lock);
+	return nameless ? 0 : xs_commit(object->store);
+}
+
+const struct iomap_inode_ops xs_inode_ops = {
+	.write = &xs_ops,
+	.write_ops = &xs_write_ops,
+	.commit_metadata = xs_commit_metadata,
+	.setsize = xs_setsize,
+};

@@ -1,0 +1,389 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * object.c - objects: made, found, named, listed, given back.
+ *
+ * An object without a name is written by no commit, so its blocks are free for whoever opens
+ * the store next.  That makes a new object appear, or take the place of an old one, in a
+ * single commit: fill it, fsync it, xs_link() it, xs_commit().
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "store.h"
+
+/* ---- in memory ---- */
+
+static uint64_t name_bytes(const struct xs_object *object)
+{
+	return object->name ? strlen(object->name) : XS_NAME_MAX;
+}
+
+static void account(struct xs_object *object, bool here)
+{
+	struct xs_store *store = object->store;
+
+	if (here) {
+		store->all_nr++;
+		store->name_bytes += name_bytes(object);
+	} else {
+		store->all_nr--;
+		store->name_bytes -= name_bytes(object);
+	}
+}
+
+static void set_name(struct xs_object *object, char *name)
+{
+	account(object, false);
+	free(object->name);
+	object->name = name;
+	account(object, true);
+}
+
+void xs_object_free(struct xs_object *object)
+{
+	free(object->extents);
+	free(object->name);
+	free(object);
+}
+
+/* Where @name is in store->objects, or would be. */
+static size_t find_name(const struct xs_store *store, const char *name, bool *found)
+{
+	size_t low = 0, high = store->objects_nr;
+
+	*found = false;
+	while (low < high) {
+		size_t mid = low + (high - low) / 2;
+		int order = strcmp(store->objects[mid]->name, name);
+
+		*found |= order == 0;
+		if (order >= 0)
+			high = mid;
+		else
+			low = mid + 1;
+	}
+	return low;
+}
+
+static int room_for_name(struct xs_store *store)
+{
+	size_t max = store->objects_max ? 2 * store->objects_max : 16;
+	struct xs_object **objects;
+
+	if (store->objects_nr < store->objects_max)
+		return 0;
+	objects = realloc(store->objects, max * sizeof(*objects));
+	if (!objects)
+		return -ENOMEM;
+	store->objects = objects;
+	store->objects_max = max;
+	return 0;
+}
+
+static void insert_at(struct xs_store *store, size_t at, struct xs_object *object)
+{
+	memmove(store->objects + at + 1, store->objects + at,
+		(store->objects_nr - at) * sizeof(*store->objects));
+	store->objects[at] = object;
+	store->objects_nr++;
+}
+
+int xs_adopt(struct xs_store *store, const struct xs_record *record, struct xs_extent *extents)
+{
+	struct xs_object *object = calloc(1, sizeof(*object));
+	char *name = strdup(record->name);
+
+	if (!object || !name || room_for_name(store)) {
+		free(object);
+		free(name);
+		return -ENOMEM;
+	}
+	object->store = store;
+	object->name = name;
+	object->id = record->id;
+	object->size = record->size;
+	object->extents = extents;
+	object->extents_nr = record->extents_nr;
+	object->extents_max = record->extents_nr;
+	account(object, true);
+	store->extents_nr += record->extents_nr;
+	if (record->id >= store->next_id)
+		store->next_id = record->id + 1;
+	/* the table is in order, or is refused */
+	insert_at(store, store->objects_nr, object);
+	return 0;
+}
+
+/* ---- openers ---- */
+
+/* open_lock held.  The first opener brings the inode. */
+static int get_opener(struct xs_object *object)
+{
+	struct xs_store *store = object->store;
+	struct iomap_inode_args args = {
+		.size = sizeof(args),
+		.a_ops = &xs_a_ops,
+		.i_op = &xs_inode_ops,
+		.bdev = store->bdev,
+		.i_size = (int64_t)object->size,
+		.i_maxbytes = (int64_t)XS_FILE_BYTES_MAX,
+		.i_ino = object->id,
+		.i_private = object,
+		.blkbits = XS_BLOCK_SHIFT,
+	};
+	int error = 0;
+
+	if (!object->openers_nr)
+		error = iomap_inode_init(store->engine, &object->inode, &args);
+	if (error)
+		return error;
+	pthread_mutex_lock(&store->lock);
+	if (!object->openers_nr++) {
+		object->pending_size = 0;
+		object->tail_lost = false;
+	}
+	pthread_mutex_unlock(&store->lock);
+	return 0;
+}
+
+int xs_create(struct xs_store *store, struct xs_object **out)
+{
+	struct xs_object *object;
+	int error = 0;
+
+	if (store->readonly)
+		return -EROFS;
+	object = calloc(1, sizeof(*object));
+	if (!object)
+		return -ENOMEM;
+	object->store = store;
+	pthread_mutex_lock(&store->open_lock);
+	pthread_mutex_lock(&store->lock);
+	if (xs_space_keep(store) > store->space.free_nr) {
+		error = -ENOSPC;
+	} else {
+		object->id = store->next_id++;
+		account(object, true);
+	}
+	pthread_mutex_unlock(&store->lock);
+	if (!error) {
+		error = get_opener(object);
+		if (error) {
+			pthread_mutex_lock(&store->lock);
+			account(object, false);
+			pthread_mutex_unlock(&store->lock);
+		}
+	}
+	pthread_mutex_unlock(&store->open_lock);
+	if (error)
+		free(object);
+	else
+		*out = object;
+	return error;
+}
+
+int xs_lookup(struct xs_store *store, const char *name, struct xs_object **out)
+{
+	struct xs_object *object = NULL;
+	bool found;
+	size_t at;
+	int error = -ENOENT;
+
+	pthread_mutex_lock(&store->open_lock);
+	pthread_mutex_lock(&store->lock);
+	at = find_name(store, name, &found);
+	if (found)
+		object = store->objects[at];
+	pthread_mutex_unlock(&store->lock);
+	/* under open_lock it stays: what loses its name has to get it as well */
+	if (object)
+		error = get_opener(object);
+	pthread_mutex_unlock(&store->open_lock);
+	if (!error)
+		*out = object;
+	return error;
+}
+
+/* The last one has gone: what no name leads to goes as well. */
+static void drop_nameless(struct xs_object *object)
+{
+	struct xs_store *store = object->store;
+
+	pthread_mutex_lock(&store->lock);
+	xs_extents_cut(object, 0);
+	account(object, false);
+	pthread_mutex_unlock(&store->lock);
+	xs_object_free(object);
+}
+
+/* -EBUSY: files are open, nothing has happened.  Else the inode is gone. */
+static int destroy_inode(struct xs_object *object, bool nameless)
+{
+	int error = 0, discard = 0;
+
+	if (!nameless)
+		error = iomap_inode_destroy(&object->inode, IOMAP_DESTROY_WAIT);
+	/* what the device does not take now it will not take later: the error says it */
+	if (nameless || (error && error != -EBUSY))
+		discard = iomap_inode_destroy(&object->inode, IOMAP_DESTROY_DISCARD);
+	return discard == -EBUSY || !error ? discard : error;
+}
+
+int xs_put(struct xs_object *object)
+{
+	struct xs_store *store = object->store;
+	bool last, nameless;
+	int error = 0;
+
+	pthread_mutex_lock(&store->open_lock);
+	pthread_mutex_lock(&store->lock);
+	last = object->openers_nr == 1;
+	object->openers_nr -= !last;
+	nameless = !object->name;
+	pthread_mutex_unlock(&store->lock);
+	if (last)
+		error = destroy_inode(object, nameless);
+	if (last && error != -EBUSY) {
+		pthread_mutex_lock(&store->lock);
+		object->openers_nr = 0;
+		pthread_mutex_unlock(&store->lock);
+		if (nameless)
+			drop_nameless(object);
+	}
+	pthread_mutex_unlock(&store->open_lock);
+	return error;
+}
+
+/* ---- names ---- */
+
+/* Both locks held.  Without openers the object goes. */
+static void take_name(struct xs_store *store, size_t at)
+{
+	struct xs_object *object = store->objects[at];
+
+	store->objects_nr--;
+	memmove(store->objects + at, store->objects + at + 1,
+		(store->objects_nr - at) * sizeof(*store->objects));
+	set_name(object, NULL);
+	xs_changed(object);
+	if (object->openers_nr)
+		return;
+	xs_extents_cut(object, 0);
+	account(object, false);
+	xs_object_free(object);
+}
+
+int xs_link(struct xs_object *object, const char *name)
+{
+	struct xs_store *store = object->store;
+	int error = xs_name_check(name, strlen(name));
+	char *copy;
+	bool found;
+	size_t at;
+
+	if (error)
+		return error;
+	copy = strdup(name);
+	if (!copy)
+		return -ENOMEM;
+	pthread_mutex_lock(&store->open_lock);
+	pthread_mutex_lock(&store->lock);
+	error = object->name ? -EEXIST : room_for_name(store);
+	if (!error) {
+		at = find_name(store, name, &found);
+		if (found)
+			take_name(store, at);
+		set_name(object, copy);
+		insert_at(store, at, object);
+		xs_changed(object);
+	}
+	pthread_mutex_unlock(&store->lock);
+	pthread_mutex_unlock(&store->open_lock);
+	if (error)
+		free(copy);
+	return error;
+}
+
+int xs_unlink(struct xs_store *store, const char *name)
+{
+	bool found = false;
+	size_t at;
+
+	if (store->readonly)
+		return -EROFS;
+	pthread_mutex_lock(&store->open_lock);
+	pthread_mutex_lock(&store->lock);
+	at = find_name(store, name, &found);
+	if (found)
+		take_name(store, at);
+	pthread_mutex_unlock(&store->lock);
+	pthread_mutex_unlock(&store->open_lock);
+	return found ? 0 : -ENOENT;
+}
+
+/* ---- reports ---- */
+
+static void fill_info(const struct xs_object *object, struct xs_info *out)
+{
+	memset(out, 0, sizeof(*out));
+	memcpy(out->name, object->name, strlen(object->name));
+	out->id = object->id;
+	/* an inode that is just being destroyed still knows its size */
+	out->size = object->openers_nr ? (uint64_t)iomap_i_size_read(&object->inode)
+				       : object->size;
+	out->extents_nr = object->extents_nr;
+	for (uint32_t i = 0; i < object->extents_nr; i++) {
+		if (object->extents[i].unwritten)
+			out->unwritten_blocks_nr += object->extents[i].nr;
+		else
+			out->data_blocks_nr += object->extents[i].nr;
+	}
+}
+
+int xs_info_nth(struct xs_store *store, size_t n, struct xs_info *out)
+{
+	int error = -ENOENT;
+
+	pthread_mutex_lock(&store->lock);
+	if (n < store->objects_nr) {
+		fill_info(store->objects[n], out);
+		error = 0;
+	}
+	pthread_mutex_unlock(&store->lock);
+	return error;
+}
+
+int xs_info(struct xs_store *store, const char *name, struct xs_info *out)
+{
+	bool found;
+	size_t at;
+
+	pthread_mutex_lock(&store->lock);
+	at = find_name(store, name, &found);
+	if (found)
+		fill_info(store->objects[at], out);
+	pthread_mutex_unlock(&store->lock);
+	return found ? 0 : -ENOENT;
+}
+
+int xs_extents(struct xs_store *store, const char *name, struct xs_extent **out, uint32_t *nr)
+{
+	const struct xs_object *object;
+	bool found;
+	size_t at;
+	int error = -ENOENT;
+
+	pthread_mutex_lock(&store->lock);
+	at = find_name(store, name, &found);
+	if (found) {
+		object = store->objects[at];
+		*nr = object->extents_nr;
+		*out = calloc((size_t)*nr + 1, sizeof(**out));
+		error = *out ? 0 : -ENOMEM;
+		if (!error && *nr)
+			memcpy(*out, object->extents, *nr * sizeof(**out));
+	}
+	pthread_mutex_unlock(&store->lock);
+	return error;
+}

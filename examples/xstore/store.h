@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * store.h - objects by name in one device: the interface, and what its files share.
+ *
+ * Threads: any, on any object; xs_close() must not race other calls.
+ * Errors: negative errno; XS_ENOTSTORE, XS_EDAMAGED, XS_EUNKNOWN of format.h from opening.
+ * Locks, in this order: open_lock, the library's i_rwsem and invalidate_lock, commit_lock,
+ * the library's folio locks, lock.
+ *
+ *	open_lock    inodes come and go; held while a last opener's dirty data is written
+ *	commit_lock  one commit at a time; held across its I/O.  Whoever holds it waits for
+ *		     nothing but its own bios.
+ *	lock	     everything in memory: objects, extents, space.  Never held across I/O nor
+ *		     across a call of the library that waits, so a completion may take it.
+ *
+ * Lifetime: an object exists from xs_create() or the opening of the store until it has no
+ * name and no opener.  Its inode exists while it has openers.
+ */
+#ifndef XSTORE_STORE_H
+#define XSTORE_STORE_H
+
+#include <pthread.h>
+#include <iomap/iomap.h>
+
+#include "format.h"
+#include "space.h"
+
+struct xs_object {
+	struct iomap_inode inode; /* while openers_nr */
+	struct xs_store *store;
+
+	/* protected by store->lock */
+	char *name;	     /* NULL: none; the object goes with its last opener */
+	unsigned openers_nr; /* changed under open_lock as well */
+	uint64_t id;
+	uint64_t size;	       /* what a commit writes: never ahead of the data */
+	uint64_t pending_size; /* to become `size` when the tail block is written; or 0 */
+	bool tail_lost;	       /* ... which will not be: writing it has failed */
+	struct xs_extent *extents; /* by place in the object, no two adjoining mergeable */
+	uint32_t extents_nr, extents_max;
+	uint32_t reserved_nr; /* room that conversions in flight may need */
+	uint64_t cookie;      /* of mappings; also read without the lock */
+};
+
+struct xs_store {
+	struct iomap_engine *engine;
+	struct iomap_bdev *bdev; /* the caller's */
+	bool readonly;
+	pthread_mutex_t open_lock;
+	pthread_mutex_t commit_lock;
+	pthread_mutex_t lock;
+
+	/* protected by commit_lock */
+	struct xs_super super; /* durable */
+	unsigned slot;	       /* where it lies */
+	uint64_t generation;   /* highest that may be on the device */
+	struct xs_runs meta;   /* blocks of its metadata */
+
+	/* protected by lock */
+	struct xs_space space;
+	struct xs_object **objects; /* those with a name, by name */
+	size_t objects_nr, objects_max;
+	uint64_t all_nr;      /* objects, with or without a name */
+	uint64_t name_bytes;  /* of all; XS_NAME_MAX where there is none yet */
+	uint64_t extents_nr;  /* of all, reservations included */
+	uint64_t next_id;
+	uint64_t changes;     /* counts changes of what a commit writes */
+	uint64_t committed;   /* `changes` of the last durable commit */
+};
+
+/* ---- store.c ---- */
+
+/* Make the device a store of @bytes (0: all of the device).  Durable on return. */
+int xs_mkfs(struct iomap_bdev *bdev, uint64_t bytes, uint64_t id);
+/*
+ * @why: what is wrong with the store, when that is the error.  @readonly: refuse changes.
+ * The device stays the caller's and open until xs_close().
+ */
+int xs_open(struct iomap_engine *engine, struct iomap_bdev *bdev, bool readonly,
+	    struct xs_store **out, struct xs_why *why);
+/* No object may be open (-EBUSY).  Commits what is not committed.  NULL is ignored. */
+int xs_close(struct xs_store *store);
+/* Make all metadata durable, and the data that had been written to the device. */
+int xs_commit(struct xs_store *store);
+
+struct xs_usage {
+	uint64_t blocks, free_nr, meta_nr, objects_nr, generation;
+};
+void xs_usage(struct xs_store *store, struct xs_usage *out);
+
+/* Synchronous I/O of whole blocks; @opf: IOMAP_REQ_xxx. */
+int xs_block_io(struct iomap_bdev *bdev, uint32_t opf, uint64_t block, void *memory, uint64_t nr);
+/* Blocks that have to stay free so that the next commit has room for its metadata. */
+uint64_t xs_space_keep(const struct xs_store *store);
+
+/* ---- load.c ---- */
+
+/* What a store holds, as it lies on the device. */
+struct xs_image {
+	struct xs_super super;
+	unsigned slot;
+	struct xs_space space; /* taken: super blocks, metadata, data */
+	struct xs_runs meta;
+	uint8_t *payload;
+	uint64_t data_nr; /* blocks of objects */
+};
+
+/* Called for each object by name; takes @extents over when it returns 0. */
+typedef int xs_object_fn(void *arg, const struct xs_record *record, struct xs_extent *extents);
+
+/* Read and verify all metadata.  @fn may be NULL.  xs_image_free() in any case. */
+int xs_image_load(struct iomap_bdev *bdev, struct xs_image *image, xs_object_fn *fn, void *arg,
+		  struct xs_why *why);
+void xs_image_free(struct xs_image *image);
+
+/* ---- check.c ---- */
+
+struct xs_counts {
+	uint64_t bytes; /* of the device */
+	uint64_t data_bytes, meta_bytes, free_bytes; /* the three add up to it */
+	uint64_t objects_nr, generation;
+};
+
+/* Verify the image on a device that nobody has open.  Return: as xs_open(). */
+int xs_check(struct iomap_bdev *bdev, struct xs_counts *counts, struct xs_why *why);
+
+/* ---- object.c ---- */
+
+/* A new object without a name, opened.  It has no place in the store until xs_link(). */
+int xs_create(struct xs_store *store, struct xs_object **out);
+/* -ENOENT when there is none of that name. */
+int xs_lookup(struct xs_store *store, const char *name, struct xs_object **out);
+/* Give back what xs_create() or xs_lookup() gave.  Writes what is dirty, commits nothing. */
+int xs_put(struct xs_object *object);
+/*
+ * Give an object without a name one, in place of whatever has it.  With a commit durable, in
+ * one step: after a power cut there is the old object or the new one.
+ */
+int xs_link(struct xs_object *object, const char *name);
+/* Take the name away; the space is free when the last opener is gone and a commit made. */
+int xs_unlink(struct xs_store *store, const char *name);
+
+struct xs_info {
+	char name[XS_NAME_MAX + 1];
+	uint64_t id, size;
+	uint64_t data_blocks_nr, unwritten_blocks_nr;
+	uint32_t extents_nr;
+};
+/* About the @n-th object by name, or the one of that name; -ENOENT when there is none. */
+int xs_info_nth(struct xs_store *store, size_t n, struct xs_info *out);
+int xs_info(struct xs_store *store, const char *name, struct xs_info *out);
+/* Copy of the extents of an object; *@out is the caller's to free.  -ENOENT, -ENOMEM. */
+int xs_extents(struct xs_store *store, const char *name, struct xs_extent **out, uint32_t *nr);
+
+/* For load: an object with a name and extents, which it takes over. */
+int xs_adopt(struct xs_store *store, const struct xs_record *record, struct xs_extent *extents);
+void xs_object_free(struct xs_object *object);
+/* ---- extents.c: all under store->lock ---- */
+
+/* The first extent that ends behind @block; extents_nr when there is none. */
+uint32_t xs_extent_find(const struct xs_object *object, uint64_t block);
+/* Room for @nr more, besides what is reserved.  Return: 0 or -ENOMEM. */
+int xs_extents_room(struct xs_object *object, uint32_t nr);
+void xs_extents_reserve(struct xs_object *object, int32_t nr);
+/* Add an extent to a hole; there is room for one. */
+void xs_extent_insert(struct xs_object *object, struct xs_extent extent);
+/* [@from, @to) has been written; there is room for two. */
+void xs_extents_convert(struct xs_object *object, uint64_t from, uint64_t to);
+/* Give back everything from @block on. */
+void xs_extents_cut(struct xs_object *object, uint64_t block);
+/* What a commit writes has changed. */
+void xs_changed(struct xs_object *object);
+
+/* ---- file.c ---- */
+
+extern const struct iomap_address_space_operations xs_a_ops;
+extern const struct iomap_inode_ops xs_inode_ops;
+
+#endif
