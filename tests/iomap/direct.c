@@ -450,6 +450,70 @@ Test(direct, di02_an_error_of_end_io_is_the_result)
 	ds_close(ds);
 }
 
+/* ---- DO: hooks of the bios ---- */
+
+/* In front of each bio. */
+struct front {
+	struct ds *ds;
+	int64_t file_offset;
+};
+
+static struct {
+	atomic_uint submitted, ended;
+	int64_t first, last; /* file offsets */
+} hooked;
+
+static struct front *front_of(struct iomap_bio *bio)
+{
+	return (struct front *)(void *)bio - 1;
+}
+
+static void own_bi_end_io(struct iomap_bio *bio)
+{
+	t_must(front_of(bio)->ds);
+	t_must(front_of(bio)->file_offset >= 8 * KIB && front_of(bio)->file_offset <= 32 * KIB);
+	atomic_fetch_add(&hooked.ended, 1);
+	iomap_dio_bio_end_io(bio);
+}
+
+static void own_submit_io(const struct iomap_iter *iter, struct iomap_bio *bio, int64_t file_offset)
+{
+	struct ds *ds = ds_of(iter->inode);
+
+	t_must(bio->bi_iter.bi_sector << IOMAP_SECTOR_SHIFT ==
+	       iter->iomap.addr + (uint64_t)(file_offset - iter->iomap.offset));
+	*front_of(bio) = (struct front){ ds, file_offset };
+	if (!atomic_fetch_add(&hooked.submitted, 1))
+		hooked.first = file_offset;
+	hooked.last = file_offset > hooked.last ? file_offset : hooked.last;
+	bio->bi_end_io = own_bi_end_io;
+	iomap_submit_bio(bio);
+}
+
+Test(direct, do01_do03_do04_bios_of_an_own_set_are_submitted_and_ended_by_hooks)
+{
+	struct ds *ds = mapped(64 * KIB, 12);
+	struct iomap_bio_set set;
+
+	cr_assert_eq(iomap_bio_set_init(&set, ds->ts.engine, sizeof(struct front), 4), 0);
+	ds->dops.bio_set = &set;
+	ds->dops.submit_io = own_submit_io;
+	ds->ts.map_max_bytes = 8 * KIB;
+	td_async(ds->ts.dev);
+	cr_assert_eq(dio_write(ds, 32 * KIB, 8 * KIB, 2), 32 * KIB);
+	cr_assert_eq(atomic_load(&hooked.submitted), 4U);
+	cr_assert_eq(atomic_load(&hooked.ended), 4U);
+	cr_assert_eq(hooked.first, 8 * KIB);
+	cr_assert_eq(hooked.last, 32 * KIB);
+	cr_assert(direct_reads(ds, 8 * KIB, 32 * KIB, 2));
+	cr_assert_eq(atomic_load(&hooked.ended), 8U);
+	td_fail(ds->ts.dev, TD_WRITE, 64 * KIB, 64 * KIB, -EIO, 1);
+	cr_assert_eq(dio_write(ds, 32 * KIB, 8 * KIB, 3), -EIO);
+	cr_assert_eq(atomic_load(&hooked.ended), atomic_load(&hooked.submitted));
+	iomap_bio_set_exit(&set);
+	ds_close(ds);
+}
+
 /* ---- DI05 ---- */
 
 Test(direct, di05_misalignment_is_refused_before_anything_is_done)
