@@ -12,9 +12,10 @@
  * mapping before the conversion finds the cookie changed when it has locked a folio, and
  * asks again.
  *
- * object->size, which a commit writes, follows completions too.  It does not pass a tail
- * block that is written but not clean: bytes behind the old size in it, zeroed in the cache
- * when the object grew over them, would be seen as they were before a truncation.
+ * object->size, which a commit writes, follows completions, and truncations at once: what
+ * lies below it and has not been written then is zeros.  It does not pass a tail block that
+ * is written but not clean: bytes behind the old size in it, zeroed in the cache when the
+ * object grew over them, would be seen as they were before a truncation.
  */
 #include <errno.h>
 
@@ -335,6 +336,8 @@ static int shrink(struct xs_object *object, int64_t new_size)
 		object->size = size;
 		xs_changed(object);
 	}
+	/* the new end may lie in a hole, of which no completion will tell */
+	size_reached(object, 0, 0, size);
 	pthread_mutex_unlock(&object->store->lock);
 	return 0;
 }

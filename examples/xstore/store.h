@@ -33,7 +33,7 @@ struct xs_object {
 	char *name;	     /* NULL: none; the object goes with its last opener */
 	unsigned openers_nr; /* changed under open_lock as well */
 	uint64_t id;
-	uint64_t size;	       /* what a commit writes: never ahead of the data */
+	uint64_t size;	       /* what a commit writes; see file.c */
 	uint64_t pending_size; /* to become `size` when the tail block is written; or 0 */
 	bool tail_lost;	       /* ... which will not be: writing it has failed */
 	struct xs_extent *extents; /* by place in the object, no two adjoining mergeable */

@@ -87,33 +87,52 @@ int complain_error(const char *what, int error, const struct xs_why *why)
 	return complain(status_of(error), "%s: %s", printable(what), text);
 }
 
-/* Opening tells what is wrong in our words; of the library's only errors are worth a line. */
+/*
+ * The library's last line while a session opens, where it says more than the error does.
+ * Later its lines would only repeat what commands say.
+ */
+static struct {
+	pthread_mutex_t lock;
+	bool done;
+	char line[256];
+} logged = { .lock = PTHREAD_MUTEX_INITIALIZER };
+
 static void take_log_line(void *context, enum iomap_log_level level, const char *message)
 {
-	struct xs_why *why = context;
+	(void)context;
+	pthread_mutex_lock(&logged.lock);
+	if (level <= IOMAP_LOG_WARN && !logged.done)
+		snprintf(logged.line, sizeof(logged.line), "%s", message);
+	pthread_mutex_unlock(&logged.lock);
+}
 
-	if (level <= IOMAP_LOG_WARN)
-		snprintf(why->text, sizeof(why->text), "%s", message);
+static const char *last_log_line(void)
+{
+	pthread_mutex_lock(&logged.lock);
+	logged.done = true;
+	pthread_mutex_unlock(&logged.lock);
+	return logged.line;
 }
 
 /* ---- sessions ---- */
 
-static int open_status(const struct request *request, int error, const struct xs_why *logged)
+static int open_status(const struct request *request, int error)
 {
+	const char *line = last_log_line();
+
 	if (error == -ENOENT)
 		return complain(EX_NOINPUT, "%s: %s", printable(request->path), strerror(ENOENT));
 	if (error == -EINVAL)
 		return complain(EX_NOINPUT, "%s: %s", printable(request->path),
-				logged->text[0] ? logged->text : "cannot be a store");
+				*line ? line : "cannot be a store");
 	return complain_error(request->path, error, NULL);
 }
-
-static struct xs_why log_line;
 
 static int session_open(struct session *session, const struct request *request, bool readonly)
 {
 	struct iomap_bdev_opts bdev_opts = { .size = sizeof(bdev_opts) };
 	struct iomap_engine_opts opts;
+	const char *line;
 	int error;
 
 	session->request = request;
@@ -121,18 +140,18 @@ static int session_open(struct session *session, const struct request *request, 
 	opts.cache_bytes = request->cache_bytes;
 	opts.backend = request->backend;
 	opts.log = take_log_line;
-	opts.log_ctx = &log_line;
 	error = iomap_engine_create(&opts, &session->engine);
-	if (error)
+	if (error) {
+		line = last_log_line();
 		return complain(error == -EINVAL ? EX_USAGE : EX_UNAVAILABLE,
-				"cannot start the library: %s",
-				log_line.text[0] ? log_line.text : strerror(-error));
+				"cannot start the library: %s", *line ? line : strerror(-error));
+	}
 	if (readonly)
 		bdev_opts.flags |= IOMAP_BDEV_READONLY;
 	if (request->buffered)
 		bdev_opts.flags |= IOMAP_BDEV_BUFFERED;
 	error = iomap_bdev_open(session->engine, request->path, &bdev_opts, &session->bdev);
-	return error ? open_status(request, error, &log_line) : EX_OK;
+	return error ? open_status(request, error) : EX_OK;
 }
 
 static int session_mount(struct session *session, bool readonly)
