@@ -202,3 +202,77 @@ Test(xs_objects, a_removed_object_lives_until_its_last_opener_has_gone)
 	free(data);
 	end(&f);
 }
+
+/* ---- several threads ---- */
+
+enum { WRITERS = 3, SHARED_BYTES = 600000, ROUNDS = 40 };
+
+struct writer {
+	struct xs_store *store;
+	struct iomap_file *shared; /* each writes pieces of its own: 1000 bytes in 3000 */
+	unsigned nr;
+};
+
+static void *writer_main(void *arg)
+{
+	struct writer *writer = arg;
+	unsigned char *mine = pattern(30000, writer->nr);
+	uint64_t random = writer->nr + 100;
+	unsigned char piece[1000];
+	char name[32];
+
+	memset(piece, (int)('a' + writer->nr), sizeof(piece));
+	snprintf(name, sizeof(name), "own-%u", writer->nr);
+	for (unsigned round = 0; round < ROUNDS; round++) {
+		for (unsigned n = round; n < SHARED_BYTES / 3000; n += ROUNDS)
+			cr_assert_eq(iomap_write(writer->shared, piece, sizeof(piece),
+						 n * 3000 + writer->nr * 1000),
+				     (ssize_t)sizeof(piece));
+		XST_OK(xst_put(writer->store, name, mine, 1 + xst_random(&random) % 30000));
+		if (round % 4 == writer->nr)
+			XST_OK(iomap_file_fsync(writer->shared, 0));
+		if (round % 5 == 0)
+			XST_OK(xs_unlink(writer->store, name));
+	}
+	XST_OK(xst_put(writer->store, name, mine, 30000));
+	free(mine);
+	return NULL;
+}
+
+/* The cache is small: folios leave and come back while extents are converted. */
+Test(xs_objects, threads_on_one_object_and_on_their_own_lose_nothing)
+{
+	struct fixture f = begin(8 << 20, 512 << 10);
+	struct writer writers[WRITERS];
+	unsigned char *expected = malloc(SHARED_BYTES), *mine;
+	pthread_t threads[WRITERS];
+	struct xs_object *object;
+	struct iomap_file *file;
+	char name[32];
+
+	XST_OK(xst_put(f.store, "shared", "", 0));
+	XST_OK(xs_lookup(f.store, "shared", &object));
+	XST_OK(iomap_file_open(&object->inode, 0, &file));
+	for (unsigned i = 0; i < WRITERS; i++) {
+		writers[i] = (struct writer){ f.store, file, i };
+		cr_assert_eq(pthread_create(&threads[i], NULL, writer_main, &writers[i]), 0);
+	}
+	for (unsigned i = 0; i < WRITERS; i++)
+		pthread_join(threads[i], NULL);
+	XST_OK(iomap_file_fsync(file, 0));
+	iomap_file_close(file);
+	XST_OK(xs_put(object));
+	for (size_t i = 0; i < SHARED_BYTES; i++)
+		expected[i] = (unsigned char)('a' + i / 1000 % 3);
+	assert_holds(f.store, "shared", expected, SHARED_BYTES);
+	reopen(&f);
+	assert_holds(f.store, "shared", expected, SHARED_BYTES);
+	for (unsigned i = 0; i < WRITERS; i++) {
+		mine = pattern(30000, i);
+		snprintf(name, sizeof(name), "own-%u", i);
+		assert_holds(f.store, name, mine, 30000);
+		free(mine);
+	}
+	free(expected);
+	end(&f);
+}
