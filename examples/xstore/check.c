@@ -46,8 +46,8 @@ int xs_check(struct iomap_bdev *bdev, struct xs_counts *counts, struct xs_why *w
 			.objects_nr = image.super.objects_nr,
 			.generation = image.super.generation,
 		};
-		counts->free_bytes = counts->bytes - ((image.super.blocks - image.space.free_nr)
-						      << XS_BLOCK_SHIFT);
+		counts->free_bytes = counts->bytes -
+				     ((image.super.blocks - image.space.free_nr) << XS_BLOCK_SHIFT);
 	}
 	xs_image_free(&image);
 	return error;

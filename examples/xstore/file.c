@@ -55,8 +55,8 @@ static uint32_t map_at(struct xs_object *object, int64_t pos, struct iomap *ioma
 	iomap->type = IOMAP_HOLE;
 	iomap->addr = IOMAP_NULL_ADDR;
 	iomap->offset = (int64_t)(block << XS_BLOCK_SHIFT);
-	iomap->length = extent ? (extent->file - block) << XS_BLOCK_SHIFT
-			       : (uint64_t)(INT64_MAX - iomap->offset);
+	iomap->length = extent ? (extent->file - block) << XS_BLOCK_SHIFT :
+				 (uint64_t)(INT64_MAX - iomap->offset);
 	return at;
 }
 
@@ -307,8 +307,8 @@ const struct iomap_address_space_operations xs_a_ops = {
 
 static int grow(struct xs_object *object, int64_t old_size, int64_t new_size)
 {
-	int error = iomap_truncate_page(&object->inode, old_size, NULL, &xs_ops, &xs_write_ops,
-					NULL);
+	int error =
+		iomap_truncate_page(&object->inode, old_size, NULL, &xs_ops, &xs_write_ops, NULL);
 
 	if (error)
 		return error;
@@ -322,8 +322,8 @@ static int grow(struct xs_object *object, int64_t old_size, int64_t new_size)
 static int shrink(struct xs_object *object, int64_t new_size)
 {
 	uint64_t size = (uint64_t)new_size;
-	int error = iomap_truncate_page(&object->inode, new_size, NULL, &xs_ops, &xs_write_ops,
-					NULL);
+	int error =
+		iomap_truncate_page(&object->inode, new_size, NULL, &xs_ops, &xs_write_ops, NULL);
 
 	if (error)
 		return error;

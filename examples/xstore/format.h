@@ -84,8 +84,8 @@ static inline uint64_t xs_meta_blocks(uint64_t bytes)
 	return (bytes + XS_META_PAYLOAD_BYTES - 1) / XS_META_PAYLOAD_BYTES;
 }
 
-__attribute__((format(printf, 3, 4)))
-int xs_because(struct xs_why *why, int error, const char *format, ...);
+__attribute__((format(printf, 3, 4))) int xs_because(struct xs_why *why, int error,
+						     const char *format, ...);
 
 /* @block: XS_BLOCK_BYTES, all of which is written. */
 void xs_super_encode(const struct xs_super *super, uint8_t *block);

@@ -15,8 +15,8 @@
 
 /* ---- super blocks ---- */
 
-static int read_slot(struct iomap_bdev *bdev, uint8_t *block, unsigned slot,
-		     struct xs_super *super, struct xs_why *why)
+static int read_slot(struct iomap_bdev *bdev, uint8_t *block, unsigned slot, struct xs_super *super,
+		     struct xs_why *why)
 {
 	struct xs_why reason;
 	int error = xs_block_io(bdev, IOMAP_REQ_OP_READ | IOMAP_REQ_META, slot, block, 1);

@@ -330,8 +330,7 @@ static void fill_info(const struct xs_object *object, struct xs_info *out)
 	memcpy(out->name, object->name, strlen(object->name));
 	out->id = object->id;
 	/* an inode that is just being destroyed still knows its size */
-	out->size = object->openers_nr ? (uint64_t)iomap_i_size_read(&object->inode)
-				       : object->size;
+	out->size = object->openers_nr ? (uint64_t)iomap_i_size_read(&object->inode) : object->size;
 	out->extents_nr = object->extents_nr;
 	for (uint32_t i = 0; i < object->extents_nr; i++) {
 		if (object->extents[i].unwritten)

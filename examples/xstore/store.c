@@ -289,8 +289,8 @@ static int write_meta_run(struct xs_store *store, const struct commit *commit, s
 	for (uint64_t i = 0; i < run->nr; i++) {
 		uint8_t *block = blocks + (i << XS_BLOCK_SHIFT);
 		uint64_t self = run->start + i;
-		size_t bytes = from->left < XS_META_PAYLOAD_BYTES ? from->left
-								  : XS_META_PAYLOAD_BYTES;
+		size_t bytes = from->left < XS_META_PAYLOAD_BYTES ? from->left :
+								    XS_META_PAYLOAD_BYTES;
 
 		memcpy(block + XS_META_HEADER_BYTES, from->at, bytes);
 		from->at += bytes;

@@ -33,9 +33,9 @@ struct xs_object {
 	char *name;	     /* NULL: none; the object goes with its last opener */
 	unsigned openers_nr; /* changed under open_lock as well */
 	uint64_t id;
-	uint64_t size;	       /* what a commit writes; see file.c */
-	uint64_t pending_size; /* to become `size` when the tail block is written; or 0 */
-	bool tail_lost;	       /* ... which will not be: writing it has failed */
+	uint64_t size;		   /* what a commit writes; see file.c */
+	uint64_t pending_size;	   /* to become `size` when the tail block is written; or 0 */
+	bool tail_lost;		   /* ... which will not be: writing it has failed */
 	struct xs_extent *extents; /* by place in the object, no two adjoining mergeable */
 	uint32_t extents_nr, extents_max;
 	uint32_t reserved_nr; /* room that conversions in flight may need */
@@ -60,12 +60,12 @@ struct xs_store {
 	struct xs_space space;
 	struct xs_object **objects; /* those with a name, by name */
 	size_t objects_nr, objects_max;
-	uint64_t all_nr;      /* objects, with or without a name */
-	uint64_t name_bytes;  /* of all; XS_NAME_MAX where there is none yet */
-	uint64_t extents_nr;  /* of all, reservations included */
+	uint64_t all_nr;     /* objects, with or without a name */
+	uint64_t name_bytes; /* of all; XS_NAME_MAX where there is none yet */
+	uint64_t extents_nr; /* of all, reservations included */
 	uint64_t next_id;
-	uint64_t changes;     /* counts changes of what a commit writes */
-	uint64_t committed;   /* `changes` of the last durable commit */
+	uint64_t changes;   /* counts changes of what a commit writes */
+	uint64_t committed; /* `changes` of the last durable commit */
 };
 
 /* ---- store.c ---- */
@@ -116,7 +116,7 @@ void xs_image_free(struct xs_image *image);
 /* ---- check.c ---- */
 
 struct xs_counts {
-	uint64_t bytes; /* of the device */
+	uint64_t bytes;				     /* of the device */
 	uint64_t data_bytes, meta_bytes, free_bytes; /* the three add up to it */
 	uint64_t objects_nr, generation;
 };

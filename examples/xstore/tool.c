@@ -198,8 +198,8 @@ static int do_stat(struct session *session)
 		xs_usage(session->store, &usage);
 		printf("blocks %" PRIu64 "\nblock size %u\nfree %" PRIu64 "\nmetadata %" PRIu64
 		       "\nobjects %" PRIu64 "\ngeneration %" PRIu64 "\n",
-		       usage.blocks, XS_BLOCK_BYTES, usage.free_nr, usage.meta_nr,
-		       usage.objects_nr, usage.generation);
+		       usage.blocks, XS_BLOCK_BYTES, usage.free_nr, usage.meta_nr, usage.objects_nr,
+		       usage.generation);
 		return EX_OK;
 	}
 	error = xs_info(session->store, session->request->name, &info);
@@ -355,8 +355,8 @@ static int prepare_file(const struct request *request)
 	     ftruncate(fd, (off_t)request->size) != 0))
 		error = errno;
 	close(fd);
-	return error ? complain(EX_CANTCREAT, "%s: %s", printable(request->path), strerror(error))
-		     : EX_OK;
+	return error ? complain(EX_CANTCREAT, "%s: %s", printable(request->path), strerror(error)) :
+		       EX_OK;
 }
 
 /* ---- command line ---- */
@@ -417,8 +417,8 @@ static int parse_options(int argc, char **argv, struct request *request)
 		switch (option) {
 		case 's':
 		case 'c':
-			if (!parse_size(optarg, option == 's' ? &request->size
-							      : &request->cache_bytes))
+			if (!parse_size(optarg,
+					option == 's' ? &request->size : &request->cache_bytes))
 				return complain(EX_USAGE, "'%s' is not a size", printable(optarg));
 			break;
 		case 'b':
@@ -461,8 +461,8 @@ static int check_name(const struct request *request)
 	if (error == -ENAMETOOLONG)
 		return complain(EX_USAGE, "the name is too long: %zu bytes, at most %u",
 				strlen(request->name), XS_NAME_MAX);
-	return error ? complain(EX_USAGE, "'%s' cannot be a name", printable(request->name))
-		     : EX_OK;
+	return error ? complain(EX_USAGE, "'%s' cannot be a name", printable(request->name)) :
+		       EX_OK;
 }
 
 int main(int argc, char **argv)

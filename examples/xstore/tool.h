@@ -29,8 +29,7 @@ struct session {
 };
 
 /* One line on standard error.  Return: @status. */
-__attribute__((format(printf, 2, 3)))
-int complain(int status, const char *format, ...);
+__attribute__((format(printf, 2, 3))) int complain(int status, const char *format, ...);
 /* The same about an error of the store; @why may be NULL. */
 int complain_error(const char *what, int error, const struct xs_why *why);
 /* A name or path as it can be printed: control characters become '?'. */

@@ -83,8 +83,7 @@ static int fill(struct session *session, struct iomap_file *file, int fd, const 
 	return error ? complain_error(name, error, NULL) : EX_OK;
 }
 
-static int put_object(struct session *session, struct xs_object *object, int fd,
-		      const char *source)
+static int put_object(struct session *session, struct xs_object *object, int fd, const char *source)
 {
 	const char *name = session->request->name;
 	struct iomap_file *file;
@@ -159,8 +158,7 @@ static int copy_out(struct iomap_file *file, int fd, bool *target)
 	return got < 0 ? (int)got : error;
 }
 
-static int get_object(struct session *session, struct xs_object *object, int fd,
-		      const char *target)
+static int get_object(struct session *session, struct xs_object *object, int fd, const char *target)
 {
 	struct iomap_file *file;
 	bool target_failed = false;
@@ -184,8 +182,8 @@ int tool_get(struct session *session)
 
 	if (error)
 		return complain_error(session->request->name, error, NULL);
-	fd = is_standard(path) ? STDOUT_FILENO
-			       : open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+	fd = is_standard(path) ? STDOUT_FILENO :
+				 open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
 	if (fd < 0)
 		status = complain(EX_CANTCREAT, "%s: %s", printable(target), strerror(errno));
 	else

@@ -75,8 +75,7 @@ static void step_put(struct script *script, int step, int name)
 	view->size = (int64_t)len;
 }
 
-static void step_write(struct script *script, struct xs_object *object, int step,
-		       struct view *view)
+static void step_write(struct script *script, struct xs_object *object, int step, struct view *view)
 {
 	int64_t pos = (int64_t)draw(script, OBJECT_MAX - 10000);
 	size_t len = 1 + draw(script, 9000);
@@ -198,8 +197,8 @@ static bool may_be(const struct script *script, int name, int at, int last,
 	int64_t least = now->size, most = now->size;
 	int first = now->synced;
 
-	while (last > at && (!script->view[last][name].exists ||
-			     script->view[last][name].born != now->born))
+	while (last > at &&
+	       (!script->view[last][name].exists || script->view[last][name].born != now->born))
 		last--;
 	for (int j = first; j <= last; j++) {
 		int64_t s = script->view[j][name].size;
@@ -223,8 +222,8 @@ static bool may_be(const struct script *script, int name, int at, int last,
 	return true;
 }
 
-static bool name_is_right(const struct script *script, int name, int step,
-			  const unsigned char *got, int64_t size)
+static bool name_is_right(const struct script *script, int name, int step, const unsigned char *got,
+			  int64_t size)
 {
 	int last = step < STEPS ? step + 1 : step;
 
@@ -235,15 +234,15 @@ static bool name_is_right(const struct script *script, int name, int step,
 			return true;
 		/* of a step in between, only a new object is a thing of its own */
 		if (view->exists && size >= 0 &&
-		    (at == step || view->born == at ? may_be(script, name, at, last, got, size)
-						    : false))
+		    (at == step || view->born == at ? may_be(script, name, at, last, got, size) :
+						      false))
 			return true;
 	}
 	return false;
 }
 
-static void judge(const struct script *script, struct iomap_engine *engine,
-		  struct iomap_bdev *bdev, int step, const char *where)
+static void judge(const struct script *script, struct iomap_engine *engine, struct iomap_bdev *bdev,
+		  int step, const char *where)
 {
 	static const char text[] = "still works";
 	struct xs_store *store;
@@ -337,8 +336,9 @@ static void try_all(const struct script *script, struct states *states)
 		try_cut(script, states, (struct iomap_cut){ .mode = IOMAP_CUT_NONE });
 		try_cut(script, states, (struct iomap_cut){ .mode = IOMAP_CUT_ALL });
 		for (uint64_t seed = 1; seed <= SEEDS; seed++)
-			try_cut(script, states, (struct iomap_cut){ .mode = IOMAP_CUT_RANDOM,
-								    .seed = n * SEEDS + seed });
+			try_cut(script, states,
+				(struct iomap_cut){ .mode = IOMAP_CUT_RANDOM,
+						    .seed = n * SEEDS + seed });
 	}
 	iomap_replay_close(states->replay);
 	free(states->image);

@@ -15,10 +15,10 @@
 #include "store.h"
 
 /* Must not fail; the line says what did. */
-#define XST_OK(call)                                                                               \
-	do {                                                                                       \
-		int xst_error = (call);                                                            \
-		cr_assert_eq(xst_error, 0, "%s: %s", #call, strerror(-xst_error));                 \
+#define XST_OK(call)                                                               \
+	do {                                                                       \
+		int xst_error = (call);                                            \
+		cr_assert_eq(xst_error, 0, "%s: %s", #call, strerror(-xst_error)); \
 	} while (0)
 
 #define XST_ID UINT64_C(0x1234567890abcdef)
