@@ -291,7 +291,6 @@ struct iomap__mutex {
 };
 void iomap__mutex_init(struct iomap__mutex *mutex, enum iomap__rank rank);
 void iomap__mutex_lock(struct iomap__mutex *mutex);
-bool iomap__mutex_trylock(struct iomap__mutex *mutex);
 void iomap__mutex_unlock(struct iomap__mutex *mutex);
 
 /* The same on a bare word (public structs). */

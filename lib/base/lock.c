@@ -111,15 +111,6 @@ void iomap__mutex_lock(struct iomap__mutex *mutex)
 	lock_take(&mutex->state);
 }
 
-bool iomap__mutex_trylock(struct iomap__mutex *mutex)
-{
-	if (!lock_try(&mutex->state))
-		return false;
-	iomap__witness_acquire(mutex, mutex->rank, 0, true, NULL, 0);
-	iomap__count(locks_nr);
-	return true;
-}
-
 void iomap__mutex_unlock(struct iomap__mutex *mutex)
 {
 	iomap__witness_release(mutex);

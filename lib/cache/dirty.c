@@ -185,11 +185,6 @@ void iomap_folio_wait_writeback(struct iomap_folio *folio)
 
 /* ---- ranges ---- */
 
-static uint64_t end_index(int64_t end)
-{
-	return ((uint64_t)end + IOMAP_PAGE_SIZE - 1) >> IOMAP_PAGE_SHIFT;
-}
-
 int iomap__filemap_write_range(struct iomap_address_space *mapping, int64_t start, int64_t end,
 			       enum iomap_writeback_sync_modes mode, uint32_t *deferred)
 {
@@ -214,7 +209,7 @@ int iomap__filemap_write_range(struct iomap_address_space *mapping, int64_t star
 
 void iomap__filemap_wait_range(struct iomap_address_space *mapping, int64_t start, int64_t end)
 {
-	uint64_t index = (uint64_t)start >> IOMAP_PAGE_SHIFT, last = end_index(end);
+	uint64_t index = (uint64_t)start >> IOMAP_PAGE_SHIFT, last = iomap__end_index(end);
 	struct iomap_folio *folios[IOMAP__BATCH];
 	unsigned nr;
 
@@ -235,23 +230,20 @@ static bool over(const struct iomap__cache *cache, uint64_t limit)
 	       limit;
 }
 
-/* Write out some of this address space; true if that was anything. */
-static bool write_some(struct iomap_address_space *mapping)
+uint64_t iomap__write_some(struct iomap_address_space *mapping, uint64_t nr)
 {
 	struct iomap_writeback_control wbc = {
-		.nr_to_write = THROTTLE_PAGES,
+		.nr_to_write = (int64_t)nr,
 		.range_end = INT64_MAX,
 		.sync_mode = IOMAP_WB_SYNC_NONE,
 	};
 	struct iomap_plug plug;
 
-	if (!iomap__load(&mapping->nr_dirty_pages))
-		return false;
 	iomap_start_plug(&plug);
-	/* its error is in wb_err, for fsync; the writer's own data is safe in the cache */
+	/* its error is in wb_err, for fsync; a writer's own data is safe in the cache */
 	(void)mapping->a_ops->writepages(mapping, &wbc);
 	iomap_finish_plug(&plug);
-	return wbc.nr_to_write < THROTTLE_PAGES;
+	return wbc.nr_to_write > 0 ? nr - (uint64_t)wbc.nr_to_write : nr;
 }
 
 static void throttle(struct iomap__cache *cache, struct iomap_address_space *mapping)
@@ -260,7 +252,8 @@ static void throttle(struct iomap__cache *cache, struct iomap_address_space *map
 	for (int tries = 0; over(cache, cache->hard_pages) && tries < THROTTLE_TRIES; tries++) {
 		uint32_t seq = iomap__load_acquire(&cache->wb_seq);
 
-		if (write_some(mapping))
+		if (iomap__load(&mapping->nr_dirty_pages) &&
+		    iomap__write_some(mapping, THROTTLE_PAGES))
 			tries = 0;
 		else if (cache->flusher_runs)
 			iomap__flusher_kick(cache->engine);

@@ -50,15 +50,6 @@ static void drop_if_clean(struct iomap_inode *inode)
 		iomap__list_del(&inode->i_dirty_list);
 }
 
-static void unpin(struct iomap_inode *inode)
-{
-	struct iomap__blk *blk = inode->i_engine->blk;
-
-	/* the last pin lets the inode go: only its address is used after this, as a key */
-	if (iomap__fetch_sub(&inode->i_pins_nr, 1) == 1)
-		iomap__io_wake(blk, &inode->i_pins_nr);
-}
-
 /* dirty_lock held: the first inode of the list whose class is at least @class. */
 static struct iomap_inode *first_dirty(struct iomap__cache *cache, unsigned class)
 {
@@ -122,27 +113,10 @@ static void give_back(struct iomap__cache *cache, struct iomap_inode *inode, boo
 		drop_if_clean(inode);
 	}
 	iomap__mutex_unlock(&cache->dirty_lock);
-	unpin(inode);
+	iomap__inode_unpin(inode);
 }
 
 /* ---- writing ---- */
-
-/* Start to write at most @nr pages of @inode; pages taken. */
-static uint64_t write_inode(struct iomap_inode *inode, uint64_t nr)
-{
-	struct iomap_writeback_control wbc = {
-		.nr_to_write = (int64_t)nr,
-		.range_end = INT64_MAX,
-		.sync_mode = IOMAP_WB_SYNC_NONE,
-	};
-	struct iomap_plug plug;
-
-	iomap_start_plug(&plug);
-	/* errors are recorded in the address space, for fsync */
-	(void)inode->i_data.a_ops->writepages(&inode->i_data, &wbc);
-	iomap_finish_plug(&plug);
-	return wbc.nr_to_write > 0 ? nr - (uint64_t)wbc.nr_to_write : nr;
-}
 
 uint64_t iomap__flush_some(struct iomap__cache *cache, unsigned class, uint64_t nr_pages)
 {
@@ -156,7 +130,7 @@ uint64_t iomap__flush_some(struct iomap__cache *cache, unsigned class, uint64_t 
 
 		if (!inode)
 			break;
-		nr = write_inode(inode, iomap__min(nr_pages - done, FLUSH_PAGES));
+		nr = iomap__write_some(&inode->i_data, iomap__min(nr_pages - done, FLUSH_PAGES));
 		give_back(cache, inode, false);
 		done += nr;
 		if (nr) {
@@ -189,7 +163,7 @@ static void flush_expired(struct iomap__cache *cache)
 			uint64_t nr = iomap__min(left, FLUSH_PAGES);
 
 			left -= nr;
-			if (write_inode(inode, nr) < nr)
+			if (iomap__write_some(&inode->i_data, nr) < nr)
 				break;
 		}
 		give_back(cache, inode, true);

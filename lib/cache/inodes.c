@@ -64,6 +64,15 @@ bool iomap__cache_has_inodes(struct iomap_engine *engine)
 	return any;
 }
 
+void iomap__inode_unpin(struct iomap_inode *inode)
+{
+	struct iomap__blk *blk = inode->i_engine->blk;
+
+	/* the last pin lets the inode go: only its address is used after this, as a key */
+	if (iomap__fetch_sub(&inode->i_pins_nr, 1) == 1)
+		iomap__io_wake(blk, &inode->i_pins_nr);
+}
+
 static void walk_end(struct iomap__cache *cache, struct iomap__inode_walk *walk)
 {
 	struct iomap__inode_walk **at = &cache->walks;
@@ -95,7 +104,7 @@ struct iomap_inode *iomap__inode_walk_next(struct iomap__inode_walk *walk)
 		walk->next = walk->next->next;
 	}
 	iomap__mutex_unlock(&cache->inodes_lock);
-	if (prev && iomap__fetch_sub(&prev->i_pins_nr, 1) == 1)
-		iomap__io_wake(engine->blk, &prev->i_pins_nr);
+	if (prev)
+		iomap__inode_unpin(prev);
 	return walk->inode;
 }

@@ -91,9 +91,11 @@ static inline void iomap__folio_set(struct iomap_folio *folio, uint32_t flag)
 {
 	atomic_fetch_or_explicit(&folio->flags, flag, memory_order_acq_rel);
 }
-static inline void iomap__folio_clear(struct iomap_folio *folio, uint32_t flag)
+
+/* Number of the page after a range of bytes that ends at @end. */
+static inline uint64_t iomap__end_index(int64_t end)
 {
-	atomic_fetch_and_explicit(&folio->flags, ~flag, memory_order_acq_rel);
+	return ((uint64_t)end + IOMAP_PAGE_SIZE - 1) >> IOMAP_PAGE_SHIFT;
 }
 
 /* ---- arena.c ---- */
@@ -157,6 +159,13 @@ void iomap__readahead_mark(struct iomap_file *file, uint64_t index);
 /* wb_seq has moved / wait until it differs from @seq.  False when it timed out. */
 void iomap__wb_progress(struct iomap__cache *cache);
 bool iomap__wb_wait(struct iomap__cache *cache, uint32_t seq);
+
+/* Start to write at most @nr pages of an address space, whatever is easy; pages taken. */
+uint64_t iomap__write_some(struct iomap_address_space *mapping, uint64_t nr);
+
+/* ---- inodes.c ---- */
+/* Give a pin back; the inode may be gone after it. */
+void iomap__inode_unpin(struct iomap_inode *inode);
 
 /* ---- flusher.c ---- */
 int iomap__flusher_start(struct iomap__cache *cache);

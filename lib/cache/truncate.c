@@ -14,11 +14,6 @@
  */
 #include "cache/internal.h"
 
-static uint64_t end_index(int64_t end)
-{
-	return ((uint64_t)end + IOMAP_PAGE_SIZE - 1) >> IOMAP_PAGE_SHIFT;
-}
-
 static void remove_locked(struct iomap_address_space *mapping, struct iomap_folio *folio)
 {
 	iomap__aops_invalidate(mapping, folio, 0, iomap__folio_bytes(folio));
@@ -54,7 +49,7 @@ static void truncate_folio(struct iomap_address_space *mapping, struct iomap_fol
 
 void iomap__filemap_truncate_range(struct iomap_address_space *mapping, int64_t start, int64_t end)
 {
-	uint64_t index = (uint64_t)start >> IOMAP_PAGE_SHIFT, last = end_index(end);
+	uint64_t index = (uint64_t)start >> IOMAP_PAGE_SHIFT, last = iomap__end_index(end);
 	/* the last folio there can be ends behind the last position */
 	uint64_t limit = end == INT64_MAX ? last << IOMAP_PAGE_SHIFT : (uint64_t)end;
 	struct iomap_folio *folios[IOMAP__BATCH];
@@ -90,7 +85,7 @@ static bool invalidate_folio(struct iomap_address_space *mapping, struct iomap_f
 int iomap__filemap_invalidate_range(struct iomap_address_space *mapping, int64_t start,
 				    int64_t end)
 {
-	uint64_t index = (uint64_t)start >> IOMAP_PAGE_SHIFT, last = end_index(end);
+	uint64_t index = (uint64_t)start >> IOMAP_PAGE_SHIFT, last = iomap__end_index(end);
 	struct iomap_folio *folios[IOMAP__BATCH];
 	unsigned nr;
 	int err = 0;
@@ -116,7 +111,7 @@ uint64_t iomap_invalidate_inode_pages(struct iomap_inode *inode, int64_t start, 
 	if (start < 0 || end <= start)
 		return 0;
 	index = (uint64_t)start >> IOMAP_PAGE_SHIFT;
-	last = end_index(end);
+	last = iomap__end_index(end);
 	while ((nr = iomap__filemap_get_tagged(mapping, &index, last, IOMAP__TAGS, folios,
 					       IOMAP__BATCH)))
 		for (unsigned i = 0; i < nr; i++) {

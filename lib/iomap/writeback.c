@@ -196,6 +196,12 @@ static int wb_write(struct iomap_writepage_ctx *wpc, struct iomap_folio *folio, 
 	return (int)ret;
 }
 
+static void wb_first_error(int *error, int err)
+{
+	if (!*error)
+		*error = err;
+}
+
 /*
  * False: somebody has the lock, and SYNC_NONE leaves the folio to the next round.  Whoever
  * writes for others, the flusher above all, must not hang on one folio that a slow read
@@ -203,15 +209,11 @@ static int wb_write(struct iomap_writepage_ctx *wpc, struct iomap_folio *folio, 
  */
 static bool wb_lock(struct iomap_writepage_ctx *wpc, struct iomap_folio *folio, int *error)
 {
-	int err;
-
 	if (iomap_folio_trylock(folio))
 		return true;
 	if (wpc->wbc->sync_mode == IOMAP_WB_SYNC_NONE)
 		return false;
-	err = wb_submit(wpc);
-	if (!*error)
-		*error = err;
+	wb_first_error(error, wb_submit(wpc));
 	iomap_folio_lock(folio);
 	return true;
 }
@@ -219,17 +221,13 @@ static bool wb_lock(struct iomap_writepage_ctx *wpc, struct iomap_folio *folio, 
 /* With the folio locked: whether it is still there, dirty, and may be written now. */
 static bool wb_wanted(struct iomap_writepage_ctx *wpc, struct iomap_folio *folio, int *error)
 {
-	int err;
-
 	if (iomap_folio_mapping(folio) != &wpc->inode->i_data || !iomap_folio_test_dirty(folio))
 		return false;
 	if (!iomap_folio_test_writeback(folio))
 		return true;
 	if (wpc->wbc->sync_mode == IOMAP_WB_SYNC_NONE)
 		return false;
-	err = wb_submit(wpc);
-	if (!*error)
-		*error = err;
+	wb_first_error(error, wb_submit(wpc));
 	iomap_folio_wait_writeback(folio);
 	return true;
 }
@@ -237,7 +235,6 @@ static bool wb_wanted(struct iomap_writepage_ctx *wpc, struct iomap_folio *folio
 static void wb_folio(struct iomap_writepage_ctx *wpc, struct iomap_folio *folio, int *error)
 {
 	int64_t i_size;
-	int err;
 
 	if (!wb_lock(wpc, folio, error))
 		return;
@@ -254,9 +251,7 @@ static void wb_folio(struct iomap_writepage_ctx *wpc, struct iomap_folio *folio,
 		iomap_folio_unlock(folio);
 		return;
 	}
-	err = wb_write(wpc, folio, i_size);
-	if (!*error)
-		*error = err;
+	wb_first_error(error, wb_write(wpc, folio, i_size));
 }
 
 /* ---- the call ---- */
