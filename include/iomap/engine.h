@@ -48,6 +48,32 @@ struct iomap_alloc_hooks {
 	void *ctx;
 };
 
+/*
+ * What a test can make fail, each as it fails where memory, descriptors or the device do.
+ * What then happens is in docs/testing.md.
+ */
+enum iomap_fail_kind {
+	IOMAP_FAIL_ALLOC,	  /* memory through the hooks, slabs of pools among it */
+	IOMAP_FAIL_ARENA_MAP,	  /* address space for folio memory and its descriptors */
+	IOMAP_FAIL_RING_SETUP,	  /* a ring of io_uring: -ENOMEM */
+	IOMAP_FAIL_THREAD_CREATE, /* a thread of the library: -EAGAIN */
+	IOMAP_FAIL_EVENTFD,	  /* a descriptor to wake a waiting thread: -EMFILE */
+	IOMAP_FAIL_POOL,	  /* a bio, an ioend, an index node, block state: its pool is
+				   * empty and there is no memory for more */
+	IOMAP_FAIL_FOLIO,	  /* a folio: nothing in the cache can be evicted */
+	IOMAP_FAIL_IO,		  /* a bio at a file, block device or memory device: -EIO, and
+				   * nothing of it is done */
+	IOMAP_FAIL_KINDS_NR,	  /* of this version */
+};
+
+/*
+ * Asked before each operation that can fail, so that a test can let each of them fail in
+ * turn: true makes it fail.  @n counts the operations of this kind since the engine's creation
+ * began, from 1; those of creation itself count.  One that is tried again counts again.
+ * Context: any thread, with library locks possibly held; must not block nor call the library.
+ */
+typedef bool iomap_fail_fn(void *ctx, enum iomap_fail_kind kind, uint64_t n);
+
 /* iomap_engine_opts.flags */
 #define IOMAP_ENGINE_NO_THREADS 0x1U /* no background flusher: writeback by callers only */
 
@@ -81,6 +107,8 @@ struct iomap_engine_opts {
 	struct iomap_alloc_hooks alloc; /* [malloc, free] */
 	uint64_t (*now_ns)(void *ctx); /* monotonic clock [CLOCK_MONOTONIC] */
 	void *now_ctx;
+	iomap_fail_fn *fail_nth; /* for tests [nothing fails on purpose] */
+	void *fail_ctx;
 };
 
 /**

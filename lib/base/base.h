@@ -80,6 +80,9 @@ struct iomap__env {
 	/* rate limit: second << 32 | lines of that second; lines left out */
 	_Atomic uint64_t log_window;
 	_Atomic uint64_t log_dropped;
+	iomap_fail_fn *fail_nth; /* NULL but in tests */
+	void *fail_ctx;
+	_Atomic uint64_t fail_nr[IOMAP_FAIL_KINDS_NR]; /* operations so far */
 };
 
 struct iomap__blk;
@@ -101,11 +104,23 @@ struct iomap_engine {
 
 /* Fill @env from @opts (defaults where zero). */
 void iomap__env_init(struct iomap__env *env, const struct iomap_engine_opts *opts);
+/* The same, going on where @from is, which was made from the same options. */
+void iomap__env_go_on(struct iomap__env *env, const struct iomap_engine_opts *opts,
+		      const struct iomap__env *from);
 /* Memory through the hooks; counted in debug builds.  NULL when there is none. */
 void *iomap__alloc(struct iomap__env *env, size_t size);
 void *iomap__zalloc(struct iomap__env *env, size_t size);
 void *iomap__alloc_aligned(struct iomap__env *env, size_t align, size_t size);
 void iomap__free(struct iomap__env *env, void *ptr, size_t size);
+/*
+ * The next operation of @kind is to fail (iomap_engine_opts.fail_nth).  One branch when there
+ * is no such hook; not for paths that cannot fail.
+ */
+bool iomap__fail_asked(struct iomap__env *env, enum iomap_fail_kind kind);
+static inline bool iomap__fails(struct iomap__env *env, enum iomap_fail_kind kind)
+{
+	return iomap__unlikely(env->fail_nth) && iomap__fail_asked(env, kind);
+}
 static inline uint64_t iomap__now_ns(struct iomap__env *env)
 {
 	return env->now_ns(env->now_ctx);

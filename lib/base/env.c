@@ -53,12 +53,34 @@ void iomap__env_init(struct iomap__env *env, const struct iomap_engine_opts *opt
 	env->log_per_second = opts->log_per_second ? opts->log_per_second : ENV_LOG_PER_SECOND;
 	env->now_ns = opts->now_ns ? opts->now_ns : env_monotonic_ns;
 	env->now_ctx = opts->now_ctx;
+	env->fail_nth = opts->fail_nth;
+	env->fail_ctx = opts->fail_ctx;
+}
+
+void iomap__env_go_on(struct iomap__env *env, const struct iomap_engine_opts *opts,
+		      const struct iomap__env *from)
+{
+	unsigned kind;
+
+	iomap__env_init(env, opts);
+	for (kind = 0; kind < IOMAP_FAIL_KINDS_NR; kind++)
+		atomic_init(&env->fail_nr[kind], atomic_load(&from->fail_nr[kind]));
+}
+
+bool iomap__fail_asked(struct iomap__env *env, enum iomap_fail_kind kind)
+{
+	/* relaxed: each number is given out once, nothing hangs on it */
+	uint64_t n = atomic_fetch_add_explicit(&env->fail_nr[kind], 1, memory_order_relaxed) + 1;
+
+	return env->fail_nth(env->fail_ctx, kind, n);
 }
 
 void *iomap__alloc_aligned(struct iomap__env *env, size_t align, size_t size)
 {
 	iomap__assert(iomap__is_pow2(align));
 	iomap__count(allocs_nr);
+	if (iomap__fails(env, IOMAP_FAIL_ALLOC))
+		return NULL;
 	return env->hooks.alloc(env->hooks.ctx, align, size ? size : 1);
 }
 

@@ -112,6 +112,8 @@ void *iomap__pool_get(struct iomap__pool *pool)
 	struct pool_free *object;
 
 	iomap__count(allocs_nr);
+	if (iomap__fails(pool->env, IOMAP_FAIL_POOL))
+		return NULL;
 	for (;;) {
 		iomap__mutex_lock(&pool->lock);
 		object = pool->free;

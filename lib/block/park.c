@@ -350,6 +350,8 @@ static int park_get_eventfd(struct iomap__blk *blk)
 		return blk->spare_eventfds[--blk->nr_spare_eventfds];
 	if (blk->nr_eventfds == iomap__array_len(blk->spare_eventfds))
 		return -1;
+	if (iomap__fails(blk->env, IOMAP_FAIL_EVENTFD))
+		return -1;
 	iomap__count(syscalls_nr);
 	fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (fd >= 0)

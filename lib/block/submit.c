@@ -85,6 +85,22 @@ static int submit_account(struct iomap_bdev *bdev, struct iomap_bio *bio)
 	return 0;
 }
 
+/* To a device that takes it as it is. */
+static void submit_to_device(struct iomap_bio *bio, struct iomap__batch *batch)
+{
+	struct iomap_bdev *bdev = bio->bi_bdev;
+
+	/* what a device of the application fails is its own affair */
+	if (!bdev->ops && iomap__fails(&bdev->engine->env, IOMAP_FAIL_IO)) {
+		bio->bi_status = -EIO;
+		iomap_bio_endio(bio);
+	} else if (bdev->kind->queued) {
+		iomap__bio_list_add(&batch->bios, bio);
+	} else {
+		bdev->kind->submit(bdev, bio);
+	}
+}
+
 /* ---- splitting ---- */
 
 static void split_put_parent(struct iomap_bio *parent)
@@ -158,7 +174,6 @@ static void split_fill(struct iomap_bio *child, const struct iomap_bio *parent, 
 /* The splitter holds one of the parent's `remaining` and gives it up here. */
 static void split_data(struct iomap_bio *parent, struct iomap__batch *batch)
 {
-	const struct iomap__bdev_kind *kind = parent->bi_bdev->kind;
 	uint64_t sector = parent->bi_iter.bi_sector, at = 0;
 	struct iomap_bdev *bdev = parent->bi_bdev;
 	uint32_t vec = 0, opf = parent->bi_opf & ~IOMAP_REQ_PREFLUSH;
@@ -175,10 +190,7 @@ static void split_data(struct iomap_bio *parent, struct iomap__batch *batch)
 		split_fill(child, parent, &vec, &at);
 		sector = iomap_bio_end_sector(child);
 		iomap__fetch_add(&iomap__req(parent)->remaining, 1);
-		if (kind->queued)
-			iomap__bio_list_add(&batch->bios, child);
-		else
-			kind->submit(bdev, child);
+		submit_to_device(child, batch);
 	}
 	split_put_parent(parent);
 }
@@ -203,7 +215,6 @@ static void split_flush_end(struct iomap_bio *child)
 
 static void split_start(struct iomap_bio *parent, struct iomap__batch *batch)
 {
-	const struct iomap__bdev_kind *kind = parent->bi_bdev->kind;
 	struct iomap_bio *flush;
 
 	iomap__req(parent)->remaining = 1;
@@ -218,10 +229,7 @@ static void split_start(struct iomap_bio *parent, struct iomap__batch *batch)
 		return;
 	}
 	flush->bi_end_io = split_flush_end;
-	if (kind->queued)
-		iomap__bio_list_add(&batch->bios, flush);
-	else
-		kind->submit(parent->bi_bdev, flush);
+	submit_to_device(flush, batch);
 }
 
 /* ---- the way down ---- */
@@ -237,10 +245,8 @@ void iomap__dispatch(struct iomap_bio *bio, struct iomap__batch *batch)
 	else if (bio->bi_vcnt > bdev->limits.max_segments_nr ||
 	    bio->bi_iter.bi_size > bdev->limits.max_transfer_bytes)
 		split_start(bio, batch);
-	else if (bdev->kind->queued)
-		iomap__bio_list_add(&batch->bios, bio);
 	else
-		bdev->kind->submit(bdev, bio);
+		submit_to_device(bio, batch);
 }
 
 void iomap__batch_send(struct iomap__blk *blk, struct iomap__batch *batch, bool will_wait)

@@ -173,7 +173,9 @@ static int threads_start(struct threads_pool *pool, unsigned nr)
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &before);
 	while (pool->nr < nr) {
-		error = pthread_create(&pool->threads[pool->nr], NULL, threads_main, pool);
+		error = EAGAIN;
+		if (!iomap__fails(pool->blk->env, IOMAP_FAIL_THREAD_CREATE))
+			error = pthread_create(&pool->threads[pool->nr], NULL, threads_main, pool);
 		if (error)
 			break;
 		pthread_setname_np(pool->threads[pool->nr], "iomap-io");

@@ -292,7 +292,9 @@ static int uring_create_queue(struct iomap__queue *queue, const char **why)
 	uring = iomap__zalloc(env, sizeof(*uring));
 	if (!uring)
 		return -ENOMEM;
-	error = io_uring_queue_init_params(queue->depth * 2, &uring->ring, &params);
+	error = -ENOMEM;
+	if (!iomap__fails(env, IOMAP_FAIL_RING_SETUP))
+		error = io_uring_queue_init_params(queue->depth * 2, &uring->ring, &params);
 	if (error == -EINVAL) {
 		/* SUBMIT_ALL came with Linux 5.18; without it uring_send() goes on by itself. */
 		memset(&params, 0, sizeof(params));

@@ -68,12 +68,18 @@ static void list_del(struct iomap__cache *cache, uint32_t nr)
 	f->buddy_state = PAGE_TAIL;
 }
 
-static void *reserve(size_t bytes)
+static void *reserve(struct iomap__cache *cache, size_t bytes)
 {
-	void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
-		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	struct iomap__env *env = &cache->engine->env;
+	void *p = MAP_FAILED;
 
-	return p == MAP_FAILED ? NULL : p;
+	if (!iomap__fails(env, IOMAP_FAIL_ARENA_MAP))
+		p = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (p != MAP_FAILED)
+		return p;
+	iomap__log(env, IOMAP_LOG_ERROR, "engine: no address space for %zu bytes of cache", bytes);
+	return NULL;
 }
 
 int iomap__arena_create(struct iomap__cache *cache, uint64_t bytes)
@@ -86,9 +92,10 @@ int iomap__arena_create(struct iomap__cache *cache, uint64_t bytes)
 	cache->data_bytes = nr << IOMAP_PAGE_SHIFT;
 	cache->folios_bytes = nr * sizeof(struct iomap_folio);
 	iomap__mutex_init(&cache->arena_lock, IOMAP__RANK_ARENA);
-	cache->data = reserve(cache->data_bytes);
-	cache->folios = reserve(cache->folios_bytes);
-	if (!cache->data || !cache->folios) {
+	cache->data = reserve(cache, cache->data_bytes);
+	if (cache->data)
+		cache->folios = reserve(cache, cache->folios_bytes);
+	if (!cache->folios) {
 		iomap__arena_destroy(cache);
 		return -ENOMEM;
 	}

@@ -254,10 +254,15 @@ int iomap__flusher_start(struct iomap__cache *cache)
 		return 0;
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
-	err = pthread_create(&cache->flusher, NULL, flusher_main, cache);
+	err = EAGAIN;
+	if (!iomap__fails(&cache->engine->env, IOMAP_FAIL_THREAD_CREATE))
+		err = pthread_create(&cache->flusher, NULL, flusher_main, cache);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	if (err)
+	if (err) {
+		iomap__log(&cache->engine->env, IOMAP_LOG_ERROR, "engine: no flusher thread: %s",
+			   strerror(err));
 		return -err;
+	}
 	cache->flusher_runs = true;
 	return 0;
 }

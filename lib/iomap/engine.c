@@ -223,7 +223,7 @@ int iomap_engine_create(const struct iomap_engine_opts *user_opts, struct iomap_
 	if (!engine)
 		return -ENOMEM;
 	engine->opts = opts;
-	iomap__env_init(&engine->env, &opts);
+	iomap__env_go_on(&engine->env, &opts, &env);
 	err = engine_create_layers(engine);
 	if (err) {
 		iomap__free(&env, engine, sizeof(*engine));
