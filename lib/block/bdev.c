@@ -279,16 +279,16 @@ void iomap__bdev_flushed(struct iomap_bdev *bdev, uint64_t generation)
 int iomap_bdev_flush(struct iomap_bdev *bdev)
 {
 	uint64_t generation = atomic_load_explicit(&bdev->written, memory_order_acquire);
-	struct iomap_bio *bio;
+	/* its own memory: that there is none otherwise is no reason for data not to be durable */
+	struct iomap_bio bio = {
+		.bi_bdev = bdev,
+		.bi_opf = IOMAP_REQ_OP_FLUSH | IOMAP_REQ_SYNC,
+	};
 	int error;
 
 	if (atomic_load_explicit(&bdev->flushed, memory_order_acquire) >= generation)
 		return 0;
-	bio = iomap_bio_alloc(bdev, 0, IOMAP_REQ_OP_FLUSH | IOMAP_REQ_SYNC, NULL);
-	if (!bio)
-		return -ENOMEM;
-	error = iomap_submit_bio_wait(bio);
-	iomap_bio_put(bio);
+	error = iomap_submit_bio_wait(&bio);
 	if (!error)
 		iomap__bdev_flushed(bdev, generation);
 	return error;

@@ -14,8 +14,13 @@
 #define BIO_SMALL_VECS 4U
 #define BIO_PAD_ALIGN 16U
 
+/* How long who waits for a bio sleeps before it asks for memory once more. */
+#define BIO_WAIT_NS 10000000U
+
 struct bio_pools {
 	struct iomap__pool small, large;
+	_Atomic uint32_t waiting_nr; /* threads in iomap__bio_alloc_wait() */
+	uint32_t puts;		     /* moves with a put while there are some; waited on */
 };
 
 static size_t bio_pad(const struct iomap_bio_set *set)
@@ -102,10 +107,33 @@ struct iomap_bio *iomap_bio_alloc(struct iomap_bdev *bdev, unsigned nr_vecs, uin
 	return bio;
 }
 
+struct iomap_bio *iomap__bio_alloc_wait(struct iomap_bdev *bdev, unsigned nr_vecs, uint32_t opf,
+					struct iomap_bio_set *set)
+{
+	struct iomap_bio *bio = iomap_bio_alloc(bdev, nr_vecs, opf, set);
+	struct bio_pools *pools = set->pool;
+	uint32_t seen;
+
+	iomap__assert(bdev && nr_vecs <= IOMAP_BIO_MAX_VECS);
+	if (iomap__likely(bio))
+		return bio;
+	atomic_fetch_add_explicit(&pools->waiting_nr, 1, memory_order_relaxed);
+	for (;;) {
+		seen = iomap__load_acquire(&pools->puts);
+		bio = iomap_bio_alloc(bdev, nr_vecs, opf, set);
+		if (bio)
+			break;
+		iomap__io_wait_timeout(bdev->engine->blk, &pools->puts, seen, BIO_WAIT_NS);
+	}
+	atomic_fetch_sub_explicit(&pools->waiting_nr, 1, memory_order_relaxed);
+	return bio;
+}
+
 void iomap_bio_put(struct iomap_bio *bio)
 {
 	struct bio_pools *pools;
 	struct iomap_bio_set *set;
+	uint32_t waiting_nr;
 
 	if (!bio)
 		return;
@@ -113,8 +141,17 @@ void iomap_bio_put(struct iomap_bio *bio)
 	iomap__assert_msg(set, "put of a bio that is from no set");
 	iomap__assert_msg(!iomap__req(bio)->bdev, "put of a bio that is in flight");
 	pools = set->pool;
+	/*
+	 * Before the put: without waiters the set may be gone after it.  Relaxed: a waiter that
+	 * is not seen looks again by itself.
+	 */
+	waiting_nr = atomic_load_explicit(&pools->waiting_nr, memory_order_relaxed);
 	iomap__pool_put(bio->bi_max_vecs == BIO_SMALL_VECS ? &pools->small : &pools->large,
 			(char *)bio - bio_pad(set));
+	if (iomap__unlikely(waiting_nr)) {
+		iomap__fetch_add(&pools->puts, 1);
+		iomap__io_wake(set->engine->blk, &pools->puts);
+	}
 }
 
 bool iomap_bio_add(struct iomap_bio *bio, void *base, size_t bytes)
@@ -218,17 +255,20 @@ static void bio_account_end(struct iomap_bdev *bdev, struct iomap_bio *bio)
  * The bi_end_io of a bio of these devices has returned.  The bio may be gone, and each
  * device from the moment that it is let go: first what belongs to its engine.
  */
-static void bio_let_go(struct iomap_bdev *bdev, struct iomap__stacked *stacked)
+static void bio_let_go(struct iomap_bdev *bdev, struct iomap__stacked *stacked,
+		       struct iomap_bdev *outermost)
 {
 	while (bdev) {
 		struct iomap__pool *pool = &bdev->engine->blk->stacked_pool;
-		struct iomap_bdev *outer = NULL;
+		struct iomap_bdev *outer = outermost;
 		struct iomap__stacked *next = NULL;
 
 		if (stacked) {
 			outer = stacked->bdev;
 			next = stacked->next;
 			iomap__pool_put(pool, stacked);
+		} else {
+			outermost = NULL;
 		}
 		/* release: pairs with iomap_bdev_close(), which may free the bdev from here on */
 		atomic_fetch_sub_explicit(&bdev->busy, IOMAP__BDEV_ENDING, memory_order_release);
@@ -243,17 +283,21 @@ void iomap_bio_endio(struct iomap_bio *bio)
 	struct iomap__req *req = iomap__req(bio);
 	struct iomap_bdev *bdev = req->bdev;
 	struct iomap__stacked *stacked = req->stacked, *outer;
+	struct iomap_bdev *outermost = req->outermost;
 
 	req->bdev = NULL;
 	req->stacked = NULL;
+	req->outermost = NULL;
 	if (bdev)
 		bio_account_end(bdev, bio);
 	for (outer = stacked; outer; outer = outer->next)
 		bio_account_end(outer->bdev, bio);
+	if (outermost)
+		bio_account_end(outermost, bio);
 	if (bio->bi_end_io) {
 		self->completing++;
 		bio->bi_end_io(bio);
 		self->completing--;
 	}
-	bio_let_go(bdev, stacked);
+	bio_let_go(bdev, stacked, outermost);
 }

@@ -56,6 +56,14 @@ void iomap__io_poll(struct iomap__blk *blk);
 /* Send what the thread's plug has collected (before any wait). */
 void iomap__plug_flush(struct iomap__blk *blk);
 
+/*
+ * iomap_bio_alloc() from a set with reserved bios, which never fails: without memory it waits
+ * until one of the set is put.  The caller holds none that is not submitted, and no lock that
+ * an end of one needs.  Not in a completion.
+ */
+struct iomap_bio *iomap__bio_alloc_wait(struct iomap_bdev *bdev, unsigned nr_vecs, uint32_t opf,
+					struct iomap_bio_set *set);
+
 /* An i_bdev: keeps iomap_bdev_close() at -EBUSY. */
 void iomap__bdev_get(struct iomap_bdev *bdev);
 void iomap__bdev_put(struct iomap_bdev *bdev);

@@ -44,13 +44,16 @@ struct iomap__req {
 		uint64_t flush_generation; /* STEP_FLUSH: the device's when it started */
 	};
 	struct iomap_bdev *bdev;	   /* innermost device that counts the bio as its own */
-	struct iomap__stacked *stacked; /* the devices around it */
-	uint64_t reserved64;
+	struct iomap__stacked *stacked; /* the devices around it but the outermost */
+	struct iomap_bdev *outermost;	/* if there is one around it */
 } __attribute__((may_alias));
 _Static_assert(sizeof(struct iomap__req) == sizeof(((struct iomap_bio *)0)->bi_internal),
 	       "a request fills bi_internal");
 
-/* A device that has passed a bio on to another one, and still counts it. */
+/*
+ * A device that has passed a bio on to another one, and still counts it.  The first one that
+ * does so has its place in the request: what goes through one device needs no memory.
+ */
 struct iomap__stacked {
 	struct iomap_bdev *bdev;
 	struct iomap__stacked *next;

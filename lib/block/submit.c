@@ -70,7 +70,9 @@ static int submit_account(struct iomap_bdev *bdev, struct iomap_bio *bio)
 {
 	struct iomap__req *req = iomap__req(bio);
 
-	if (req->bdev) {
+	if (req->bdev && !req->outermost) {
+		req->outermost = req->bdev;
+	} else if (req->bdev) {
 		struct iomap__stacked *stacked =
 			iomap__pool_get(&bdev->engine->blk->stacked_pool);
 
