@@ -25,7 +25,7 @@
 /* An ioend ends here, so that the device has something to do while the next is built. */
 #define IOEND_BYTES_MAX ((size_t)4 << 20)
 
-/* Kept for when there is no memory: a few ioends of each queue. */
+/* Kept for when there is no memory: then so many bios of ioends can be on their way at once. */
 #define FS_RESERVED_IOENDS 32U
 #define FS_RESERVED_IFS 64U
 
@@ -202,17 +202,20 @@ int iomap_ioend_writeback_submit(struct iomap_writepage_ctx *wpc, int error)
 
 /* ---- building ---- */
 
-static struct ioend_box *ioend_box_alloc(struct iomap_writepage_ctx *wpc)
+/* @wait: there will be one; nothing that is being built may be held, see block.h. */
+static struct ioend_box *ioend_box_alloc(struct iomap_writepage_ctx *wpc, bool wait)
 {
-	struct iomap_inode *inode = wpc->inode;
+	struct iomap_bio_set *set = &wpc->inode->i_engine->fs->ioend_bios;
 	uint32_t opf = IOMAP_REQ_OP_WRITE | (wpc->wbc->sync_mode == IOMAP_WB_SYNC_ALL
 						     ? IOMAP_REQ_SYNC
 						     : IOMAP_REQ_BACKGROUND);
 	struct iomap_bio *bio;
 	struct ioend_box *box;
 
-	bio = iomap_bio_alloc(wpc->iomap.bdev, IOMAP_BIO_MAX_VECS, opf,
-			      &inode->i_engine->fs->ioend_bios);
+	if (wait)
+		bio = iomap__bio_alloc_wait(wpc->iomap.bdev, IOMAP_BIO_MAX_VECS, opf, set);
+	else
+		bio = iomap_bio_alloc(wpc->iomap.bdev, IOMAP_BIO_MAX_VECS, opf, set);
 	if (!bio)
 		return NULL;
 	box = iomap__container_of(bio, struct ioend_box, ioend.io_bio);
@@ -223,12 +226,9 @@ static struct ioend_box *ioend_box_alloc(struct iomap_writepage_ctx *wpc)
 static struct iomap_ioend *ioend_alloc(struct iomap_writepage_ctx *wpc, int64_t pos,
 				       unsigned flags)
 {
-	struct ioend_box *box = ioend_box_alloc(wpc);
-	struct iomap_ioend *ioend;
+	struct ioend_box *box = ioend_box_alloc(wpc, true);
+	struct iomap_ioend *ioend = &box->ioend;
 
-	if (!box)
-		return NULL;
-	ioend = &box->ioend;
 	box->tail = box;
 	iomap__list_init(&ioend->io_list);
 	ioend->io_flags = (uint16_t)flags;
@@ -283,7 +283,7 @@ static bool ioend_add(struct iomap_writepage_ctx *wpc, struct iomap_ioend *ioend
 
 	if (iomap_bio_add_folio(&first->tail->ioend.io_bio, folio, len, off))
 		return true;
-	more = ioend_box_alloc(wpc);
+	more = ioend_box_alloc(wpc, false);
 	if (!more)
 		return false;
 	more->ioend.io_parent = ioend;
@@ -331,7 +331,11 @@ static int ioend_check(const struct iomap_writepage_ctx *wpc, int64_t pos)
 	return 0;
 }
 
-/* A run that does not continue the ioend, or finds no memory to, starts the next one. */
+/*
+ * A run that does not continue the ioend, or finds no memory to, starts the next one.  For
+ * that one there is memory in the end: what was built is on its way, and so are those of
+ * others, and each that ends leaves its own.  Dirty data is not given up for want of memory.
+ */
 static int ioend_append(struct iomap_writepage_ctx *wpc, struct iomap_folio *folio, int64_t pos,
 			size_t len)
 {
@@ -349,11 +353,10 @@ static int ioend_append(struct iomap_writepage_ctx *wpc, struct iomap_folio *fol
 			return err;
 	}
 	ioend = ioend_alloc(wpc, pos, flags);
-	if (!ioend)
-		return -ENOMEM;
+	/* an empty bio has room */
 	if (!ioend_add(wpc, ioend, folio, off, len)) {
 		iomap_bio_put(&ioend->io_bio);
-		return -ENOMEM;
+		return -EIO;
 	}
 	wpc->wb_ctx = ioend;
 	return 0;
