@@ -12,65 +12,24 @@
  *	cache dropped	again, for a write
  *	synced		where the iocb asks for it
  *
- * The struct lives on the caller's stack: what a completion touches last is in_flight, and
- * the wake-up behind it uses only its address.
- *
- * Why the cache is dropped twice.  Before the write, so that nothing dirty is written over it
- * later and a reader of the cache finds new bytes as soon as the device has them.  But while
- * the write goes on a reader may bring the range in again: with the device's old bytes, with
- * zeros, because it was unwritten or beyond i_size:
- *
- *	direct write			buffered read
- *	drop the range
- *					folio into the index, mapping sampled, old bytes read
- *	data on the device
- *	end_io: converted, i_size moved
- *	drop the range			copies old bytes, which is right: the write still runs
- *	return				reads the device again, by the new mapping and i_size
- *
- * The second drop waits for a folio that is being read, and one that it does not find was put
- * into the index after it: that read asks for mapping and i_size later still (truncate.c of
- * the cache has the argument).  So both have to be as they will be before it.
- *
  * Blocks that are new or unwritten hold rubbish on the device.  What the write leaves of the
  * first and the last one it zeroes there, by bios of their own; in between it writes all.
  * When it stops early inside such a block, that block does not count as written.
  *
- * Errors: a bio's failure is the whole call's, since nobody knows what reached the device
- * before it; an error of the callbacks leaves what came before it, as a short count.
- *
- * IOMAP_DIO_BOUNCE: the same I/O to or from a buffer of the library's, and a copy.
+ * direct_cache.c says why the cache is dropped twice, direct_end.c what an error does to the
+ * result, direct_bounce.c what becomes of memory that does not suit the device.
  *
  * Locks: none of its own; the caller holds i_rwsem.
  * Left out: asynchronous iocbs, NOWAIT, overwrite-only, atomic writes.
  */
 #include "block/block.h"
 #include "cache/cache.h"
-#include "iomap/ops.h"
+#include "iomap/dio.h"
 
-#define DIO_IOCB_FLAGS                                                                             \
-	(IOMAP_IOCB_APPEND | IOMAP_IOCB_DSYNC | IOMAP_IOCB_SYNC | IOMAP_IOCB_DIRECT)
+#define DIO_IOCB_FLAGS (IOMAP_IOCB_APPEND | IOMAP_IOCB_DSYNC | IOMAP_IOCB_SYNC | IOMAP_IOCB_DIRECT)
 
 /* What is written to the rest of blocks: at most a block less a sector. */
 static const _Alignas(IOMAP_PAGE_SIZE) char dio_zeros[IOMAP_PAGE_SIZE];
-
-struct dio {
-	struct iomap_iter iter;
-	struct iomap_kiocb *iocb;
-	struct iomap_iov_iter mem; /* stands at iter.pos */
-	const struct iomap_dio_ops *dops; /* may be NULL */
-	struct iomap__blk *blk;
-	const struct iomap_bdev *aligned_to; /* the device that was last asked */
-	int64_t i_size;	   /* at the start */
-	unsigned flags;	   /* IOMAP_DIO_xxx for end_io */
-	bool write;
-	bool open_tail; /* the block at iter.pos is written in part, the rest is rubbish */
-	/* completions; ordered by in_flight */
-	uint32_t in_flight; /* bios */
-	int32_t error;	    /* the first one */
-	const struct iomap_bdev *error_bdev;
-	uint64_t error_addr;
-};
 
 /* ---- checks ---- */
 
@@ -103,102 +62,9 @@ int iomap__dio_check_alignment(const struct iomap_inode *inode, int64_t pos,
 	return inode->i_bdev ? dio_check_alignment(inode->i_bdev, pos, iter) : 0;
 }
 
-/* ---- the cache ---- */
-
-static bool dio_has_tag(struct iomap_address_space *mapping, const uint64_t *pages, int64_t start,
-			int64_t end, enum iomap__tag tag)
-{
-	uint64_t index = (uint64_t)start >> IOMAP_PAGE_SHIFT;
-	uint64_t last = ((uint64_t)end + IOMAP_PAGE_SIZE - 1) >> IOMAP_PAGE_SHIFT;
-	struct iomap_folio *folio;
-
-	if (!iomap__load_acquire(pages) ||
-	    !iomap__filemap_get_tagged(mapping, &index, last, tag, &folio, 1))
-		return false;
-	iomap_folio_put(folio);
-	return true;
-}
-
-int iomap__dio_write_out(struct iomap_inode *inode, int64_t start, int64_t end)
-{
-	struct iomap_address_space *mapping = &inode->i_data;
-	uint32_t since, deferred = 0;
-	int err, recorded;
-
-	/* in this order: DIRTY goes when WRITEBACK is there */
-	if (!dio_has_tag(mapping, &mapping->nr_dirty_pages, start, end, IOMAP__TAG_DIRTY) &&
-	    !dio_has_tag(mapping, &mapping->nr_writeback_pages, start, end, IOMAP__TAG_WRITEBACK))
-		return 0;
-	/*
-	 * An error that nobody has been told of may hide one of ours, which would be the same
-	 * word: then it counts.  Better an error too many than bytes from before a write.
-	 */
-	since = iomap__errseq_sample(&mapping->wb_err);
-	err = iomap__filemap_write_range(mapping, start, end, IOMAP_WB_SYNC_ALL, &deferred);
-	iomap__filemap_wait_range(mapping, start, end);
-	recorded = iomap__errseq_check(&mapping->wb_err, since);
-	if (recorded)
-		return recorded;
-	if (err)
-		return err;
-	return deferred ? -ENOTBLK : 0;
-}
-
-static int dio_settle_cache(struct dio *dio, int64_t start, int64_t end)
-{
-	struct iomap_inode *inode = dio->iter.inode;
-	int err = iomap__dio_write_out(inode, start, end);
-
-	if (!err && dio->write && iomap__filemap_invalidate_range(&inode->i_data, start, end))
-		err = -ENOTBLK;
-	return err;
-}
-
-/* The write has come to the device, and its mappings and i_size are as they will be. */
-static void dio_drop_cache(struct dio *dio, int64_t start, int64_t end)
-{
-	struct iomap_inode *inode = dio->iter.inode;
-
-	if (!iomap__filemap_invalidate_range(&inode->i_data, start, end))
-		return;
-	/* somebody writes through the cache beside us: one of the two is lost */
-	iomap__log(&inode->i_engine->env, IOMAP_LOG_ERROR,
-		   "inode %llu: cached data of bytes [%lld, %lld) got dirty during a direct write",
-		   (unsigned long long)inode->i_ino, (long long)start, (long long)end);
-	iomap_mapping_set_error(&inode->i_data, -EIO);
-}
-
 /* ---- bios ---- */
 
-void iomap_dio_bio_end_io(struct iomap_bio *bio)
-{
-	struct dio *dio = bio->bi_private;
-	struct iomap__blk *blk = dio->blk;
-	const uint32_t *word = &dio->in_flight;
-	int32_t none = 0;
-
-	if (bio->bi_status &&
-	    __atomic_compare_exchange_n(&dio->error, &none, bio->bi_status, false,
-					__ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
-		dio->error_bdev = bio->bi_bdev;
-		dio->error_addr = bio->bi_iter.bi_sector << IOMAP_SECTOR_SHIFT;
-	}
-	iomap_bio_put(bio);
-	/* release: pairs with dio_wait(); from here on the address is only a key */
-	if (iomap__fetch_sub(&dio->in_flight, 1) == 1)
-		iomap__io_wake(blk, word);
-}
-
-static void dio_wait(struct dio *dio)
-{
-	uint32_t nr;
-
-	/* acquire: what completions have left, and what the devices have read */
-	while ((nr = iomap__load_acquire(&dio->in_flight)))
-		iomap__io_wait(dio->blk, &dio->in_flight, nr);
-}
-
-static struct iomap_bio *dio_bio(struct dio *dio, const struct iomap *iomap, int64_t pos,
+static struct iomap_bio *dio_bio(struct iomap__dio *dio, const struct iomap *iomap, int64_t pos,
 				 unsigned nr_vecs)
 {
 	uint32_t op = dio->write ? IOMAP_REQ_OP_WRITE : IOMAP_REQ_OP_READ;
@@ -213,7 +79,7 @@ static struct iomap_bio *dio_bio(struct dio *dio, const struct iomap *iomap, int
 	return bio;
 }
 
-static void dio_submit(struct dio *dio, struct iomap_bio *bio, int64_t pos)
+static void dio_submit(struct iomap__dio *dio, struct iomap_bio *bio, int64_t pos)
 {
 	iomap__fetch_add(&dio->in_flight, 1);
 	if (dio->dops && dio->dops->submit_io)
@@ -223,7 +89,7 @@ static void dio_submit(struct dio *dio, struct iomap_bio *bio, int64_t pos)
 }
 
 /* Zero [from, to) on the device: the rest of a block. */
-static int dio_pad(struct dio *dio, const struct iomap *iomap, int64_t from, int64_t to)
+static int dio_pad(struct iomap__dio *dio, const struct iomap *iomap, int64_t from, int64_t to)
 {
 	struct iomap_bio *bio = dio_bio(dio, iomap, from, 1);
 
@@ -239,7 +105,8 @@ static int dio_pad(struct dio *dio, const struct iomap *iomap, int64_t from, int
 }
 
 /* Put memory into the bio, as much as it and the device take.  Bytes. */
-static size_t dio_fill(struct dio *dio, struct iomap_bio *bio, uint64_t bytes, unsigned max_vecs)
+static size_t dio_fill(struct iomap__dio *dio, struct iomap_bio *bio, uint64_t bytes,
+		       unsigned max_vecs)
 {
 	size_t done = 0;
 
@@ -256,7 +123,7 @@ static size_t dio_fill(struct dio *dio, struct iomap_bio *bio, uint64_t bytes, u
 }
 
 /* Whether @len bytes from iter.pos on can be transferred; the device is told to fsync. */
-static int dio_check_mapping(struct dio *dio, const struct iomap *iomap, uint64_t len)
+static int dio_check_mapping(struct iomap__dio *dio, const struct iomap *iomap, uint64_t len)
 {
 	struct iomap_iter *iter = &dio->iter;
 	int err = 0;
@@ -278,7 +145,7 @@ static int dio_check_mapping(struct dio *dio, const struct iomap *iomap, uint64_
  * Transfer @len bytes of the mapping, which was checked, from iter.pos on; a read may go on to
  * the end of EOF's sector.  The iterator moves with what was submitted.
  */
-static int dio_transfer(struct dio *dio, const struct iomap *iomap, uint64_t len)
+static int dio_transfer(struct iomap__dio *dio, const struct iomap *iomap, uint64_t len)
 {
 	struct iomap_iter *iter = &dio->iter;
 	struct iomap_bdev_limits limits;
@@ -310,7 +177,7 @@ static int dio_transfer(struct dio *dio, const struct iomap *iomap, uint64_t len
 
 /* ---- mappings ---- */
 
-static int dio_inline(struct dio *dio, const struct iomap *iomap)
+static int dio_inline(struct iomap__dio *dio, const struct iomap *iomap)
 {
 	struct iomap_iter *iter = &dio->iter;
 	char *data = iomap->inline_data;
@@ -327,7 +194,7 @@ static int dio_inline(struct dio *dio, const struct iomap *iomap)
 	return iomap_iter_advance(iter, len);
 }
 
-static int dio_read_mapping(struct dio *dio)
+static int dio_read_mapping(struct iomap__dio *dio)
 {
 	struct iomap_iter *iter = &dio->iter;
 	const struct iomap *src = iomap_iter_srcmap(iter);
@@ -359,7 +226,7 @@ static bool dio_is_fresh(const struct iomap *iomap)
 }
 
 /* Write @len bytes to the mapping, and zeros to what the call leaves of fresh blocks. */
-static int dio_write_blocks(struct dio *dio, uint64_t len)
+static int dio_write_blocks(struct iomap__dio *dio, uint64_t len)
 {
 	struct iomap_iter *iter = &dio->iter;
 	const struct iomap *iomap = &iter->iomap;
@@ -381,7 +248,7 @@ static int dio_write_blocks(struct dio *dio, uint64_t len)
 	return err;
 }
 
-static int dio_write_mapping(struct dio *dio)
+static int dio_write_mapping(struct iomap__dio *dio)
 {
 	struct iomap_iter *iter = &dio->iter;
 	const struct iomap *iomap = &iter->iomap, *src = iomap_iter_srcmap(iter);
@@ -408,7 +275,7 @@ static int dio_write_mapping(struct dio *dio)
 }
 
 /* Returns what ended the iteration: 0 when all is done. */
-static int dio_iterate(struct dio *dio, const struct iomap_ops *ops)
+static int dio_iterate(struct iomap__dio *dio, const struct iomap_ops *ops)
 {
 	struct iomap_iter *iter = &dio->iter;
 	struct iomap_plug plug;
@@ -421,59 +288,11 @@ static int dio_iterate(struct dio *dio, const struct iomap_ops *ops)
 			iter->len = 0;
 	}
 	iomap_finish_plug(&plug);
-	dio_wait(dio);
+	iomap__dio_wait(dio);
 	return !ret && iter->len ? -EIO : ret;
 }
 
 /* ---- the call ---- */
-
-/* Bytes from ki_pos on that count. */
-static int64_t dio_size(const struct dio *dio)
-{
-	int64_t start = dio->iocb->ki_pos, end = dio->iter.pos, size;
-	uint64_t block = iomap_i_blocksize(dio->iter.inode);
-
-	if (dio->write) {
-		if (dio->open_tail)
-			end = (int64_t)iomap__round_down((uint64_t)end, block);
-	} else {
-		/* a truncation that the caller's lock does not keep off */
-		size = iomap__min(dio->i_size, iomap_i_size_read(dio->iter.inode));
-		end = iomap__min(end, size);
-	}
-	return iomap__max(end - start, 0);
-}
-
-/* All bios have ended; @err is what ended the iteration.  Bytes, or the error. */
-static ssize_t dio_complete(struct dio *dio, int64_t end, int err)
-{
-	struct iomap_kiocb *iocb = dio->iocb;
-	struct iomap_inode *inode = dio->iter.inode;
-	int64_t start = iocb->ki_pos, size = dio_size(dio);
-
-	if (dio->error) {
-		iomap__log_io_error(inode, dio->write ? "direct write" : "direct read", start,
-				    (uint64_t)(end - start), dio->error_bdev, dio->error_addr,
-				    dio->error);
-		err = dio->error;
-	} else if (size) {
-		err = 0;
-	}
-	if (dio->dops && dio->dops->end_io) {
-		int ended;
-
-		iomap__witness_assert_class("end_io", inode->i_class);
-		ended = dio->dops->end_io(iocb, size, err, dio->flags);
-		if (!err && ended < 0)
-			err = ended;
-	}
-	if (dio->write)
-		dio_drop_cache(dio, start, end);
-	if (err)
-		return err;
-	iocb->ki_pos += size;
-	return size;
-}
 
 static int dio_check_call(const struct iomap_kiocb *iocb, const struct iomap_ops *ops,
 			  unsigned dio_flags, size_t done_before)
@@ -485,7 +304,7 @@ static int dio_check_call(const struct iomap_kiocb *iocb, const struct iomap_ops
 }
 
 /* Where the call ends; for a read with the block that holds EOF.  0: nothing to be done. */
-static int64_t dio_prepare(struct dio *dio)
+static int64_t dio_prepare(struct iomap__dio *dio)
 {
 	struct iomap_inode *inode = dio->iter.inode;
 	struct iomap_kiocb *iocb = dio->iocb;
@@ -517,13 +336,13 @@ static int64_t dio_prepare(struct dio *dio)
 	return (int64_t)iomap__min((uint64_t)iocb->ki_pos + len, (uint64_t)INT64_MAX);
 }
 
-static ssize_t dio_rw(struct iomap_kiocb *iocb, struct iomap_iov_iter *iter,
+ssize_t iomap__dio_rw(struct iomap_kiocb *iocb, struct iomap_iov_iter *iter,
 		      const struct iomap_ops *ops, const struct iomap_dio_ops *dops,
 		      void *private_data)
 {
 	struct iomap_inode *inode = iocb->ki_filp->inode;
 	bool write = iter->data_source == IOMAP_ITER_SOURCE;
-	struct dio dio = {
+	struct iomap__dio dio = {
 		.iter = { .inode = inode,
 			  .flags = IOMAP_DIRECT | (write ? IOMAP_WRITE : 0U),
 			  .private = private_data },
@@ -541,71 +360,15 @@ static ssize_t dio_rw(struct iomap_kiocb *iocb, struct iomap_iov_iter *iter,
 	end = dio_prepare(&dio);
 	if (end <= 0)
 		return end;
-	err = dio_settle_cache(&dio, iocb->ki_pos, end);
+	err = iomap__dio_settle_cache(&dio, iocb->ki_pos, end);
 	if (err)
 		return err;
 	err = dio_iterate(&dio, ops);
-	ret = dio_complete(&dio, end, err);
+	ret = iomap__dio_complete(&dio, end, err);
 	if (ret <= 0)
 		return ret;
 	iomap_iov_iter_advance(iter, (size_t)ret);
 	return write ? iomap_write_sync(iocb, ret) : ret;
-}
-
-/* ---- by a buffer, where the caller's memory does not suit the device ---- */
-
-/* The I/O goes from @start on to @buf, which is aligned; @iocb and @iter are the caller's. */
-static ssize_t dio_rw_buffer(struct iomap_kiocb *iocb, struct iomap_iov_iter *iter, int64_t start,
-			     void *buf, size_t len, const struct iomap_ops *ops,
-			     const struct iomap_dio_ops *dops, void *private_data)
-{
-	int64_t pos = iocb->ki_pos;
-	struct iomap_iov_iter memory = *iter, by;
-	ssize_t ret;
-
-	iomap_iov_iter_ubuf(&by, iter->data_source, buf, len);
-	if (iter->data_source == IOMAP_ITER_SOURCE) {
-		iomap_copy_from_iter(buf, len, &memory);
-		ret = dio_rw(iocb, &by, ops, dops, private_data);
-		if (ret > 0)
-			iomap_iov_iter_advance(iter, (size_t)ret);
-		return ret;
-	}
-	iocb->ki_pos = start;
-	ret = dio_rw(iocb, &by, ops, dops, private_data);
-	if (ret > 0) {
-		ret = iomap__max(ret - (pos - start), 0);
-		ret = (ssize_t)iomap_copy_to_iter((char *)buf + (pos - start), (size_t)ret, iter);
-	}
-	iocb->ki_pos = pos + iomap__max(ret, 0);
-	return ret;
-}
-
-static ssize_t dio_rw_bounce(struct iomap_kiocb *iocb, struct iomap_iov_iter *iter,
-			     const struct iomap_ops *ops, const struct iomap_dio_ops *dops,
-			     void *private_data)
-{
-	struct iomap_inode *inode = iocb->ki_filp->inode;
-	struct iomap__env *env = &inode->i_engine->env;
-	struct iomap_bdev_limits limits;
-	uint64_t start = (uint64_t)iocb->ki_pos, end = start + iter->count;
-	ssize_t ret;
-	void *buf;
-
-	iomap_bdev_limits(inode->i_bdev, &limits);
-	if (iter->data_source != IOMAP_ITER_SOURCE) {
-		start = iomap__round_down(start, limits.logical_block_size);
-		end = iomap__round_up(end, limits.logical_block_size);
-	} else if ((start | end) & (limits.logical_block_size - 1)) {
-		return -ENOTBLK; /* the rest of the sector has to be read: the cache's business */
-	}
-	buf = iomap__alloc_aligned(env, iomap__max(limits.dma_alignment, IOMAP_PAGE_SIZE),
-				   end - start);
-	if (!buf)
-		return -ENOMEM;
-	ret = dio_rw_buffer(iocb, iter, (int64_t)start, buf, end - start, ops, dops, private_data);
-	iomap__free(env, buf, end - start);
-	return ret;
 }
 
 ssize_t iomap_dio_rw(struct iomap_kiocb *iocb, struct iomap_iov_iter *iter,
@@ -621,6 +384,6 @@ ssize_t iomap_dio_rw(struct iomap_kiocb *iocb, struct iomap_iov_iter *iter,
 	if (dio_flags & IOMAP_DIO_BOUNCE && iter->count && !(iocb->ki_flags & IOMAP_IOCB_APPEND) &&
 	    iter->count <= (uint64_t)(INT64_MAX - iocb->ki_pos) &&
 	    iomap__dio_check_alignment(inode, iocb->ki_pos, iter))
-		return dio_rw_bounce(iocb, iter, ops, dops, private_data);
-	return dio_rw(iocb, iter, ops, dops, private_data);
+		return iomap__dio_rw_bounce(iocb, iter, ops, dops, private_data);
+	return iomap__dio_rw(iocb, iter, ops, dops, private_data);
 }

@@ -56,7 +56,7 @@ int iomap__zero_range(struct iomap_inode *inode, int64_t from, int64_t to,
 		      enum iomap__zero_size how, bool *did_zero, const struct iomap_ops *ops,
 		      const struct iomap_write_ops *write_ops, void *private_data);
 
-/* ---- direct I/O (direct.c) ---- */
+/* ---- direct I/O (direct.c, direct_cache.c) ---- */
 
 /* Whether @iter at @pos suits the inode's device; 0 or -EINVAL. */
 int iomap__dio_check_alignment(const struct iomap_inode *inode, int64_t pos,

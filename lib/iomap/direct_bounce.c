@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * direct_bounce.c - IOMAP_DIO_BOUNCE: the same I/O to or from a buffer of the library's, and a
+ * copy, where the caller's memory or the range does not suit the device.
+ */
+#include "block/block.h"
+#include "iomap/dio.h"
+
+/* The I/O goes from @start on to @buf, which is aligned; @iocb and @iter are the caller's. */
+static ssize_t dio_rw_buffer(struct iomap_kiocb *iocb, struct iomap_iov_iter *iter, int64_t start,
+			     void *buf, size_t len, const struct iomap_ops *ops,
+			     const struct iomap_dio_ops *dops, void *private_data)
+{
+	int64_t pos = iocb->ki_pos;
+	struct iomap_iov_iter memory = *iter, by;
+	ssize_t ret;
+
+	iomap_iov_iter_ubuf(&by, iter->data_source, buf, len);
+	if (iter->data_source == IOMAP_ITER_SOURCE) {
+		iomap_copy_from_iter(buf, len, &memory);
+		ret = iomap__dio_rw(iocb, &by, ops, dops, private_data);
+		if (ret > 0)
+			iomap_iov_iter_advance(iter, (size_t)ret);
+		return ret;
+	}
+	iocb->ki_pos = start;
+	ret = iomap__dio_rw(iocb, &by, ops, dops, private_data);
+	if (ret > 0) {
+		ret = iomap__max(ret - (pos - start), 0);
+		ret = (ssize_t)iomap_copy_to_iter((char *)buf + (pos - start), (size_t)ret, iter);
+	}
+	iocb->ki_pos = pos + iomap__max(ret, 0);
+	return ret;
+}
+
+ssize_t iomap__dio_rw_bounce(struct iomap_kiocb *iocb, struct iomap_iov_iter *iter,
+			     const struct iomap_ops *ops, const struct iomap_dio_ops *dops,
+			     void *private_data)
+{
+	struct iomap_inode *inode = iocb->ki_filp->inode;
+	struct iomap__env *env = &inode->i_engine->env;
+	struct iomap_bdev_limits limits;
+	uint64_t start = (uint64_t)iocb->ki_pos, end = start + iter->count;
+	ssize_t ret;
+	void *buf;
+
+	iomap_bdev_limits(inode->i_bdev, &limits);
+	if (iter->data_source != IOMAP_ITER_SOURCE) {
+		start = iomap__round_down(start, limits.logical_block_size);
+		end = iomap__round_up(end, limits.logical_block_size);
+	} else if ((start | end) & (limits.logical_block_size - 1)) {
+		return -ENOTBLK; /* the rest of the sector has to be read: the cache's business */
+	}
+	buf = iomap__alloc_aligned(env, iomap__max(limits.dma_alignment, IOMAP_PAGE_SIZE),
+				   end - start);
+	if (!buf)
+		return -ENOMEM;
+	ret = dio_rw_buffer(iocb, iter, (int64_t)start, buf, end - start, ops, dops, private_data);
+	iomap__free(env, buf, end - start);
+	return ret;
+}
