@@ -109,15 +109,14 @@ static struct xs_run find_run(const struct xs_space *space, uint64_t want)
 	return best;
 }
 
-uint64_t xs_space_take(struct xs_space *space, uint64_t goal, uint64_t want, uint64_t keep,
-		       uint64_t *start)
+uint64_t xs_space_take(struct xs_space *space, uint64_t goal, uint64_t want, uint64_t *start)
 {
 	struct xs_run run;
 
-	if (space->free_nr <= keep || !want)
+	if (want > space->free_nr)
+		want = space->free_nr;
+	if (!want)
 		return 0;
-	if (want > space->free_nr - keep)
-		want = space->free_nr - keep;
 	run = (struct xs_run){ goal, free_run(space, goal, want) };
 	if (!run.nr)
 		run = find_run(space, want);

@@ -48,7 +48,12 @@ int xs_extents_room(struct xs_object *object, uint32_t nr)
 void xs_extents_reserve(struct xs_object *object, int32_t nr)
 {
 	object->reserved_nr += (uint32_t)nr;
-	object->store->extents_nr += (uint64_t)(int64_t)nr;
+}
+
+/* What an extent adds to store->weight; see there. */
+static uint64_t weight(const struct xs_extent *extent)
+{
+	return extent->unwritten ? extent->nr : 1;
 }
 
 void xs_changed(struct xs_object *object)
@@ -65,7 +70,6 @@ static void open_gap(struct xs_object *object, uint32_t at)
 
 	memmove(extents + at + 1, extents + at, (object->extents_nr - at) * sizeof(*extents));
 	object->extents_nr++;
-	object->store->extents_nr++;
 }
 
 static void close_gap(struct xs_object *object, uint32_t at)
@@ -73,7 +77,6 @@ static void close_gap(struct xs_object *object, uint32_t at)
 	struct xs_extent *extents = object->extents;
 
 	object->extents_nr--;
-	object->store->extents_nr--;
 	memmove(extents + at, extents + at + 1, (object->extents_nr - at) * sizeof(*extents));
 }
 
@@ -89,6 +92,7 @@ static void try_merge(struct xs_object *object, uint32_t at)
 	if (xs_extent_end(left) != right->file || left->disk + left->nr != right->disk ||
 	    left->unwritten != right->unwritten || left->nr > UINT32_MAX - right->nr)
 		return;
+	object->store->weight -= left->unwritten ? 0 : 1;
 	left->nr += right->nr;
 	close_gap(object, at + 1);
 }
@@ -99,6 +103,7 @@ void xs_extent_insert(struct xs_object *object, struct xs_extent extent)
 
 	open_gap(object, at);
 	object->extents[at] = extent;
+	object->store->weight += weight(&extent);
 	try_merge(object, at);
 	if (at)
 		try_merge(object, at - 1);
@@ -133,7 +138,9 @@ void xs_extents_convert(struct xs_object *object, uint64_t from, uint64_t to)
 			}
 			if (xs_extent_end(extent) > to)
 				split(object, at, to);
-			object->extents[at].unwritten = 0;
+			extent = &object->extents[at];
+			object->store->weight -= weight(extent) - 1;
+			extent->unwritten = 0;
 			changed = true;
 		}
 		at++;
@@ -158,13 +165,15 @@ void xs_extents_cut(struct xs_object *object, uint64_t block)
 		uint32_t keep = (uint32_t)(block - extent->file);
 
 		xs_space_free(&object->store->space, extent->disk + keep, extent->nr - keep);
+		object->store->weight -= extent->unwritten ? extent->nr - keep : 0;
 		extent->nr = keep;
 		first = ++at;
 	}
-	for (; at < object->extents_nr; at++)
+	for (; at < object->extents_nr; at++) {
+		object->store->weight -= weight(&object->extents[at]);
 		xs_space_free(&object->store->space, object->extents[at].disk,
 			      object->extents[at].nr);
-	object->store->extents_nr -= object->extents_nr - first;
+	}
 	object->extents_nr = first;
 	xs_changed(object);
 }

@@ -69,8 +69,6 @@ static int fill_hole(struct xs_object *object, uint32_t at, int64_t pos, int64_t
 	const struct xs_extent *before;
 	uint64_t goal = 0, start, got;
 
-	if (store->readonly)
-		return -EROFS;
 	if (xs_extents_room(object, 1))
 		return -ENOMEM;
 	if (at < object->extents_nr && want > object->extents[at].file - block)
@@ -80,7 +78,7 @@ static int fill_hole(struct xs_object *object, uint32_t at, int64_t pos, int64_t
 	before = at ? &object->extents[at - 1] : NULL;
 	if (before && xs_extent_end(before) == block)
 		goal = before->disk + before->nr;
-	got = xs_space_take(&store->space, goal, want, xs_space_keep(store), &start);
+	got = xs_space_take(&store->space, goal, xs_space_spare(store, want), &start);
 	if (!got)
 		return -ENOSPC;
 	xs_extent_insert(object, (struct xs_extent){ block, start, (uint32_t)got, 1 });
@@ -111,9 +109,11 @@ static int xs_begin(struct iomap_inode *inode, int64_t pos, int64_t length, unsi
 	int error;
 
 	(void)srcmap;
+	if (flags & IOMAP_WRITE && store->readonly)
+		return -EROFS;
 	pthread_mutex_lock(&store->lock);
 	error = begin_locked(object, pos, length, fill, iomap);
-	waiting = store->space.freed.nr > 0 || store->changes != store->committed;
+	waiting = xs_space_waiting(store);
 	pthread_mutex_unlock(&store->lock);
 	if (error != -ENOSPC || !waiting)
 		return error;
@@ -351,6 +351,46 @@ static int xs_setsize(struct iomap_inode *inode, int64_t old_size, int64_t new_s
 	return new_size < old_size ? shrink(object, new_size) : grow(object, old_size, new_size);
 }
 
+/*
+ * Of what is read or written past the cache.  The device has the data, and nothing durable
+ * names it yet as written, nor a size that covers it.  Whoever writes alone may have moved
+ * the end; blocks below it that were written before are as they were.
+ *
+ * A tail block that this write does not hold may be dirty in the cache: then the size waits
+ * for it, as it does for writeback.  If it holds the tail it has written that out first.
+ */
+static int xs_dio_end_io(struct iomap_kiocb *iocb, ssize_t size, int error, unsigned flags)
+{
+	struct iomap_inode *inode = iomap_file_inode(iocb->ki_filp);
+	struct xs_object *object = object_of(inode);
+	uint64_t from = (uint64_t)iocb->ki_pos >> XS_BLOCK_SHIFT;
+	int64_t end = iocb->ki_pos + size;
+	bool unwritten = flags & IOMAP_DIO_UNWRITTEN;
+
+	/* a read ends at i_size and finds nothing to convert */
+	if (error || size <= 0 || (!unwritten && end <= iomap_i_size_read(inode)))
+		return 0;
+	pthread_mutex_lock(&object->store->lock);
+	error = unwritten ? xs_extents_room(object, 2) : 0;
+	if (!error) {
+		size_reached(object, from, blocks_up((uint64_t)end), (uint64_t)end);
+		xs_extents_convert(object, from, blocks_up((uint64_t)end));
+	}
+	pthread_mutex_unlock(&object->store->lock);
+	return error;
+}
+
+static const struct iomap_dio_ops xs_dio_ops = {
+	.end_io = xs_dio_end_io,
+};
+
+static int xs_file_open(struct iomap_inode *inode, struct iomap_file *file)
+{
+	(void)inode;
+	iomap_file_set_mode(file, IOMAP_FMODE_CAN_ODIRECT);
+	return 0;
+}
+
 /* An object without a name has no metadata to commit: it is gone after a power cut. */
 static int xs_commit_metadata(struct iomap_inode *inode, int datasync)
 {
@@ -364,9 +404,52 @@ static int xs_commit_metadata(struct iomap_inode *inode, int datasync)
 	return nameless ? 0 : xs_commit(object->store);
 }
 
+/* Where the block lies whose writing the size waits for; -1: for none. */
+static int64_t awaited_tail(struct xs_object *object)
+{
+	int64_t tail = -1;
+
+	pthread_mutex_lock(&object->store->lock);
+	if (object->pending_size)
+		tail = (int64_t)(object->size & ~(uint64_t)(XS_BLOCK_BYTES - 1));
+	pthread_mutex_unlock(&object->store->lock);
+	return tail;
+}
+
+/*
+ * A range is durable only with a size that covers it, and that may wait for a tail block
+ * before the range.  So what is asked for goes first, then the tail, if it is waited for;
+ * and then the commit finds the size.
+ */
+static int xs_fsync(struct iomap_file *file, int64_t start, int64_t end, int datasync)
+{
+	const unsigned all = IOMAP_SYNC_WAIT_BEFORE | IOMAP_SYNC_WRITE | IOMAP_SYNC_WAIT_AFTER;
+	struct xs_object *object = object_of(iomap_file_inode(file));
+	int64_t tail;
+	int error;
+
+	if (start > 0) {
+		error = iomap_sync_range(file, start, end == INT64_MAX ? end : end + 1, all);
+		tail = awaited_tail(object);
+		if (!error && tail >= 0)
+			error = iomap_sync_range(file, tail, tail + XS_BLOCK_BYTES, all);
+		/* what is still dirty is tried again, and the error told, below */
+		if (error)
+			start = 0;
+	}
+	return iomap_fsync(file, start, end, datasync);
+}
+
+const struct iomap_file_operations xs_file_ops = {
+	.fsync = xs_fsync,
+};
+
 const struct iomap_inode_ops xs_inode_ops = {
 	.write = &xs_ops,
 	.write_ops = &xs_write_ops,
+	.direct = &xs_ops,
+	.dio_ops = &xs_dio_ops,
+	.open = xs_file_open,
 	.commit_metadata = xs_commit_metadata,
 	.setsize = xs_setsize,
 };

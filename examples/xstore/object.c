@@ -107,7 +107,8 @@ int xs_adopt(struct xs_store *store, const struct xs_record *record, struct xs_e
 	object->extents_nr = record->extents_nr;
 	object->extents_max = record->extents_nr;
 	account(object, true);
-	store->extents_nr += record->extents_nr;
+	for (uint32_t i = 0; i < record->extents_nr; i++)
+		store->weight += extents[i].unwritten ? extents[i].nr : 1;
 	if (record->id >= store->next_id)
 		store->next_id = record->id + 1;
 	/* the table is in order, or is refused */
@@ -125,6 +126,7 @@ static int get_opener(struct xs_object *object)
 		.size = sizeof(args),
 		.a_ops = &xs_a_ops,
 		.i_op = &xs_inode_ops,
+		.i_fop = &xs_file_ops,
 		.bdev = store->bdev,
 		.i_size = (int64_t)object->size,
 		.i_maxbytes = (int64_t)XS_FILE_BYTES_MAX,
@@ -160,7 +162,7 @@ int xs_create(struct xs_store *store, struct xs_object **out)
 	object->store = store;
 	pthread_mutex_lock(&store->open_lock);
 	pthread_mutex_lock(&store->lock);
-	if (xs_space_keep(store) > store->space.free_nr) {
+	if (xs_space_full(store)) {
 		error = -ENOSPC;
 	} else {
 		object->id = store->next_id++;

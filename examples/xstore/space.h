@@ -40,11 +40,11 @@ void xs_space_exit(struct xs_space *space);
 /* Take what is known to be used.  Return: false when some of it is taken already. */
 bool xs_space_mark(struct xs_space *space, uint64_t start, uint64_t nr);
 /*
- * Take up to @want blocks in a row, at @goal if that is free, and leave @keep.
+ * Take up to @want blocks in a row: at @goal if that is free, else the first place from where
+ * the last search ended that has so many, else the longest.
  * Return: how many, from *@start on; 0 when there is no room.
  */
-uint64_t xs_space_take(struct xs_space *space, uint64_t goal, uint64_t want, uint64_t keep,
-		       uint64_t *start);
+uint64_t xs_space_take(struct xs_space *space, uint64_t goal, uint64_t want, uint64_t *start);
 /* Make free at once: nothing durable names these blocks. */
 void xs_space_release(struct xs_space *space, uint64_t start, uint64_t nr);
 /*

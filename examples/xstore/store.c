@@ -150,6 +150,7 @@ int xs_open(struct iomap_engine *engine, struct iomap_bdev *bdev, bool readonly,
 		store->generation = image.super.generation;
 		store->space = image.space;
 		store->meta = image.meta;
+		store->meta_nr = image.meta.nr;
 		memset(&image.space, 0, sizeof(image.space));
 		memset(&image.meta, 0, sizeof(image.meta));
 		store->committed = store->changes;
@@ -203,15 +204,54 @@ static uint64_t payload_bytes(const struct xs_store *store)
 }
 
 /*
- * As if all objects had a name and all conversions in flight would split their extent; one
- * object and two extents more, which is what a single change may add.
+ * Blocks that the metadata may come to need when @more unwritten blocks are added: as if all
+ * objects had a name and each unwritten block were an extent; one object and two extents
+ * more, which is what a single change may add.
  */
-uint64_t xs_space_keep(const struct xs_store *store)
+static uint64_t meta_max(const struct xs_store *store, uint64_t more)
 {
 	uint64_t bytes = (store->all_nr + 1) * XS_RECORD_BYTES + store->name_bytes + XS_NAME_MAX +
-			 (store->extents_nr + 2) * XS_EXTENT_BYTES;
+			 (store->weight + more + 2) * XS_EXTENT_BYTES;
 
-	return bytes > XS_META_BYTES_MAX ? UINT64_MAX : xs_meta_blocks(bytes);
+	return bytes > XS_META_BYTES_MAX ? UINT64_MAX / 4 : xs_meta_blocks(bytes);
+}
+
+/*
+ * A commit holds the old metadata and the new.  What one takes, the next gets back; so with
+ * twice the most that there may be, each finds room, whatever it takes.
+ */
+static bool can_spare(const struct xs_store *store, uint64_t nr)
+{
+	uint64_t room = store->space.free_nr + store->meta_nr, keep = 2 * meta_max(store, nr);
+
+	return keep <= room && nr <= room - keep;
+}
+
+bool xs_space_full(const struct xs_store *store)
+{
+	return !can_spare(store, 0);
+}
+
+uint64_t xs_space_spare(const struct xs_store *store, uint64_t want)
+{
+	uint64_t low = 0, high = want < store->space.free_nr ? want : store->space.free_nr;
+
+	if (can_spare(store, high))
+		return high;
+	while (low + 1 < high) {
+		uint64_t mid = low + (high - low) / 2;
+
+		if (can_spare(store, mid))
+			low = mid;
+		else
+			high = mid;
+	}
+	return low;
+}
+
+bool xs_space_waiting(const struct xs_store *store)
+{
+	return store->space.freed.nr > 0 || store->changes != store->committed;
 }
 
 static void encode_object(struct xs_cursor *to, const struct xs_object *object)
@@ -234,7 +274,7 @@ static int take_meta_blocks(struct xs_store *store, struct commit *commit, uint6
 	uint64_t start, got;
 
 	while (nr) {
-		got = xs_space_take(&store->space, 0, nr, 0, &start);
+		got = xs_space_take(&store->space, 0, nr, &start);
 		if (!got)
 			return -ENOSPC;
 		if (xs_runs_add(&commit->meta, start, got)) {
@@ -329,6 +369,7 @@ static void commit_done(struct xs_store *store, struct commit *commit)
 		xs_space_release(&store->space, old.v[i].start, old.v[i].nr);
 	store->meta = commit->meta;
 	commit->meta = old;
+	store->meta_nr = xs_meta_blocks(commit->super.meta_bytes);
 	store->super = commit->super;
 	store->slot = !store->slot;
 	store->committed = commit->changes;

@@ -38,7 +38,7 @@ struct xs_object {
 	bool tail_lost;		   /* ... which will not be: writing it has failed */
 	struct xs_extent *extents; /* by place in the object, no two adjoining mergeable */
 	uint32_t extents_nr, extents_max;
-	uint32_t reserved_nr; /* room that conversions in flight may need */
+	uint32_t reserved_nr; /* room in the array that conversions in flight may need */
 	uint64_t cookie;      /* of mappings; also read without the lock */
 };
 
@@ -58,11 +58,18 @@ struct xs_store {
 
 	/* protected by lock */
 	struct xs_space space;
+	uint64_t meta_nr; /* blocks of durable metadata */
 	struct xs_object **objects; /* those with a name, by name */
 	size_t objects_nr, objects_max;
 	uint64_t all_nr;     /* objects, with or without a name */
 	uint64_t name_bytes; /* of all; XS_NAME_MAX where there is none yet */
-	uint64_t extents_nr; /* of all, reservations included */
+	/*
+	 * The most extents that there may come to be without another allocation: written
+	 * extents, and blocks of unwritten ones, each of which may become an extent of its own
+	 * as writes convert them in any order.  Conversions never make it more, so space for
+	 * the metadata that they need is always there: xs_space_spare().
+	 */
+	uint64_t weight;
 	uint64_t next_id;
 	uint64_t changes;   /* counts changes of what a commit writes */
 	uint64_t committed; /* `changes` of the last durable commit */
@@ -90,8 +97,12 @@ void xs_usage(struct xs_store *store, struct xs_usage *out);
 
 /* Synchronous I/O of whole blocks; @opf: IOMAP_REQ_xxx. */
 int xs_block_io(struct iomap_bdev *bdev, uint32_t opf, uint64_t block, void *memory, uint64_t nr);
-/* Blocks that have to stay free so that the next commit has room for its metadata. */
-uint64_t xs_space_keep(const struct xs_store *store);
+/* Whether nothing may be added any more, lest a commit find no room for its metadata. */
+bool xs_space_full(const struct xs_store *store);
+/* Of @want blocks, as many as can be taken for data and leave what the commit needs. */
+uint64_t xs_space_spare(const struct xs_store *store, uint64_t want);
+/* Whether a commit may set blocks free. */
+bool xs_space_waiting(const struct xs_store *store);
 
 /* ---- load.c ---- */
 
@@ -171,9 +182,20 @@ void xs_extents_cut(struct xs_object *object, uint64_t block);
 /* What a commit writes has changed. */
 void xs_changed(struct xs_object *object);
 
+/* ---- prealloc.c ---- */
+
+/*
+ * Allocate what is a hole in [@pos, @pos + @len) of an open object, in as few extents as free
+ * space allows; it reads as zeros.  The size becomes @pos + @len if that is more, unless
+ * @keep_size.  Durable with the next commit.
+ * Return: 0; -EINVAL, -EFBIG, -EROFS; -ENOSPC, -ENOMEM, and nothing has been allocated.
+ */
+int xs_preallocate(struct xs_object *object, int64_t pos, int64_t len, bool keep_size);
+
 /* ---- file.c ---- */
 
 extern const struct iomap_address_space_operations xs_a_ops;
 extern const struct iomap_inode_ops xs_inode_ops;
+extern const struct iomap_file_operations xs_file_ops;
 
 #endif

@@ -4,88 +4,32 @@
  */
 #include "xst.h"
 
-struct fixture {
-	struct iomap_engine *engine;
-	struct iomap_bdev *bdev;
-	struct xs_store *store;
-};
-
-static struct fixture begin(uint64_t dev_bytes, uint64_t cache_bytes)
-{
-	struct fixture f;
-
-	f.engine = xst_engine(cache_bytes);
-	XST_OK(iomap_bdev_open_memory(f.engine, dev_bytes, &f.bdev));
-	XST_OK(xs_mkfs(f.bdev, 0, XST_ID));
-	f.store = xst_open(f.engine, f.bdev);
-	return f;
-}
-
-static void reopen(struct fixture *f)
-{
-	XST_OK(xs_close(f->store));
-	xst_check(f->bdev);
-	f->store = xst_open(f->engine, f->bdev);
-}
-
-static void end(struct fixture *f)
-{
-	XST_OK(xs_close(f->store));
-	xst_check(f->bdev);
-	XST_OK(iomap_bdev_close(f->bdev));
-	XST_OK(iomap_engine_destroy(f->engine));
-}
-
-static unsigned char *pattern(size_t len, uint64_t seed)
-{
-	unsigned char *data = malloc(len + 8);
-
-	for (size_t i = 0; i < len; i += 8) {
-		uint64_t word = xst_random(&seed);
-
-		memcpy(data + i, &word, 8);
-	}
-	return data;
-}
-
-static void assert_holds(struct xs_store *store, const char *name, const unsigned char *data,
-			 size_t len)
-{
-	int64_t size;
-	unsigned char *got = xst_get(store, name, &size);
-
-	cr_assert_eq(size, (int64_t)len, "%s: %lld bytes, not %zu", name, (long long)size, len);
-	for (size_t i = 0; i < len; i++)
-		cr_assert_eq(got[i], data[i], "%s: byte %zu of %zu", name, i, len);
-	free(got);
-}
-
 Test(xs_objects, round_trips_of_many_sizes_with_and_without_reopening)
 {
 	static const size_t sizes[] = { 0,    1,     511,   512,    4095,    4096,
 					4097, 65535, 65537, 262144, 1000001, 5000000 };
-	struct fixture f = begin(16 << 20, 1 << 20);
+	struct xst_fixture f = xst_begin(16 << 20, 1 << 20);
 	char name[32];
 
 	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
-		unsigned char *data = pattern(sizes[i], i);
+		unsigned char *data = xst_pattern(sizes[i], i);
 
 		snprintf(name, sizeof(name), "size-%zu", sizes[i]);
 		XST_OK(xst_put(f.store, name, data, sizes[i]));
-		assert_holds(f.store, name, data, sizes[i]);
-		reopen(&f);
-		assert_holds(f.store, name, data, sizes[i]);
+		xst_assert_holds(f.store, name, data, sizes[i]);
+		xst_reopen(&f);
+		xst_assert_holds(f.store, name, data, sizes[i]);
 		free(data);
 	}
-	end(&f);
+	xst_end(&f);
 }
 
 /* Writes at random, some sparse, truncations and syncs, with a cache that does not hold all. */
 Test(xs_objects, random_writes_and_truncations_agree_with_a_model)
 {
 	enum { MAX = 3 << 20 };
-	struct fixture f = begin(16 << 20, 1 << 20);
-	unsigned char *model = calloc(1, MAX), *noise = pattern(200000, 3);
+	struct xst_fixture f = xst_begin(16 << 20, 1 << 20);
+	unsigned char *model = calloc(1, MAX), *noise = xst_pattern(200000, 3);
 	struct xs_object *object;
 	struct iomap_file *file;
 	uint64_t random = 11;
@@ -115,19 +59,19 @@ Test(xs_objects, random_writes_and_truncations_agree_with_a_model)
 		XST_OK(iomap_file_fsync(file, 0));
 		iomap_file_close(file);
 		XST_OK(xs_put(object));
-		assert_holds(f.store, "o", model, (size_t)size);
-		reopen(&f);
-		assert_holds(f.store, "o", model, (size_t)size);
+		xst_assert_holds(f.store, "o", model, (size_t)size);
+		xst_reopen(&f);
+		xst_assert_holds(f.store, "o", model, (size_t)size);
 	}
 	free(model);
 	free(noise);
-	end(&f);
+	xst_end(&f);
 }
 
 Test(xs_objects, removed_space_is_used_again_and_a_full_store_stays_whole)
 {
-	struct fixture f = begin(1 << 20, 1 << 20);
-	unsigned char *data = pattern(600000, 5);
+	struct xst_fixture f = xst_begin(1 << 20, 1 << 20);
+	unsigned char *data = xst_pattern(600000, 5);
 	struct xs_usage usage;
 	uint64_t free_nr;
 
@@ -138,24 +82,24 @@ Test(xs_objects, removed_space_is_used_again_and_a_full_store_stays_whole)
 		XST_OK(xst_put(f.store, "second", data, 600000));
 		cr_assert_eq(xst_put(f.store, "third", data, 300000), -ENOSPC);
 		cr_assert_eq(xst_put(f.store, "second", data, 600000), -ENOSPC);
-		assert_holds(f.store, "second", data, 600000);
+		xst_assert_holds(f.store, "second", data, 600000);
 		XST_OK(xs_unlink(f.store, "second"));
 		if (i % 2)
 			XST_OK(xs_commit(f.store));
 	}
-	assert_holds(f.store, "first", data, 300000);
-	reopen(&f);
+	xst_assert_holds(f.store, "first", data, 300000);
+	xst_reopen(&f);
 	xs_usage(f.store, &usage);
 	cr_assert_eq(usage.free_nr, free_nr);
 	free(data);
-	end(&f);
+	xst_end(&f);
 }
 
 /* Objects until none fits any more: then they can still be removed, one by one. */
 Test(xs_objects, a_store_full_of_objects_can_be_emptied)
 {
-	struct fixture f = begin(256 << 10, 1 << 20);
-	unsigned char *data = pattern(100, 6);
+	struct xst_fixture f = xst_begin(256 << 10, 1 << 20);
+	unsigned char *data = xst_pattern(100, 6);
 	char name[32];
 	int nr = 0, error;
 
@@ -167,21 +111,21 @@ Test(xs_objects, a_store_full_of_objects_can_be_emptied)
 	}
 	cr_assert_eq(error, -ENOSPC);
 	cr_assert_gt(nr, 40);
-	reopen(&f);
+	xst_reopen(&f);
 	while (nr--) {
 		snprintf(name, sizeof(name), "%d", nr);
 		XST_OK(xs_unlink(f.store, name));
 		XST_OK(xs_commit(f.store));
 	}
-	reopen(&f);
+	xst_reopen(&f);
 	free(data);
-	end(&f);
+	xst_end(&f);
 }
 
 Test(xs_objects, a_removed_object_lives_until_its_last_opener_has_gone)
 {
-	struct fixture f = begin(1 << 20, 1 << 20);
-	unsigned char *data = pattern(50000, 8);
+	struct xst_fixture f = xst_begin(1 << 20, 1 << 20);
+	unsigned char *data = xst_pattern(50000, 8);
 	struct xs_object *object;
 	struct iomap_file *file;
 	unsigned char byte;
@@ -198,9 +142,9 @@ Test(xs_objects, a_removed_object_lives_until_its_last_opener_has_gone)
 	cr_assert_eq(byte, data[49999]);
 	iomap_file_close(file);
 	XST_OK(xs_put(object));
-	assert_holds(f.store, "o", data + 1, 40000);
+	xst_assert_holds(f.store, "o", data + 1, 40000);
 	free(data);
-	end(&f);
+	xst_end(&f);
 }
 
 /* ---- several threads ---- */
@@ -216,7 +160,7 @@ struct writer {
 static void *writer_main(void *arg)
 {
 	struct writer *writer = arg;
-	unsigned char *mine = pattern(30000, writer->nr);
+	unsigned char *mine = xst_pattern(30000, writer->nr);
 	uint64_t random = writer->nr + 100;
 	unsigned char piece[1000];
 	char name[32];
@@ -242,7 +186,7 @@ static void *writer_main(void *arg)
 /* The cache is small: folios leave and come back while extents are converted. */
 Test(xs_objects, threads_on_one_object_and_on_their_own_lose_nothing)
 {
-	struct fixture f = begin(8 << 20, 512 << 10);
+	struct xst_fixture f = xst_begin(8 << 20, 512 << 10);
 	struct writer writers[WRITERS];
 	unsigned char *expected = malloc(SHARED_BYTES), *mine;
 	pthread_t threads[WRITERS];
@@ -264,15 +208,15 @@ Test(xs_objects, threads_on_one_object_and_on_their_own_lose_nothing)
 	XST_OK(xs_put(object));
 	for (size_t i = 0; i < SHARED_BYTES; i++)
 		expected[i] = (unsigned char)('a' + i / 1000 % 3);
-	assert_holds(f.store, "shared", expected, SHARED_BYTES);
-	reopen(&f);
-	assert_holds(f.store, "shared", expected, SHARED_BYTES);
+	xst_assert_holds(f.store, "shared", expected, SHARED_BYTES);
+	xst_reopen(&f);
+	xst_assert_holds(f.store, "shared", expected, SHARED_BYTES);
 	for (unsigned i = 0; i < WRITERS; i++) {
-		mine = pattern(30000, i);
+		mine = xst_pattern(30000, i);
 		snprintf(name, sizeof(name), "own-%u", i);
-		assert_holds(f.store, name, mine, 30000);
+		xst_assert_holds(f.store, name, mine, 30000);
 		free(mine);
 	}
 	free(expected);
-	end(&f);
+	xst_end(&f);
 }

@@ -134,4 +134,62 @@ static inline uint64_t xst_random(uint64_t *state)
 	return z ^ (z >> 31);
 }
 
+/* ---- a store and what is below it ---- */
+
+struct xst_fixture {
+	struct iomap_engine *engine;
+	struct iomap_bdev *bdev;
+	struct xs_store *store;
+};
+
+static inline struct xst_fixture xst_begin(uint64_t dev_bytes, uint64_t cache_bytes)
+{
+	struct xst_fixture f;
+
+	f.engine = xst_engine(cache_bytes);
+	XST_OK(iomap_bdev_open_memory(f.engine, dev_bytes, &f.bdev));
+	XST_OK(xs_mkfs(f.bdev, 0, XST_ID));
+	f.store = xst_open(f.engine, f.bdev);
+	return f;
+}
+
+static inline void xst_reopen(struct xst_fixture *f)
+{
+	XST_OK(xs_close(f->store));
+	xst_check(f->bdev);
+	f->store = xst_open(f->engine, f->bdev);
+}
+
+static inline void xst_end(struct xst_fixture *f)
+{
+	XST_OK(xs_close(f->store));
+	xst_check(f->bdev);
+	XST_OK(iomap_bdev_close(f->bdev));
+	XST_OK(iomap_engine_destroy(f->engine));
+}
+
+static inline unsigned char *xst_pattern(size_t len, uint64_t seed)
+{
+	unsigned char *data = malloc(len + 8);
+
+	for (size_t i = 0; i < len; i += 8) {
+		uint64_t word = xst_random(&seed);
+
+		memcpy(data + i, &word, 8);
+	}
+	return data;
+}
+
+static inline void xst_assert_holds(struct xs_store *store, const char *name,
+				    const unsigned char *data, size_t len)
+{
+	int64_t size;
+	unsigned char *got = xst_get(store, name, &size);
+
+	cr_assert_eq(size, (int64_t)len, "%s: %lld bytes, not %zu", name, (long long)size, len);
+	for (size_t i = 0; i < len; i++)
+		cr_assert_eq(got[i], data[i], "%s: byte %zu of %zu", name, i, len);
+	free(got);
+}
+
 #endif
