@@ -396,7 +396,8 @@ static int commit_locked(struct xs_store *store)
 	pthread_mutex_lock(&store->lock);
 	if (store->changes == store->committed) {
 		pthread_mutex_unlock(&store->lock);
-		return 0;
+		/* no change of metadata, but maybe data in place that has been written */
+		return store->readonly ? 0 : iomap_bdev_flush(store->bdev);
 	}
 	error = store->readonly ? -EROFS : commit_encode(store, &commit);
 	pthread_mutex_unlock(&store->lock);
