@@ -75,7 +75,8 @@ enum iomap_fail_kind {
 typedef bool iomap_fail_fn(void *ctx, enum iomap_fail_kind kind, uint64_t n);
 
 /* iomap_engine_opts.flags */
-#define IOMAP_ENGINE_NO_THREADS 0x1U /* no background flusher: writeback by callers only */
+/* No background flusher: writeback by callers only.  No workers: iomap_engine_poll(). */
+#define IOMAP_ENGINE_NO_THREADS 0x1U
 
 /*
  * Options of an engine.  Zero means the default in brackets.  Set `size` to
@@ -109,6 +110,10 @@ struct iomap_engine_opts {
 	void *now_ctx;
 	iomap_fail_fn *fail_nth; /* for tests [nothing fails on purpose] */
 	void *fail_ctx;
+	uint32_t nr_workers;	      /* threads for callbacks that may block and for queued work,
+				       * started when needed [2], <= 64; 1 saves wake-ups where
+				       * these never wait for one another */
+	uint32_t reserved32;
 };
 
 /**
@@ -138,9 +143,10 @@ IOMAP_API IOMAP_MUST_CHECK int iomap_engine_create(const struct iomap_engine_opt
 /**
  * iomap_engine_destroy - stop threads and free everything
  *
- * Blocks until the flusher has stopped.  NULL is ignored.
+ * Blocks.  Work that is queued runs before, in workers or here.  NULL is ignored.
  *
- * Return: 0; -EBUSY while a bdev, inode or file exists (nothing is changed).
+ * Return: 0; -EBUSY while a bdev, inode or file exists, and in a work function of the engine
+ * (nothing is changed).
  */
 IOMAP_API IOMAP_MUST_CHECK int iomap_engine_destroy(struct iomap_engine *engine);
 
@@ -150,6 +156,21 @@ IOMAP_API IOMAP_MUST_CHECK int iomap_engine_destroy(struct iomap_engine *engine)
  * Any context.  The string is static.
  */
 IOMAP_API const char *iomap_engine_backend(const struct iomap_engine *engine);
+
+/**
+ * iomap_engine_poll - complete what the devices have finished, and run work
+ * @budget: work functions to run at most
+ * @may_block_callbacks: false: only complete I/O, that is bi_end_io and what does not block
+ *
+ * For event loops, and the one place where work functions and ki_complete run on an engine
+ * without threads; with threads it takes part in what workers do.  Does not wait for I/O.
+ * Any thread; runs no work inside a work function or ki_complete, and does nothing inside a
+ * bi_end_io.
+ *
+ * Return: requests completed and functions run, 0 when there was nothing to do; INT32_MAX at most.
+ */
+IOMAP_API int iomap_engine_poll(struct iomap_engine *engine, unsigned budget,
+				bool may_block_callbacks);
 
 /* Counters since creation unless said otherwise; bytes unless the name says otherwise. */
 struct iomap_engine_stats {

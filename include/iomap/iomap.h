@@ -23,6 +23,7 @@
 #include <iomap/mapping.h>
 #include <iomap/types.h>
 #include <iomap/uio.h>
+#include <iomap/work.h>
 #include <iomap/writeback.h>
 #include <iomap/writelog.h>
 

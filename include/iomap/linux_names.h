@@ -53,6 +53,8 @@
 #define list_head iomap_list_head
 #define readahead_control iomap_readahead_control
 #define rw_semaphore iomap_rwsem
+#define work_struct iomap_work
+#define workqueue_struct iomap_engine
 #define writeback_control iomap_writeback_control
 #define writeback_sync_modes iomap_writeback_sync_modes
 
@@ -73,6 +75,7 @@ typedef uint64_t sector_t;
 typedef uint64_t pgoff_t;
 typedef uint32_t blk_opf_t;
 typedef unsigned fmode_t;
+typedef iomap_work_fn *work_func_t;
 
 /* Allocations of the library never call back into the extent map: the flags are not read. */
 typedef unsigned gfp_t;
@@ -321,6 +324,11 @@ static inline unsigned long invalidate_mapping_pages(struct address_space *mappi
 
 #define WB_SYNC_NONE IOMAP_WB_SYNC_NONE
 #define WB_SYNC_ALL IOMAP_WB_SYNC_ALL
+
+/* ---- work; an inode's workqueue is its i_engine ---- */
+
+#define INIT_WORK iomap_init_work
+#define queue_work iomap_queue_work
 
 /* ---- bios and devices ---- */
 

@@ -88,6 +88,7 @@ struct iomap__env {
 struct iomap__blk;
 struct iomap__cache;
 struct iomap__fs;
+struct iomap__workers;
 
 /* The engine: a handle.  Set up and torn down by lib/iomap/engine.c. */
 struct iomap_engine {
@@ -96,6 +97,7 @@ struct iomap_engine {
 	struct iomap__blk *blk;
 	struct iomap__cache *cache;
 	struct iomap__fs *fs;
+	struct iomap__workers *workers;
 	/* iomap_sync_engine's view of the errors of all inodes, gone ones too */
 	uint32_t wb_err;    /* errseq; moved by iomap_mapping_set_error() */
 	uint32_t sync_err;  /* cursor into it; under sync_lock */
@@ -158,13 +160,14 @@ struct iomap__thread {
 	uint32_t tid;	    /* kernel's */
 	bool stat_shared;   /* the slot is not this thread's alone */
 	_Atomic bool in_use;
+	bool inline_busy; /* block layer: a bio is being done inline */
 	/* block layer: bios held back, and what sends them before the thread sleeps */
 	void *plug; /* struct iomap_plug */
 	void (*plug_flush)(struct iomap__thread *self);
 	void *inline_first, *inline_last; /* bios that wait for the one being done inline */
-	bool inline_busy;
 	void *waiter;	     /* struct iomap__waiter: innermost wait */
 	uint32_t completing; /* depth of completion callbacks */
+	void *work; /* iomap layer: struct iomap__work_frame, the innermost */
 	struct iomap_debug_counters counters;
 	struct iomap__thread *next; /* registry, never unlinked */
 };
@@ -260,7 +263,7 @@ enum iomap__rank {
 	IOMAP__RANK_ARENA,	/* free lists of folio memory */
 	IOMAP__RANK_RETIRE,	/* memory waiting for a grace period */
 	IOMAP__RANK_QUEUE,	/* submission side of an I/O queue */
-	IOMAP__RANK_WORK,	/* work of the I/O threads */
+	IOMAP__RANK_WORK,	/* work of the I/O threads; that of the workers */
 	IOMAP__RANK_PARK,	/* waiters */
 	IOMAP__RANK_POOL,	/* free lists of objects */
 	IOMAP__RANK_MAX = 96,

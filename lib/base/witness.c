@@ -61,7 +61,7 @@ static const char *const witness_names[IOMAP__RANK_MAX - IOMAP__RANK_ENGINE] = {
 	[IOMAP__RANK_ARENA - IOMAP__RANK_ENGINE] = "arena",
 	[IOMAP__RANK_RETIRE - IOMAP__RANK_ENGINE] = "retire",
 	[IOMAP__RANK_QUEUE - IOMAP__RANK_ENGINE] = "queue",
-	[IOMAP__RANK_WORK - IOMAP__RANK_ENGINE] = "io_work",
+	[IOMAP__RANK_WORK - IOMAP__RANK_ENGINE] = "work",
 	[IOMAP__RANK_PARK - IOMAP__RANK_ENGINE] = "park",
 	[IOMAP__RANK_POOL - IOMAP__RANK_ENGINE] = "pool",
 };

@@ -51,8 +51,8 @@ bool iomap__io_wait_timeout(struct iomap__blk *blk, const uint32_t *word, uint32
 			    uint64_t timeout_ns);
 /* *@word was changed: wake all that wait for it.  @word is only a key.  Any context. */
 void iomap__io_wake(struct iomap__blk *blk, const uint32_t *word);
-/* Complete what the devices have finished.  Never blocks; no internal lock held. */
-void iomap__io_poll(struct iomap__blk *blk);
+/* Complete what the devices have finished.  Never blocks; no internal lock held.  Requests. */
+unsigned iomap__io_poll(struct iomap__blk *blk);
 /* Send what the thread's plug has collected (before any wait). */
 void iomap__plug_flush(struct iomap__blk *blk);
 

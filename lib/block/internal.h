@@ -247,8 +247,8 @@ struct iomap__queue {
 
 void iomap__queue_submit(struct iomap__queue *queue, struct iomap__bio_list *list,
 			 bool will_wait);
-/* Complete what has ended.  By the reaper.  True if anything had. */
-bool iomap__queue_reap(struct iomap__queue *queue);
+/* Complete what has ended.  By the reaper.  Requests. */
+unsigned iomap__queue_reap(struct iomap__queue *queue);
 struct iomap__queue *iomap__queue_mine(struct iomap__blk *blk);
 
 /* ---- waiting (park.c) ---- */

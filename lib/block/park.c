@@ -325,15 +325,14 @@ static void park_leave_roles(struct iomap__blk *blk, struct iomap__waiter *waite
  * Lock not held.  While we are RUNNING nobody takes a role of ours, but a callback may have
  * slept in a wait of its own and lost one: so each is looked at when its turn comes.
  */
-static bool park_reap(struct iomap__blk *blk, struct iomap__waiter *waiter)
+static unsigned park_reap(struct iomap__blk *blk, struct iomap__waiter *waiter)
 {
-	bool any = false;
-	unsigned i;
+	unsigned nr = 0, i;
 
 	for (i = 0; i < blk->nr_queues; i++)
 		if (park_reaper(&blk->queues[i]) == waiter)
-			any |= iomap__queue_reap(&blk->queues[i]);
-	return any;
+			nr += iomap__queue_reap(&blk->queues[i]);
+	return nr;
 }
 
 /* ---- sleeping ---- */
@@ -430,7 +429,7 @@ static bool park_loop(struct iomap__blk *blk, struct iomap__waiter *waiter, uint
 		park_take_roles(blk, waiter);
 		if (waiter->roles) {
 			iomap__mutex_unlock(&blk->park_lock);
-			any = park_reap(blk, waiter);
+			any = park_reap(blk, waiter) != 0;
 			/* what callbacks have submitted; we may be inside an inline bio's end */
 			iomap__inline_flush(iomap__thread_self());
 			iomap__mutex_lock(&blk->park_lock);
@@ -549,7 +548,7 @@ void iomap__io_wake(struct iomap__blk *blk, const uint32_t *word)
 	} while (more);
 }
 
-void iomap__io_poll(struct iomap__blk *blk)
+unsigned iomap__io_poll(struct iomap__blk *blk)
 {
 	struct iomap__thread *self = iomap__thread_self();
 	struct iomap__waiter *outer = self->waiter, waiter = {
@@ -560,26 +559,27 @@ void iomap__io_poll(struct iomap__blk *blk)
 	};
 	struct park_kicks kicks = { .nr = 0 };
 	uint32_t inflight = 0;
-	unsigned i;
+	unsigned reaped, i;
 
 	/* Inside a completion the thread reaps already: further down its stack. */
 	if (self->completing)
-		return;
+		return 0;
 	for (i = 0; i < blk->nr_queues; i++)
 		inflight |= atomic_load_explicit(&blk->queues[i].inflight, memory_order_relaxed);
 	if (!inflight)
-		return;
+		return 0;
 	iomap__list_init(&waiter.sleepers);
 	iomap__mutex_lock(&blk->park_lock);
 	park_take_roles(blk, &waiter);
 	self->waiter = &waiter;
 	iomap__mutex_unlock(&blk->park_lock);
-	park_reap(blk, &waiter);
+	reaped = park_reap(blk, &waiter);
 	iomap__mutex_lock(&blk->park_lock);
 	self->waiter = outer;
 	park_leave_roles(blk, &waiter, &kicks);
 	iomap__mutex_unlock(&blk->park_lock);
 	park_kick(blk, &kicks);
+	return reaped;
 }
 
 void iomap__park_init(struct iomap__blk *blk)

@@ -114,16 +114,16 @@ void iomap__queue_submit(struct iomap__queue *queue, struct iomap__bio_list *lis
 		iomap__io_poll(queue->blk);
 }
 
-bool iomap__queue_reap(struct iomap__queue *queue)
+unsigned iomap__queue_reap(struct iomap__queue *queue)
 {
 	struct iomap__bio_list done = { 0 }, ended = { 0 }, again = { 0 };
 	struct iomap_bio *bio;
 	unsigned nr;
 
 	queue->blk->backend->collect(queue, &done);
-	if (!done.first)
-		return false;
 	nr = done.count;
+	if (!nr)
+		return 0;
 	while ((bio = iomap__bio_list_pop(&done))) {
 		if (iomap__step_done(bio, iomap__req(bio)->result))
 			iomap__bio_list_add(&ended, bio);
@@ -133,5 +133,5 @@ bool iomap__queue_reap(struct iomap__queue *queue)
 	/* The device gets its next requests before callbacks run. */
 	queue_turn(queue, nr, &again);
 	queue_end(queue, &ended);
-	return true;
+	return nr;
 }

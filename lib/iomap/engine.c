@@ -19,6 +19,7 @@
 #include "block/block.h"
 #include "cache/cache.h"
 #include "iomap/ops.h"
+#include "iomap/workers.h"
 
 #define ENGINE_OPTS_SIZE_MAX 4096U /* beyond it `size` was never set */
 #define ENGINE_CACHE_BYTES (256ULL << 20)
@@ -30,6 +31,7 @@
 #define ENGINE_QUEUES_MAX 32U
 #define ENGINE_QUEUE_DEPTH_MAX 4096U
 #define ENGINE_IO_THREADS_MAX 1024U
+#define ENGINE_WORKERS_MAX 64U
 #define ENGINE_FLAGS IOMAP_ENGINE_NO_THREADS
 
 #define engine_default(member, value) ((member) ? (member) : (value))
@@ -95,6 +97,7 @@ static void engine_fill_opts(struct iomap_engine_opts *opts)
 	opts->flush_interval_ms = engine_default(opts->flush_interval_ms, 5000);
 	opts->readahead_bytes = engine_default(opts->readahead_bytes, 128U << 10);
 	opts->log_per_second = engine_default(opts->log_per_second, 20);
+	opts->nr_workers = engine_default(opts->nr_workers, 2);
 }
 
 /* The cache has to have room for what its callers and its largest folio need. */
@@ -148,6 +151,8 @@ static int engine_check_opts(struct iomap__env *env, const struct iomap_engine_o
 		{ "nr_queues", opts->nr_queues, ENGINE_QUEUES_MAX },
 		{ "queue_depth", opts->queue_depth, ENGINE_QUEUE_DEPTH_MAX },
 		{ "nr_io_threads", opts->nr_io_threads, ENGINE_IO_THREADS_MAX },
+		{ "nr_workers", opts->nr_workers, ENGINE_WORKERS_MAX },
+		{ "reserved32", opts->reserved32, 0 },
 		{ "dirty_hard_pct", opts->dirty_hard_pct, ENGINE_DIRTY_PCT_MAX },
 		{ "dirty_background_pct", opts->dirty_background_pct, opts->dirty_hard_pct },
 	};
@@ -179,9 +184,12 @@ static int engine_create_layers(struct iomap_engine *engine)
 	err = iomap__blk_create(engine);
 	if (err)
 		return err;
-	err = iomap__cache_create(engine, &engine_default_aops);
+	err = iomap__workers_create(engine);
 	if (err)
 		goto out_blk;
+	err = iomap__cache_create(engine, &engine_default_aops);
+	if (err)
+		goto out_workers;
 	err = iomap__fs_create(engine);
 	if (err)
 		goto out_cache;
@@ -189,6 +197,8 @@ static int engine_create_layers(struct iomap_engine *engine)
 
 out_cache:
 	iomap__cache_destroy(engine);
+out_workers:
+	iomap__workers_destroy(engine);
 out_blk:
 	iomap__blk_destroy(engine);
 	return err;
@@ -235,17 +245,24 @@ int iomap_engine_create(const struct iomap_engine_opts *user_opts, struct iomap_
 	return 0;
 }
 
+/* files need no look: each one holds its inode */
+static bool engine_is_busy(struct iomap_engine *engine)
+{
+	return iomap__cache_has_inodes(engine) || iomap__blk_busy(engine);
+}
+
 int iomap_engine_destroy(struct iomap_engine *engine)
 {
 	struct iomap__env env;
 
 	if (!engine)
 		return 0;
-	/* files need no look: each one holds its inode */
-	if (iomap__cache_has_inodes(engine) || iomap__blk_busy(engine))
+	/* once more when all work has run: it may have made what then is in the way */
+	if (engine_is_busy(engine) || !iomap__workers_finish(engine) || engine_is_busy(engine))
 		return -EBUSY;
 	iomap__fs_destroy(engine);
 	iomap__cache_destroy(engine);
+	iomap__workers_destroy(engine);
 	iomap__blk_destroy(engine);
 	iomap__env_init(&env, &engine->opts);
 	iomap__free(&env, engine, sizeof(*engine));

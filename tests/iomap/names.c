@@ -131,6 +131,20 @@ Test(names, nm01_a_kernel_shaped_filesystem_writes_and_reads)
 	free(m);
 }
 
+Test(names, nm01_work_is_queued)
+{
+	struct mount *m = malloc(sizeof(*m));
+
+	mount_fs(m, &runfs_file_operations);
+	write_both(m, 0, 8192, 1);
+	cr_assert_eq(iomap_file_fsync(m->file, 0), 0);
+	cr_assert(runfs_queue_drop(runfs_vfs_inode(m->info)));
+	iomap_flush_work(m->engine, runfs_drop(m->info));
+	cr_assert_eq(runfs_stats(m->info)->dropped_later, 2U);
+	unmount_fs(m);
+	free(m);
+}
+
 Test(names, nm01_direct_io_and_truncation)
 {
 	struct mount *m = malloc(sizeof(*m));

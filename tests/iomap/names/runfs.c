@@ -35,6 +35,7 @@ struct runfs_info {
 	sector_t next_sector;  /* where the next block goes */
 	u64 cookie;	       /* moves when a run changes its place or goes */
 	struct runfs_stats stats;
+	struct work_struct drop_work;
 };
 
 /* A range of a folio on its way in. */
@@ -611,14 +612,36 @@ const struct file_operations runfs_info_operations = {
 
 /* ---- inodes ---- */
 
+static void runfs_drop_work(struct work_struct *work)
+{
+	struct runfs_info *ri = container_of(work, struct runfs_info, drop_work);
+
+	ri->stats.dropped_later += runfs_drop_cache(&ri->vfs_inode);
+}
+
+struct work_struct *runfs_drop(struct runfs_info *ri)
+{
+	return &ri->drop_work;
+}
+
+bool runfs_queue_drop(struct inode *inode)
+{
+	struct workqueue_struct *wq = inode->i_engine;
+
+	return queue_work(wq, &RUNFS_I(inode)->drop_work);
+}
+
 struct runfs_info *runfs_alloc_inode(struct block_device *bdev)
 {
+	const work_func_t drop = runfs_drop_work;
+
 	struct runfs_info *ri = kzalloc(sizeof(*ri), GFP_KERNEL);
 
 	if (!ri)
 		return NULL;
 	spin_lock_init(&ri->ri_lock);
 	INIT_LIST_HEAD(&ri->runs);
+	INIT_WORK(&ri->drop_work, drop);
 	ri->bdev = bdev;
 	ri->next_sector = bdev_physical_block_size(bdev) >> SECTOR_SHIFT;
 	return ri;

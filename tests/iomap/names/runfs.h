@@ -5,6 +5,7 @@
 #ifndef RUNFS_H
 #define RUNFS_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct iomap_bdev;
@@ -19,6 +20,7 @@ struct runfs_stats {
 	uint64_t block_reads, folio_reads, read_submits;
 	uint64_t writeback_ranges, writeback_submits;
 	uint64_t commits;
+	uint64_t dropped_later; /* pages, by a work */
 	int fail_get; /* errno that the next get_folio returns, once */
 };
 
@@ -37,6 +39,9 @@ int runfs_commit_metadata(struct iomap_inode *inode, int datasync);
 int runfs_setsize(struct iomap_inode *inode, int64_t old_size, int64_t new_size);
 /* Pages dropped from the cache. */
 unsigned long runfs_drop_cache(struct iomap_inode *inode);
+/* Have a worker do it.  False: one is about to. */
+bool runfs_queue_drop(struct iomap_inode *inode);
+struct iomap_work *runfs_drop(struct runfs_info *info);
 /* Extents of the file; -1 when the list of them is not in order. */
 int runfs_nr_runs(struct runfs_info *info);
 /* 0, or the line on which a list, error pointer or size helper did not do as it should. */
