@@ -3,18 +3,21 @@
 #
 # demo.sh BUILD_DIR [DIR] [--cache SIZE] [--backend NAME] [--buffered] [--keep]
 #
-# Packs every regular file under DIR (default /usr/include) into one raw image
-# through libiomap, and has a new process verify it: read all back, compare with
-# the files, rewrite pieces, compare again. examples/rawpack does the work and
-# says what it did; the status is 0 only if every byte was right.
+# Imports every regular file under DIR (default /usr/include) into a store of
+# examples/xstore, made for it in one file, and then, each step a process of its
+# own that finds nothing in a cache: verifies every byte against the files,
+# through buffered and through direct I/O; rewrites thousands of pieces and
+# verifies again, both ways; puts back what was there and verifies; checks the
+# metadata; prints where the largest object lies. The status is 0 only if every
+# byte was right.
 #
-# --keep leaves the image where it is; the other options are rawpack's.
+# --keep leaves the store where it is; the other options are xstore's.
 #
-# The image lies in a directory of its own beside BUILD_DIR, because a build is
+# The store lies in a directory of its own beside BUILD_DIR, because a build is
 # usually on a real file system and /tmp often is not. Environment:
 #   DEMO_TMPDIR   where to make that directory instead
-#   DEMO_BETWEEN  a shell command that is run between the two processes, with the
-#                 path of the image as $1; its failure is the demo's
+#   DEMO_BETWEEN  a shell command that is run when the import is done, with the
+#                 path of the store as $1; its failure is the demo's
 usage() {
 	echo "usage: demo.sh BUILD_DIR [DIR] [--cache SIZE] [--backend NAME] [--buffered] [--keep]" >&2
 	exit 64
@@ -51,9 +54,9 @@ done
 [ -n "$build" ] || usage
 dir=${dir:-/usr/include}
 
-rawpack=$build/examples/rawpack
-if [ ! -x "$rawpack" ]; then
-	echo "demo.sh: no $rawpack: it is built where libcrypto (libssl-dev) is found" >&2
+xstore=$build/examples/xstore
+if [ ! -x "$xstore" ]; then
+	echo "demo.sh: no $xstore: it is built where xxHash (libxxhash-dev) is found" >&2
 	exit 69
 fi
 
@@ -68,22 +71,38 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 beside=$(cd "$build/.." && pwd) || exit 66
 scratch=$(mktemp -d "${DEMO_TMPDIR:-$beside}/iomap-demo.XXXXXX") || exit 73
-image=$scratch/image
+store=$scratch/store
 
-rawpack() {
-	command=$1
-	"$rawpack" ${cache:+--cache "$cache"} ${backend:+--backend "$backend"} \
-		${buffered:+--buffered} -- "$command" "$image" "$dir"
+xs() {
+	"$xstore" ${cache:+--cache "$cache"} ${backend:+--backend "$backend"} \
+		${buffered:+--buffered} "$@"
 }
 
-echo "== pack: $dir"
-rawpack pack || exit
+# step WHAT ARGUMENTS...: one process, whose failure is the demo's.
+step() {
+	echo "== $1"
+	shift
+	xs "$@" || exit
+}
+
+step "a store for $dir" mkfs "$store" --for "$dir"
+step "import" import "$store" "$dir" --stats
 if [ -n "${DEMO_BETWEEN:-}" ]; then
-	sh -c "$DEMO_BETWEEN" sh "$image" || exit
+	sh -c "$DEMO_BETWEEN" sh "$store" || exit
 fi
-echo "== verify, in a new process"
-rawpack verify || exit
+step "verify, in a new process" verify "$store" "$dir" --stats
+step "verify through direct I/O" verify "$store" "$dir" --direct --stats
+step "rewrite pieces of the objects" rewrite "$store" "$dir" --seed 1 --stats
+step "verify what was rewritten" verify "$store" "$dir" --seed 1
+step "verify it through direct I/O" verify "$store" "$dir" --seed 1 --direct
+step "put back what was there" rewrite "$store" "$dir" --seed 1 --restore
+step "verify" verify "$store" "$dir"
+step "check the metadata" check "$store"
+largest=$(xs ls "$store" | sort -n | tail -n 1 | cut -c 14- | sed 's|\\134|\\|g')
+if [ -n "$largest" ]; then
+	step "where the largest object lies: $largest" map "$store" "$largest"
+fi
 if [ -n "$keep" ]; then
-	echo "== the image is $image"
+	echo "== the store is $store"
 fi
 echo "== done: every byte was right"
