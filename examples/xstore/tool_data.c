@@ -95,13 +95,13 @@ ssize_t object_read(struct iomap_file *file, char *chunk, uint64_t pos)
 
 /* ---- files ---- */
 
-ssize_t read_chunk_at(int fd, char *chunk, uint64_t pos)
+ssize_t read_chunk_at(int fd, char *chunk, size_t bytes, uint64_t pos)
 {
 	size_t have = 0;
 	ssize_t got;
 
-	while (have < CHUNK_BYTES) {
-		got = pread(fd, chunk + have, CHUNK_BYTES - have, (off_t)(pos + have));
+	while (have < bytes) {
+		got = pread(fd, chunk + have, bytes - have, (off_t)(pos + have));
 		if (got < 0 && errno == EINTR)
 			continue;
 		if (got < 0)
@@ -175,7 +175,7 @@ static int fill_chunk(struct filling *filling, size_t bytes)
 	return object_write(filling->file, filling->chunk, whole, filling->pos);
 }
 
-/* Copy [pos, @end) of a regular file; *@short: the file ended before. */
+/* Copy [pos, @end) of a regular file; *@is_short: the file ended before. */
 static int fill_run(struct filling *filling, uint64_t end, bool *is_short)
 {
 	int error = 0;
@@ -183,9 +183,10 @@ static int fill_run(struct filling *filling, uint64_t end, bool *is_short)
 	if (end - filling->pos > PREALLOCATE_BYTES_MIN)
 		error = xs_preallocate(filling->object, (int64_t)filling->pos,
 				       (int64_t)(end - filling->pos), true);
-	while (!error && filling->pos < end) {
-		ssize_t got = read_chunk_at(filling->fd, filling->chunk, filling->pos);
-		uint64_t bytes = got > 0 ? (uint64_t)got : 0;
+	while (!error && !*is_short && filling->pos < end) {
+		uint64_t left = end - filling->pos;
+		size_t want = left < CHUNK_BYTES ? (size_t)left : CHUNK_BYTES;
+		ssize_t got = read_chunk_at(filling->fd, filling->chunk, want, filling->pos);
 
 		if (interrupted()) {
 			*filling->side = COPY_INTERRUPTED;
@@ -195,13 +196,9 @@ static int fill_run(struct filling *filling, uint64_t end, bool *is_short)
 			*filling->side = COPY_FILE;
 			return (int)got;
 		}
-		*is_short = bytes < CHUNK_BYTES && bytes < end - filling->pos;
-		if (bytes > end - filling->pos)
-			bytes = end - filling->pos;
-		error = fill_chunk(filling, (size_t)bytes);
-		filling->pos += bytes;
-		if (*is_short)
-			break;
+		*is_short = (size_t)got < want;
+		error = fill_chunk(filling, (size_t)got);
+		filling->pos += (uint64_t)got;
 	}
 	return error;
 }

@@ -8,8 +8,10 @@
  * in with the same bytes are left alone.
  *
  * Neither waiting for each file's data nor committing each file would be fast.  Up to
- * FLIGHT_NR objects are being written at a time, the oldest of which is waited for, and a
- * commit is made when enough has come together to make its price small.
+ * FLIGHT_NR objects are in flight at a time, the oldest of which is waited for.  They are
+ * written BATCH_NR together, under one plug: one system call, and the kernel can make one
+ * request of what lies side by side.  A commit is made when enough has come together to make
+ * its price small.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -21,6 +23,8 @@
 #include "tool.h"
 
 #define FLIGHT_NR 64U
+#define BATCH_NR 32U
+#define BATCH_BYTES (UINT64_C(1) << 20)
 #define COMMIT_OBJECTS 4096U
 #define COMMIT_BYTES (UINT64_C(256) << 20)
 
@@ -36,7 +40,9 @@ struct import {
 	struct tree tree;
 	char *chunks[2];
 	struct flight flights[FLIGHT_NR];
-	size_t first, flights_nr;	    /* of a ring */
+	size_t first, flights_nr; /* of a ring */
+	size_t batch_nr;	  /* the last of these, not yet being written */
+	uint64_t batch_bytes;
 	uint64_t pending_nr, pending_bytes; /* in the store since the last commit */
 	uint64_t in_nr, in_bytes;	    /* since it began, committed or not */
 	uint64_t same_nr, same_bytes;	    /* had been in */
@@ -79,10 +85,29 @@ static int land_one(struct import *import)
 	return 0;
 }
 
+/* Start to write what has come together. */
+static int write_batch(struct import *import)
+{
+	struct iomap_plug plug;
+	int error = 0;
+
+	iomap_start_plug(&plug);
+	for (; !error && import->batch_nr; import->batch_nr--) {
+		size_t at = import->first + import->flights_nr - import->batch_nr;
+
+		error = iomap_sync_range(import->flights[at % FLIGHT_NR].opened.file, 0, INT64_MAX,
+					 IOMAP_SYNC_WRITE);
+	}
+	iomap_finish_plug(&plug);
+	import->batch_nr = 0;
+	import->batch_bytes = 0;
+	return error;
+}
+
 /* All that is in flight, also after an error.  Return: the first error. */
 static int land_all(struct import *import)
 {
-	int error = 0;
+	int error = write_batch(import);
 
 	while (import->flights_nr) {
 		int own = land_one(import);
@@ -95,11 +120,14 @@ static int land_all(struct import *import)
 
 static int take_off(struct import *import, const struct flight *flight)
 {
-	int error;
+	int error = 0;
 
 	import->flights[(import->first + import->flights_nr++) % FLIGHT_NR] = *flight;
-	error = iomap_sync_range(flight->opened.file, 0, INT64_MAX, IOMAP_SYNC_WRITE);
-	if (!error && import->flights_nr == FLIGHT_NR)
+	import->batch_nr++;
+	import->batch_bytes += flight->bytes;
+	if (import->batch_nr >= BATCH_NR || import->batch_bytes >= BATCH_BYTES)
+		error = write_batch(import);
+	while (!error && import->flights_nr > FLIGHT_NR - BATCH_NR)
 		error = land_one(import);
 	return error;
 }

@@ -3,12 +3,11 @@
 #
 # cli_errors.sh BUILD_DIR SOURCE_DIR
 #
-# Whatever is wrong with the arguments, the directory, the image or the room for
-# it: rawpack and rawfile say so in one line, end with a status of sysexits.h,
-# and leave nothing half done behind.
+# Whatever is wrong with its arguments or the directory: demo.sh says so in one
+# line, ends with a status of sysexits.h, and leaves nothing behind; likewise
+# rawfile. tests/xstore/xs_tool.sh does the same with xstore.
 build=$1
 source=$2
-rawpack=$build/examples/rawpack
 rawfile=$build/examples/rawfile
 . "$source/tests/demo/tree.sh"
 
@@ -16,11 +15,15 @@ work=$(mktemp -d "$PWD/demo_cli.XXXXXX") || exit 1
 trap 'rm -rf "$work"' EXIT
 cd "$work" || exit 1
 make_tree tree
-mkdir empty images
+mkdir odd images
+: > "odd/new
+line"
+DEMO_TMPDIR=$work/images
+export DEMO_TMPDIR
 
 # expect STATUS PATTERN COMMAND...: it ends so, and standard error is one line
-# that matches (after "usage:" may follow more). rawfile leaves the library's own
-# log on standard error, which is not counted.
+# that matches. rawfile leaves the library's own log on standard error, which is
+# not counted.
 expect() {
 	want=$1
 	pattern=$2
@@ -36,103 +39,38 @@ expect() {
 	[ -z "$(ls -A images)" ] || fail "left behind: $(ls -A images)"
 }
 
-# patch FILE PLACE BYTES
-patch() {
-	printf "$3" | dd of="$1" bs=1 seek="$2" conv=notrunc status=none || exit 1
+demo() {
+	sh "$source/examples/demo.sh" "$@"
 }
 
-# ---- the command line
+# ---- the demonstration
 
-expect 64 '^usage: ' "$rawpack"
-expect 64 '^usage: ' "$rawpack" pack images/image
-expect 64 'no such command: frob' "$rawpack" frob images/image tree
-expect 64 "'12X' is not a size" "$rawpack" pack images/image tree --cache 12X
-expect 64 "'0' is not a size" "$rawpack" pack images/image tree --cache 0
-expect 64 "'99999999999G' is not a size" "$rawpack" pack images/image tree --cache 99999999999G
-expect 64 'unrecognized option' "$rawpack" pack images/image tree --frob
-expect 64 'cannot start the library' "$rawpack" pack images/image tree --cache 4K
-expect 64 'cannot start the library' "$rawpack" pack images/image tree --backend pigeons
-expect 64 '^usage: ' "$rawfile" read tree/empty
-expect 64 '^usage: ' "$rawfile" frob tree/empty 0
-expect 64 '^usage: ' "$rawfile" read tree/empty -- -1
+buffered=
+"$build/examples/xstore" mkfs probe --size 1M 2> stderr || buffered=--buffered
+expect 64 '^usage: ' demo
+expect 64 '^usage: ' demo "$build" tree tree
+expect 64 '^usage: ' demo "$build" --frob
+expect 64 '^usage: ' demo "$build" tree --cache
+expect 69 'no .*/examples/xstore' demo "$work" tree
+expect 64 "'12X' is not a size" demo "$build" tree --cache 12X
+expect 64 'cannot start the library' demo "$build" tree --backend pigeons
+expect 66 'missing: No such file or directory' demo "$build" missing $buffered
+expect 66 'tree/empty: Not a directory' demo "$build" tree/empty $buffered
+expect 65 'odd/new\\012line: cannot be the name of an object' demo "$build" odd $buffered
 
-# ---- the directory
-
-expect 66 'missing: No such file or directory' "$rawpack" pack images/image missing
-expect 66 'tree/empty: not a directory' "$rawpack" pack images/image tree/empty
-expect 66 'empty: no regular file' "$rawpack" pack images/image empty
-
-# ---- where the image goes
-
-expect 73 'missing/image: cannot create: No such file' "$rawpack" pack missing/image tree
-expect 73 'tree: cannot replace it: Is a directory' "$rawpack" pack tree tree
-# A limit on the size of files stands in for a full disk.
-expect 73 'images/image: no room for the image' \
-	sh -c 'trap "" XFSZ; ulimit -f 512; exec "$@"' sh "$rawpack" pack images/image tree
-
-# ---- the image
-
-"$rawpack" pack good tree > stdout || fail "cannot pack"
-bytes=$(wc -c < good)
-expect 66 'missing: No such file or directory' "$rawpack" verify missing tree
-expect 66 'missing: No such file or directory' "$rawpack" verify good missing
-expect 65 'not a rawpack image' "$rawpack" verify "tree/3 MiB" tree
-expect 66 'tree' "$rawpack" verify tree tree
-cp good bad
-truncate -s 1536K bad
-expect 65 "truncated: 1572864 bytes of at least [0-9]*" "$rawpack" verify bad tree
-cp good bad
-truncate -s 0 bad
-expect 65 'not a rawpack image: too small' "$rawpack" verify bad tree
-cp good bad
-patch bad 8 '\002'
-expect 65 'format version 2, this program knows version 1' "$rawpack" verify bad tree
-cp good bad
-patch bad 16 '\377'
-expect 65 'the header is damaged' "$rawpack" verify bad tree
-cp good bad
-place=$(grep -abo 'ümlaut' bad | tail -n 1 | cut -d : -f 1)
-patch bad "$place" u
-expect 65 'the manifest is damaged' "$rawpack" verify bad tree
-cp good bad
-patch bad 0 '\0\0\0\0\0\0\0\0'
-expect 65 'packing was not finished' "$rawpack" verify bad tree
-
-# ---- sources that have changed since are said and counted, and no error
-
-cp -R tree changed 2> /dev/null
-rm changed/empty
-printf y > "changed/one byte"
-"$rawpack" verify good changed > stdout 2> stderr || fail "changed sources: $(cat stderr)"
-grep -q 'one byte: the source has changed' stderr || fail "the changed file is not named"
-grep -q 'empty: cannot read the source' stderr || fail "the missing file is not named"
-grep -q ': 8 the same, 1 changed since, 1 gone since, 0 MISMATCHED' stdout || fail "not counted"
-[ "$(wc -c < good)" -eq "$bytes" ] || fail "verify changed the size of the image"
-
-# ---- interrupted
-
-# The program waits in a write to a full pipe while the signal arrives, so that
-# it arrives while the program runs, however fast or slow that is.
-mkfifo pipe
-exec 3<> pipe
-dd if=/dev/zero of=pipe bs=4096 count=256 oflag=nonblock status=none 2> /dev/null
-"$rawpack" pack images/image tree > pipe 2> stderr 3>&- &
-pid=$!
-until grep -q '^SigCgt:.*[2367abef]$' /proc/$pid/status; do
-	grep -q '^State:.*[ZX]' /proc/$pid/status && fail "it ended before it was interrupted"
-done
-kill -INT $pid
-dd of=/dev/null bs=4096 iflag=nonblock status=none <&3 2> /dev/null
-wait $pid
-got=$?
-exec 3>&-
-echo "interrupted -> $got: $(cat stderr)"
-[ $got -eq 75 ] || fail "interrupted: status $got, not 75: $(cat stderr)"
-[ "$(cat stderr)" = "rawpack: interrupted (Interrupt)" ] || fail "standard error: $(cat stderr)"
-[ -z "$(ls -A images)" ] || fail "interrupted, and left behind: $(ls -A images)"
+# What changes after it has been imported is a difference, and said.
+cp -R "tree/sub/deeper" changed
+expect 65 'store: 1 objects are different, 0 missing, 1 too much' \
+	env DEMO_BETWEEN='printf y >> changed/block-1; rm changed/deepest/the*' \
+	sh "$source/examples/demo.sh" "$build" changed $buffered
+grep -q '^block-1: different: 4095 bytes, the file has 4096$' stdout || fail "the changed file"
+grep -q '^deepest/the victim: extra: no such file$' stdout || fail "the missing file"
 
 # ---- rawfile
 
+expect 64 '^usage: ' "$rawfile" read tree/empty
+expect 64 '^usage: ' "$rawfile" frob tree/empty 0
+expect 64 '^usage: ' "$rawfile" read tree/empty -- -1
 truncate -s 8192 raw
 printf 'hello' | "$rawfile" write raw 4093 || fail "rawfile write"
 [ "$("$rawfile" read raw 4093 5)" = hello ] || fail "rawfile read"

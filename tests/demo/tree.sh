@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 # Sourced by the tests of the demonstration.
 #
-# make_tree DIR [RAWPACK]: what a small directory can hold to make a packer
-# stumble: 10 regular files, and things that are none and must not be packed.
+# make_tree DIR: what a small directory can hold to make an import stumble: 11
+# regular files, 3 symbolic links and a pipe.
 fail() {
 	echo "FAILED: $*" >&2
 	exit 1
@@ -14,8 +14,8 @@ make_tree() {
 	: > "$1/sub/empty too"
 	printf x > "$1/one byte"
 	printf 'spaces\n' > "$1/ name with  spaces "
-	printf 'newline\n' > "$1/new
-line"
+	printf 'quotes\n' > "$1/\"quotes\" and 'apostrophes'"
+	printf 'no UTF-8\n' > "$1/$(printf 'caf\351 \377')"
 	printf 'umlaut\n' > "$1/sub/ümlaut-日本"
 	printf 'backslash\n' > "$1/sub/back\\slash"
 	# 4095, 4097: just below and just above a block; the marker is there once.
