@@ -8,8 +8,8 @@
  *
  * A write with PREFLUSH puts nothing on the medium before its flush has succeeded.  If
  * something of it has landed, then what that flush covers is durable, and goes first, in the
- * order of completion; a failed write that had completed by then has its place in the same
- * order, since what the flush made durable may have overwritten it.
+ * order of completion.  A failed write that had completed by then is as free as ever, but
+ * where what the flush covers was submitted after it (cut_overwritten()).
  *
  * Drawing.  Fates that are drawn for each write alone rarely hit what breaks a store: one
  * write missing under many that landed, or one alone that has landed.  So the manner is drawn
@@ -128,8 +128,6 @@ static int cut_take_pieces(struct iomap_replay *replay, const struct iomap_cut *
 		    piece->off > write->io->len || piece->len > write->io->len - piece->off)
 			return -EINVAL;
 		write->fate = CUT_PIECEMEAL;
-		/* bytes so far, for cut_count() */
-		write->random += piece->len;
 	}
 	return 0;
 }
@@ -162,8 +160,53 @@ struct cut_target {
 	const struct iomap_replay *replay;
 	const struct iomap_cut *cut;
 	uint64_t unit_bytes;
+	uint64_t flush; /* SUBMIT of the last write with PREFLUSH that has landed; 0: none */
 	uint8_t *image;
 };
+
+/* What has landed lands in the order of completion. */
+static bool cut_in_order(const struct cut_target *to)
+{
+	return to->cut->mode == IOMAP_CUT_ALL || to->cut->mode == IOMAP_CUT_SUBSET;
+}
+
+/* The flush of a write that has landed covers @write. */
+static bool cut_flushed(const struct cut_target *to, const struct iomap__replay_write *write)
+{
+	return write->end && write->end < to->flush && !write->status;
+}
+
+/* @write had failed before something was submitted that such a flush covers, for @addr. */
+static bool cut_overwritten(const struct cut_target *to, const struct iomap__replay_write *write,
+			    uint64_t addr)
+{
+	const struct iomap_replay *replay = to->replay;
+	uint64_t n;
+
+	for (n = 0; write->status && n < replay->writes_nr; n++) {
+		const struct iomap__replay_write *other = &replay->writes[n];
+
+		if (cut_flushed(to, other) && other->start > write->end &&
+		    addr >= other->io->addr && addr - other->io->addr < other->io->len)
+			return true;
+	}
+	return false;
+}
+
+static bool cut_may_land(const struct cut_target *to, const struct iomap__replay_write *write,
+			 uint64_t addr)
+{
+	const struct iomap__replay_sector *sector =
+		&to->replay->sectors[addr >> IOMAP_SECTOR_SHIFT];
+
+	if (!iomap__replay_may_land(write, sector))
+		return false;
+	/* of what is durable, the last to complete is there */
+	if ((cut_in_order(to) || cut_flushed(to, write)) && write->end &&
+	    write->end < sector->settled_end)
+		return false;
+	return !cut_overwritten(to, write, addr);
+}
 
 /* Bytes [off, end) of @write land where they may. */
 static void cut_land(const struct cut_target *to, const struct iomap__replay_write *write,
@@ -174,7 +217,7 @@ static void cut_land(const struct cut_target *to, const struct iomap__replay_wri
 	for (; off < end; off += IOMAP_SECTOR_SIZE) {
 		uint64_t addr = io->addr + off;
 
-		if (iomap__replay_may_land(write, &to->replay->sectors[addr >> IOMAP_SECTOR_SHIFT]))
+		if (cut_may_land(to, write, addr))
 			memcpy(to->image + addr, (const uint8_t *)io->data + off,
 			       IOMAP_SECTOR_SIZE);
 	}
@@ -216,19 +259,7 @@ static void cut_land_torn(const struct cut_target *to, const struct iomap__repla
 	}
 }
 
-static void cut_land_pieces(const struct cut_target *to, uint64_t n)
-{
-	size_t i;
-
-	for (i = 0; i < to->cut->pieces_nr; i++) {
-		const struct iomap_cut_piece *piece = &to->cut->pieces[i];
-
-		if (piece->write == n)
-			cut_land(to, &to->replay->writes[n], piece->off, piece->off + piece->len);
-	}
-}
-
-/* Write @n meets its fate. */
+/* Write @n meets its fate; pieces of the caller have their turn in his order. */
 static void cut_meet(const struct cut_target *to, uint64_t n)
 {
 	struct iomap__replay_write *write = &to->replay->writes[n];
@@ -241,38 +272,35 @@ static void cut_meet(const struct cut_target *to, uint64_t n)
 	case CUT_TORN:
 		cut_land_torn(to, write);
 		break;
-	case CUT_PIECEMEAL:
-		cut_land_pieces(to, n);
-		break;
 	default:
 		break;
 	}
 }
 
 /* What the flushes of writes that have landed cover. */
-static void cut_meet_flushed(const struct cut_target *to)
+static void cut_meet_flushed(struct cut_target *to)
 {
 	const struct iomap_replay *replay = to->replay;
-	uint64_t flush = 0, n;
+	uint64_t n;
 
 	for (n = 0; n < replay->writes_nr; n++) {
 		const struct iomap__replay_write *write = &replay->writes[n];
 
 		if (write->fate != CUT_DROPPED && write->io->opf & IOMAP_REQ_PREFLUSH)
-			flush = iomap__max(flush, write->start);
+			to->flush = iomap__max(to->flush, write->start);
 	}
 	for (n = 0; n < replay->writes_nr; n++) {
 		struct iomap__replay_write *write = &replay->writes[n];
 
-		if (!write->end || write->end >= flush)
-			continue;
-		if (!write->status)
+		if (cut_flushed(to, write))
 			write->fate = CUT_WHOLE;
+		else if (!cut_in_order(to) || !write->end || write->end >= to->flush)
+			continue;
 		cut_meet(to, n);
 	}
 }
 
-static void cut_meet_all(const struct cut_target *to)
+static void cut_meet_all(struct cut_target *to)
 {
 	const struct iomap_replay *replay = to->replay;
 	uint64_t n;
@@ -292,8 +320,26 @@ static void cut_meet_all(const struct cut_target *to)
 	}
 }
 
-static void cut_count(const struct iomap_replay *replay, struct iomap_cut_outcome *outcome)
+/* The pieces of write @n, which may overlap, are together the whole write. */
+static bool cut_pieces_whole(const struct cut_target *to, uint64_t n)
 {
+	uint64_t len = to->replay->writes[n].io->len, done = 0;
+	size_t i = 0;
+
+	while (done < len && i < to->cut->pieces_nr) {
+		const struct iomap_cut_piece *piece = &to->cut->pieces[i++];
+
+		if (piece->write != n || piece->off > done || piece->off + piece->len <= done)
+			continue;
+		done = piece->off + piece->len;
+		i = 0;
+	}
+	return done == len;
+}
+
+static void cut_count(const struct cut_target *to, struct iomap_cut_outcome *outcome)
+{
+	const struct iomap_replay *replay = to->replay;
 	bool later = false;
 	uint64_t n;
 
@@ -301,7 +347,7 @@ static void cut_count(const struct iomap_replay *replay, struct iomap_cut_outcom
 	for (n = replay->writes_nr; n-- > 0;) {
 		const struct iomap__replay_write *write = &replay->writes[n];
 		bool whole = write->fate == CUT_WHOLE ||
-			     (write->fate == CUT_PIECEMEAL && write->random >= write->io->len);
+			     (write->fate == CUT_PIECEMEAL && cut_pieces_whole(to, n));
 		bool dropped = write->fate == CUT_DROPPED;
 
 		outcome->whole_nr += whole;
@@ -338,7 +384,7 @@ int iomap_replay_image(struct iomap_replay *replay, const struct iomap_cut *cut,
 	};
 	cut_meet_all(&to);
 	if (outcome)
-		cut_count(replay, outcome);
+		cut_count(&to, outcome);
 	return 0;
 }
 

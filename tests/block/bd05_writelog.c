@@ -208,6 +208,31 @@ Test(writelog, bd05_no_power_lost_gives_the_device_as_it_is)
 }
 
 /* A cache without stable writes changes the memory of a write that is in flight. */
+/* One of two that were in flight together is durable, and completed last. */
+Test(writelog, bd05_no_power_lost_leaves_what_completed_last)
+{
+	struct setup *s = set_up();
+	struct b_async fua, plain;
+	uint64_t keep = 1;
+	uint32_t rule;
+
+	rule = b_rule(s->faulty, (struct iomap_fault){ .kind = IOMAP_FAULT_DELAY,
+						       .opf = IOMAP_REQ_FUA });
+	b_start(&fua, s->log, IOMAP_REQ_OP_WRITE | IOMAP_REQ_FUA, 0, 1, 1);
+	b_start(&plain, s->log, IOMAP_REQ_OP_WRITE, 0, 2, 2);
+	cr_assert_eq(b_finish(&plain), 0);
+	let_go(s, rule);
+	cr_assert_eq(b_finish(&fua), 0);
+	cr_assert_eq(undurable(s), 1U);
+	cut_mode(s, IOMAP_CUT_ALL);
+	cr_assert_eq(b_value(s->image, 0), 1);
+	cr_assert_eq(b_value(s->image, 1), 2);
+	cut_subset(s, keep);
+	cr_assert_eq(b_value(s->image, 0), 1);
+	cr_assert_eq(values(s, 0), V(1) | V(2), "but a disk is free to order them so or so");
+	tear_down(s);
+}
+
 Test(writelog, bd05_the_log_has_what_the_device_got)
 {
 	struct setup *s = set_up();
@@ -421,6 +446,37 @@ Test(writelog, bd05_a_failed_write_is_no_better_for_a_flush)
 	cr_assert(with && without);
 	let_go(s, rule);
 	cr_assert_eq(b_finish(&io), 0);
+	tear_down(s);
+}
+
+/* What had been in flight with it may be covered by that flush, and yet be under it. */
+Test(writelog, bd05_a_failed_write_may_be_over_what_the_flush_of_a_later_one_covers)
+{
+	struct setup *s = set_up();
+	struct b_async good, bad, last;
+	uint64_t order = 0;
+	uint32_t first, rule;
+
+	first = hold(s, IOMAP_FAULT_ON_WRITE);
+	b_start(&good, s->log, IOMAP_REQ_OP_WRITE, 0, 1, 1);
+	cr_assert_eq(iomap_faulty_remove(s->faulty, first), 0);
+	rule = b_rule(s->faulty, (struct iomap_fault){ .kind = IOMAP_FAULT_FAIL, .nth = 1 });
+	b_start(&bad, s->log, IOMAP_REQ_OP_WRITE, 0, 1, 2);
+	cr_assert_eq(b_finish(&bad), -EIO);
+	cr_assert_eq(iomap_faulty_remove(s->faulty, rule), 0);
+	cr_assert_eq(iomap_faulty_release(s->faulty, 0, 1, IOMAP_RELEASE_FIFO), 1);
+	cr_assert_eq(b_finish(&good), 0);
+	rule = hold(s, IOMAP_FAULT_ON_WRITE);
+	b_start(&last, s->log, IOMAP_REQ_OP_WRITE | IOMAP_REQ_PREFLUSH, 1, 1, 3);
+	undurable(s);
+	for (uint64_t seed = 1; seed <= SEEDS; seed++) {
+		cut_seed(s, seed);
+		if (b_value(s->image, 1) == 3)
+			order |= V(b_value(s->image, 0));
+	}
+	cr_assert_eq(order, V(1) | V(2));
+	let_go(s, rule);
+	cr_assert_eq(b_finish(&last), 0);
 	tear_down(s);
 }
 
@@ -643,6 +699,16 @@ Test(writelog, bd05_pieces_land_as_the_caller_says)
 	for (unsigned i = 0; i < 4; i++)
 		cr_assert_eq(b_value(s->image, i), expected[i], "%u", i);
 	cr_assert_eq(outcome.torn_nr, 2U);
+	/* a sector that lands twice is no other sector */
+	pieces[1] = (struct iomap_cut_piece){ .write = 1, .off = 0, .len = 2 * SECTOR };
+	pieces[2] = pieces[1];
+	outcome = cut(s, c);
+	cr_assert_eq(outcome.whole_nr, 0U);
+	cr_assert_eq(outcome.torn_nr, 1U);
+	pieces[2] = (struct iomap_cut_piece){ .write = 1, .off = 2 * SECTOR, .len = 2 * SECTOR };
+	outcome = cut(s, c);
+	cr_assert_eq(outcome.whole_nr, 1U);
+	cr_assert_eq(outcome.dropped_nr, 1U);
 	c.pieces_nr = 0;
 	cut(s, c);
 	cr_assert_eq(b_value(s->image, 0), 0);
@@ -674,6 +740,11 @@ Test(writelog, bd05_calls_that_make_no_sense_are_refused)
 	cr_assert_eq(iomap_replay_image(s->replay, &c, s->image, NULL), -EINVAL);
 	c.sector_bytes = 256;
 	cr_assert_eq(iomap_replay_image(s->replay, &c, s->image, NULL), -EINVAL);
+	c.sector_bytes = 0;
+	c.reserved[0] = 1;
+	cr_assert_eq(iomap_replay_image(s->replay, &c, s->image, NULL), -EINVAL);
+	c.reserved[0] = 0;
+	cr_assert_eq(iomap_replay_image(s->replay, &c, s->image, NULL), 0);
 	c.size = 3;
 	cr_assert_eq(iomap_replay_image(s->replay, &c, s->image, NULL), -EINVAL);
 	cr_assert_eq(iomap_replay_write(s->replay, 1, &e, sizeof(e)), -ENOENT);
