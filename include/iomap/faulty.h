@@ -56,9 +56,9 @@ enum iomap_fault_kind {
 
 /*
  * A rule.  Zero means what is in brackets.  An I/O matches when its operation, its flags and
- * its range do, and it is one that the kind can act on: SHORTEN, CORRUPT and MISDIRECT act on
- * reads and writes with data, TEAR on writes of two units or more, LOSE on writes and
- * flushes, the others on all.  A flush, and a write of nothing, has no address: it matches
+ * its range do, and it is one that the kind can act on: SHORTEN and CORRUPT act on reads and
+ * writes with data, MISDIRECT on those of them that have another place to go to, TEAR on
+ * writes of two units or more, LOSE on writes and flushes, the others on all.  A flush, and a write of nothing, has no address: it matches
  * only rules for the whole device.
  *
  * Each rule counts its matches, from 1, and fires at those that `nth`, `every`, `limit` and
@@ -86,8 +86,9 @@ struct iomap_fault {
 	 * TEAR: the unit, a power of two of at least the logical block size, aligned on the
 	 *   device [the logical block size]
 	 * CORRUPT: bits [1], spread over the data
-	 * MISDIRECT: added to the address, modulo the device, a multiple of the logical block
-	 *   size [IOMAP_FAULT_ANY: another place]
+	 * MISDIRECT: added to the address, modulo the device, but no further than where all
+	 *   of it lies on the device; a multiple of the logical block size
+	 *   [IOMAP_FAULT_ANY: another place]
 	 */
 	uint64_t amount;
 	uint64_t reserved[4];

@@ -37,16 +37,18 @@ struct iomap__faulty_rule {
 
 /* ---- which rules an I/O meets; lock held ---- */
 
-static bool rule_acts_on(const struct iomap__faulty_rule *rule, const struct iomap_bio *bio)
+static bool rule_acts_on(const struct iomap__faulty_rule *rule, const struct iomap_bio *bio,
+			 const struct iomap_bdev *lower)
 {
 	uint64_t addr = iomap__bio_addr(bio), size = bio->bi_iter.bi_size;
-	uint64_t unit = rule->fault.amount;
+	uint64_t unit = rule->fault.amount; /* of MISDIRECT: how far */
 
 	switch (rule->fault.kind) {
 	case IOMAP_FAULT_SHORTEN:
 	case IOMAP_FAULT_CORRUPT:
-	case IOMAP_FAULT_MISDIRECT:
 		return size != 0;
+	case IOMAP_FAULT_MISDIRECT:
+		return size && iomap__faulty_elsewhere(lower, bio, unit, 0) != addr;
 	case IOMAP_FAULT_TEAR:
 		return size && addr / unit != (addr + size - 1) / unit;
 	default:
@@ -55,7 +57,7 @@ static bool rule_acts_on(const struct iomap__faulty_rule *rule, const struct iom
 }
 
 static bool rule_matches(const struct iomap__faulty_rule *rule, const struct iomap_bio *bio,
-			 uint64_t dev_bytes)
+			 const struct iomap_bdev *lower)
 {
 	const struct iomap_fault *fault = &rule->fault;
 	uint64_t addr = iomap__bio_addr(bio), size = bio->bi_iter.bi_size;
@@ -64,9 +66,9 @@ static bool rule_matches(const struct iomap__faulty_rule *rule, const struct iom
 		return false;
 	if (size && (addr >= fault->end || addr + size <= fault->start))
 		return false;
-	if (!size && (fault->start || fault->end < dev_bytes))
+	if (!size && (fault->start || fault->end < lower->bytes))
 		return false;
-	return rule_acts_on(rule, bio);
+	return rule_acts_on(rule, bio, lower);
 }
 
 /* The match that has just been counted is one to fire at. */
@@ -92,7 +94,9 @@ static void rule_decide(struct iomap__faulty_rule *rule, struct iomap__faulty *f
 	if (fault->kind == IOMAP_FAULT_DELAY) {
 		io->delayed_by = rule->id;
 		io->hold_end = fault->flags & IOMAP_FAULT_HOLD_END;
-		io->due = fault->amount ? faulty->submitted_nr + fault->amount : UINT64_MAX;
+		io->due = UINT64_MAX;
+		if (fault->amount && fault->amount < UINT64_MAX - faulty->submitted_nr)
+			io->due = faulty->submitted_nr + fault->amount;
 		/* Of a delay alone its error is the I/O's. */
 		if (!io->kind)
 			io->error = fault->error;
@@ -110,13 +114,12 @@ static void rule_decide(struct iomap__faulty_rule *rule, struct iomap__faulty *f
 static bool faulty_decide(struct iomap__faulty *faulty, const struct iomap_bio *bio,
 			  struct iomap__faulty_io *io)
 {
-	uint64_t dev_bytes = iomap_bdev_bytes(faulty->lower);
 	struct iomap__faulty_rule *rule;
 
 	for (rule = faulty->rules; rule; rule = rule->next) {
 		uint32_t taken = rule->fault.kind == IOMAP_FAULT_DELAY ? io->delayed_by : io->kind;
 
-		if (!rule_matches(rule, bio, dev_bytes))
+		if (!rule_matches(rule, bio, faulty->lower))
 			continue;
 		rule->matched++;
 		if (!rule_selects(rule) || taken)

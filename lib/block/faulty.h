@@ -52,6 +52,12 @@ static inline uint64_t iomap__bio_addr(const struct iomap_bio *bio)
 	return bio->bi_iter.bi_sector << IOMAP_SECTOR_SHIFT;
 }
 
+/*
+ * Where a misdirected I/O goes: @amount further, or by @random, but inside the device.  Not
+ * elsewhere at all when there is no other place, or @amount leads back.
+ */
+uint64_t iomap__faulty_elsewhere(const struct iomap_bdev *lower, const struct iomap_bio *bio,
+				 uint64_t amount, uint64_t random);
 /* Do the I/O with its fault; iomap__faulty_done() follows, now or later.  No lock held. */
 void iomap__faulty_start(struct iomap__faulty_io *io);
 /* It has been done, with io->status.  Holds its end, or ends it and frees @io. */

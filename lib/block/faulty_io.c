@@ -165,21 +165,28 @@ static void fio_shorten(struct iomap__faulty_io *io)
 	fio_whole(io, iomap__bio_addr(io->bio), keep);
 }
 
-/* Where the I/O goes instead: a place that is inside the device. */
+uint64_t iomap__faulty_elsewhere(const struct iomap_bdev *lower, const struct iomap_bio *bio,
+				 uint64_t amount, uint64_t random)
+{
+	uint64_t block = lower->limits.logical_block_size;
+	uint64_t addr = iomap__bio_addr(bio), size = bio->bi_iter.bi_size;
+	uint64_t places = (lower->bytes - size) / block + 1;
+
+	if (amount != IOMAP_FAULT_ANY) {
+		amount %= lower->bytes;
+		/* the sum may be past what 64 bits hold */
+		addr = amount < lower->bytes - addr ? addr + amount :
+						      amount - (lower->bytes - addr);
+		return iomap__min(addr, lower->bytes - size);
+	}
+	return places > 1 ? (addr / block + 1 + random % (places - 1)) % places * block : addr;
+}
+
 static void fio_misdirect(struct iomap__faulty_io *io)
 {
-	const struct iomap_bdev *lower = io->faulty->lower;
-	uint64_t block = lower->limits.logical_block_size;
-	uint64_t addr = iomap__bio_addr(io->bio), size = io->bio->bi_iter.bi_size;
-	uint64_t places = (lower->bytes - size) / block + 1;
-	uint64_t to = addr;
+	uint64_t to = iomap__faulty_elsewhere(io->faulty->lower, io->bio, io->amount, io->random);
 
-	if (io->amount != IOMAP_FAULT_ANY)
-		to = iomap__min((addr + io->amount % lower->bytes) % lower->bytes,
-				lower->bytes - size);
-	else if (places > 1)
-		to = (addr / block + 1 + io->random % (places - 1)) % places * block;
-	fio_whole(io, to, size);
+	fio_whole(io, to, io->bio->bi_iter.bi_size);
 }
 
 /* A unit lands or does not; @lost never does and @kept always, so that both happen. */

@@ -35,9 +35,13 @@ static inline uint64_t iomap__random_below(uint64_t *state, uint64_t n)
 	return iomap__random(state) % n;
 }
 
+/* A size behind which there is no struct of ours in any version. */
+#define IOMAP__OPTS_SIZE_MAX 4096U
+
 /*
  * Take over a struct of the caller that starts with its size.  @least: what every version
- * has; @known: what this one has.  A longer one must be zero where we do not know it.
+ * has, behind which its members are reserved; @known: with these.  What is reserved, or
+ * longer than we know, must be zero.
  */
 static inline int iomap__opts_copy(void *to, size_t least, size_t known, const void *from)
 {
@@ -45,9 +49,9 @@ static inline int iomap__opts_copy(void *to, size_t least, size_t known, const v
 	size_t size, i;
 
 	memcpy(&size, from, sizeof(size));
-	if (size < least)
+	if (size < least || size > IOMAP__OPTS_SIZE_MAX)
 		return -EINVAL;
-	for (i = known; i < size; i++)
+	for (i = least; i < size; i++)
 		if (bytes[i])
 			return -EINVAL;
 	memset(to, 0, known);

@@ -285,6 +285,13 @@ Test(faulty, bd05_a_longer_struct_is_taken_when_the_rest_is_zero)
 	cr_assert_eq(b_put(s.dev, 0, 0, 1, 1), -EIO);
 	later.more[1] = 1;
 	cr_assert_eq(iomap_faulty_add(s.dev, &later.fault, NULL), -EINVAL);
+	later.fault = (struct iomap_fault){ .size = sizeof(later.fault),
+					    .kind = IOMAP_FAULT_FAIL,
+					    .reserved = { [3] = 1 } };
+	cr_assert_eq(iomap_faulty_add(s.dev, &later.fault, NULL), -EINVAL, "it may mean something");
+	later.fault.size = SIZE_MAX;
+	later.fault.reserved[3] = 0;
+	cr_assert_eq(iomap_faulty_add(s.dev, &later.fault, NULL), -EINVAL, "not a size");
 	tear_down(&s);
 }
 
@@ -466,6 +473,30 @@ Test(faulty, bd05_a_misdirected_io_goes_elsewhere)
 	tear_down(&s);
 }
 
+/* Then a rule would count as fired, and report its error, for an I/O that is as it should be. */
+Test(faulty, bd05_what_has_no_other_place_is_not_misdirected)
+{
+	static const uint64_t amounts[] = { IOMAP_FAULT_ANY, SECTOR, DEV_BYTES };
+	static unsigned char image[DEV_BYTES];
+	struct setup s = set_up();
+	uint32_t id[3];
+
+	for (unsigned i = 0; i < 3; i++)
+		id[i] = b_rule(s.dev, (struct iomap_fault){ .kind = IOMAP_FAULT_MISDIRECT,
+							    .amount = amounts[i],
+							    .ops = IOMAP_FAULT_ON_WRITE,
+							    .error = -EILSEQ });
+	memset(image, 1, sizeof(image));
+	cr_assert_eq(b_write(s.dev, 0, image, DEV_BYTES), 0);
+	cr_assert_eq(b_matched(s.dev, id[0]), 0U);
+	cr_assert_eq(b_put(s.dev, 0, DEV_BYTES / SECTOR - 2, 2, 2), -EILSEQ);
+	cr_assert_eq(b_matched(s.dev, id[0]), 1U);
+	cr_assert_eq(b_matched(s.dev, id[1]), 0U, "no further than the end, where it is");
+	cr_assert_eq(b_matched(s.dev, id[2]), 0U, "around the device and back");
+	cr_assert_eq(b_get(s.lower, DEV_BYTES / SECTOR - 1), 1);
+	tear_down(&s);
+}
+
 Test(faulty, bd05_a_device_that_is_gone_stays_gone)
 {
 	struct setup s = set_up();
@@ -565,6 +596,21 @@ Test(faulty, bd05_a_delay_can_last_for_so_many_ios)
 	cr_assert_eq(b_put(s.dev, 0, 0, 1, 3), 0);
 	cr_assert(atomic_load(&io.done));
 	cr_assert_eq(b_get(s.lower, 0), 1, "it was overtaken by both");
+	cr_assert_eq(b_finish(&io), 0);
+	tear_down(&s);
+}
+
+Test(faulty, bd05_a_delay_longer_than_all_time_lasts)
+{
+	struct setup s = set_up();
+	struct b_async io;
+
+	b_rule(s.dev,
+	       (struct iomap_fault){ .kind = IOMAP_FAULT_DELAY, .nth = 1, .amount = UINT64_MAX });
+	b_start(&io, s.dev, IOMAP_REQ_OP_WRITE, 0, 1, 1);
+	cr_assert_eq(b_put(s.dev, 0, 1, 1, 2), 0);
+	cr_assert_not(atomic_load(&io.done));
+	cr_assert_eq(iomap_faulty_release(s.dev, 0, UINT64_MAX, IOMAP_RELEASE_FIFO), 1);
 	cr_assert_eq(b_finish(&io), 0);
 	tear_down(&s);
 }
