@@ -88,7 +88,7 @@ static void dio_submit(struct iomap__dio *dio, struct iomap_bio *bio, int64_t po
 		iomap_submit_bio(bio);
 }
 
-/* Zero [from, to) on the device: the rest of a block. */
+/* Zero [from, to) on the device: the rest of a block, whose end may be 2^63. */
 static int dio_pad(struct iomap__dio *dio, const struct iomap *iomap, int64_t from, int64_t to)
 {
 	struct iomap_bio *bio = dio_bio(dio, iomap, from, 1);
@@ -96,7 +96,7 @@ static int dio_pad(struct iomap__dio *dio, const struct iomap *iomap, int64_t fr
 	if (!bio)
 		return -ENOMEM;
 	/* an empty bio has room for one vector; a write only reads it */
-	if (!iomap_bio_add(bio, (void *)(uintptr_t)dio_zeros, (size_t)(to - from))) {
+	if (!iomap_bio_add(bio, (void *)(uintptr_t)dio_zeros, (size_t)to - (size_t)from)) {
 		iomap_bio_put(bio);
 		return -EIO;
 	}

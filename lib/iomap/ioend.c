@@ -390,9 +390,7 @@ ssize_t iomap_add_to_ioend(struct iomap_writepage_ctx *wpc, struct iomap_folio *
 	}
 	wpc->nr_folios = ioend->io_folios_nr;
 	/* what the file does not reach is written, but is none of its bytes */
-	ioend->io_size += len;
-	if (ioend->io_offset + (int64_t)ioend->io_size > end_pos)
-		ioend->io_size = (size_t)(end_pos - ioend->io_offset);
+	ioend->io_size = iomap__min(ioend->io_size + len, (size_t)(end_pos - ioend->io_offset));
 	return (ssize_t)len;
 }
 
