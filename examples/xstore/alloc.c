@@ -129,17 +129,25 @@ uint64_t xs_space_take(struct xs_space *space, uint64_t goal, uint64_t want, uin
 
 /* ---- what waits for a commit ---- */
 
+int xs_runs_room(struct xs_runs *runs, size_t nr)
+{
+	size_t max = runs->nr + nr > 2 * runs->max ? runs->nr + nr : 2 * runs->max;
+	struct xs_run *v;
+
+	if (nr <= runs->max - runs->nr)
+		return 0;
+	v = realloc(runs->v, max * sizeof(*v));
+	if (!v)
+		return -ENOMEM;
+	runs->v = v;
+	runs->max = max;
+	return 0;
+}
+
 int xs_runs_add(struct xs_runs *runs, uint64_t start, uint64_t nr)
 {
-	if (runs->nr == runs->max) {
-		size_t max = runs->max ? 2 * runs->max : 16;
-		struct xs_run *v = realloc(runs->v, max * sizeof(*v));
-
-		if (!v)
-			return -ENOMEM;
-		runs->v = v;
-		runs->max = max;
-	}
+	if (xs_runs_room(runs, 1))
+		return -ENOMEM;
 	runs->v[runs->nr++] = (struct xs_run){ start, nr };
 	return 0;
 }

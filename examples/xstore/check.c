@@ -42,7 +42,7 @@ int xs_check(struct iomap_bdev *bdev, struct xs_counts *counts, struct xs_why *w
 		*counts = (struct xs_counts){
 			.bytes = iomap_bdev_bytes(bdev),
 			.data_bytes = image.data_nr << XS_BLOCK_SHIFT,
-			.meta_bytes = (image.meta.nr + XS_SUPER_SLOTS) << XS_BLOCK_SHIFT,
+			.meta_bytes = (image.super.nodes_nr + XS_SUPER_SLOTS) << XS_BLOCK_SHIFT,
 			.objects_nr = image.super.objects_nr,
 			.generation = image.super.generation,
 		};

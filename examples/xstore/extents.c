@@ -56,13 +56,6 @@ static uint64_t weight(const struct xs_extent *extent)
 	return extent->unwritten ? extent->nr : 1;
 }
 
-void xs_changed(struct xs_object *object)
-{
-	object->store->changes++;
-	/* Release: pairs with the acquire of iomap_valid, which looks without the lock. */
-	__atomic_store_n(&object->cookie, object->cookie + 1, __ATOMIC_RELEASE);
-}
-
 /* Make room for an extent at @at: a copy of what is there stays behind. */
 static void open_gap(struct xs_object *object, uint32_t at)
 {
@@ -97,17 +90,33 @@ static void try_merge(struct xs_object *object, uint32_t at)
 	close_gap(object, at + 1);
 }
 
+/*
+ * What happens in [@from, @to) changes the items of that range, of an extent that reaches
+ * into it, of one before that it may be merged with, and of one that begins at @to.
+ */
+static void range_changed(struct xs_object *object, uint64_t from, uint64_t to)
+{
+	uint32_t at = xs_extent_find(object, from);
+	const struct xs_extent *extents = object->extents;
+
+	if (at < object->extents_nr && extents[at].file < from)
+		from = extents[at].file;
+	else if (at && xs_extent_end(&extents[at - 1]) == from)
+		from = extents[at - 1].file;
+	xs_changed(object, XS_AT_EXTENT + from, XS_AT_EXTENT + to);
+}
+
 void xs_extent_insert(struct xs_object *object, struct xs_extent extent)
 {
 	uint32_t at = xs_extent_find(object, extent.file);
 
+	range_changed(object, extent.file, xs_extent_end(&extent));
 	open_gap(object, at);
 	object->extents[at] = extent;
 	object->store->weight += weight(&extent);
 	try_merge(object, at);
 	if (at)
 		try_merge(object, at - 1);
-	xs_changed(object);
 }
 
 /* Make a boundary inside extent @at. */
@@ -132,6 +141,9 @@ void xs_extents_convert(struct xs_object *object, uint64_t from, uint64_t to)
 		struct xs_extent *extent = &object->extents[at];
 
 		if (extent->unwritten) {
+			if (!changed)
+				range_changed(object, from, to);
+			changed = true;
 			if (extent->file < from) {
 				split(object, at++, from);
 				continue;
@@ -141,7 +153,6 @@ void xs_extents_convert(struct xs_object *object, uint64_t from, uint64_t to)
 			extent = &object->extents[at];
 			object->store->weight -= weight(extent) - 1;
 			extent->unwritten = 0;
-			changed = true;
 		}
 		at++;
 	}
@@ -150,7 +161,6 @@ void xs_extents_convert(struct xs_object *object, uint64_t from, uint64_t to)
 	/* from behind, so that the places before stay what they are */
 	for (uint32_t n = at; n > 0 && xs_extent_end(&object->extents[n - 1]) >= from; n--)
 		try_merge(object, n - 1);
-	xs_changed(object);
 }
 
 void xs_extents_cut(struct xs_object *object, uint64_t block)
@@ -160,6 +170,7 @@ void xs_extents_cut(struct xs_object *object, uint64_t block)
 
 	if (at == object->extents_nr)
 		return;
+	range_changed(object, block, XS_FILE_BLOCKS_MAX);
 	if (object->extents[at].file < block) {
 		struct xs_extent *extent = &object->extents[at];
 		uint32_t keep = (uint32_t)(block - extent->file);
@@ -175,5 +186,4 @@ void xs_extents_cut(struct xs_object *object, uint64_t block)
 			      object->extents[at].nr);
 	}
 	object->extents_nr = first;
-	xs_changed(object);
 }

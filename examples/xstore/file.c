@@ -189,7 +189,7 @@ static void size_reached(struct xs_object *object, uint64_t from, uint64_t to, u
 	object->pending_size = 0;
 	object->tail_lost = false;
 	object->size = end;
-	xs_changed(object);
+	xs_changed(object, XS_AT_OBJECT, XS_AT_OBJECT);
 }
 
 /*
@@ -334,7 +334,7 @@ static int shrink(struct xs_object *object, int64_t new_size)
 		object->pending_size = size;
 	if (object->size > size) {
 		object->size = size;
-		xs_changed(object);
+		xs_changed(object, XS_AT_OBJECT, XS_AT_OBJECT);
 	}
 	/* the new end may lie in a hole, of which no completion will tell */
 	size_reached(object, 0, 0, size);

@@ -2,9 +2,10 @@
 /*
  * load.c - read the metadata of a store and believe nothing of it.
  *
- * Opening and checking share this.  Memory is bounded by what the device can hold: the chain
- * of metadata blocks ends after as many as the super block says, and these have to be inside
- * the store and each there once.
+ * Opening and checking share this.  The tree is read level by level, from the root down; what
+ * a node says of one below is held against that.  Memory is bounded by what the device can
+ * hold: nodes have to be inside the store, each there once, and not more than the super block
+ * says, and there are no more levels than that says either.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -64,143 +65,298 @@ static int read_supers(struct iomap_bdev *bdev, struct xs_image *image, struct x
 	return 0;
 }
 
-/* ---- metadata blocks ---- */
-
-static int mark(struct xs_image *image, uint64_t start, uint64_t nr, struct xs_why *why)
-{
-	if (xs_space_mark(&image->space, start, nr))
-		return 0;
-	return xs_because(why, XS_EDAMAGED, "block used twice at %" PRIu64, start);
-}
-
-/* Read the block at *@at; add its payload at @used; move *@at on. */
-static int read_meta_block(struct iomap_bdev *bdev, struct xs_image *image, uint8_t *block,
-			   uint64_t *at, uint64_t *used, struct xs_why *why)
-{
-	uint64_t next, self = *at;
-	uint32_t bytes;
-	int error;
-
-	if (self < XS_SUPER_SLOTS || self >= image->super.blocks)
-		return xs_because(why, XS_EDAMAGED, "metadata outside the store");
-	error = mark(image, self, 1, why);
-	if (!error)
-		error = xs_runs_add(&image->meta, self, 1);
-	if (error)
-		return error;
-	error = xs_block_io(bdev, IOMAP_REQ_OP_READ | IOMAP_REQ_META, self, block, 1);
-	if (error)
-		return xs_because(why, error, "cannot read metadata block %" PRIu64, self);
-	error = xs_meta_verify(block, &image->super, self, &next, &bytes, why);
-	if (error)
-		return error;
-	if (bytes > image->super.meta_bytes - *used)
-		return xs_because(why, XS_EDAMAGED, "more metadata than there should be");
-	memcpy(image->payload + *used, block + XS_META_HEADER_BYTES, bytes);
-	*used += bytes;
-	*at = next;
-	return 0;
-}
-
-static int read_payload(struct iomap_bdev *bdev, struct xs_image *image, struct xs_why *why)
-{
-	uint64_t nr = xs_meta_blocks(image->super.meta_bytes);
-	uint64_t at = image->super.meta_first, used = 0;
-	uint8_t *block = aligned_alloc(XS_BLOCK_BYTES, XS_BLOCK_BYTES);
-	int error = 0;
-
-	image->payload = malloc((size_t)image->super.meta_bytes + 1);
-	if (!block || !image->payload)
-		error = -ENOMEM;
-	for (; !error && nr; nr--)
-		error = read_meta_block(bdev, image, block, &at, &used, why);
-	free(block);
-	if (!error && (at || used != image->super.meta_bytes))
-		error = xs_because(why, XS_EDAMAGED, "less metadata than there should be");
-	return error;
-}
-
 /* ---- objects ---- */
 
-static int read_extents(struct xs_image *image, struct xs_cursor *from,
-			const struct xs_record *record, struct xs_extent *extents,
-			struct xs_why *why)
+struct reader {
+	struct iomap_bdev *bdev;
+	struct xs_image *image;
+	struct xs_why *why;
+	xs_object_fn *fn; /* may be NULL */
+	void *arg;
+	uint8_t *buffer;    /* of READ_BLOCKS, or less if there are less */
+	struct xs_key last; /* key read */
+	bool any;	    /* key was read */
+
+	/* the object whose items come */
+	struct xs_record record;
+	struct xs_extent *extents;
+	uint32_t extents_nr, extents_max;
+	char **names; /* of those before, and this one */
+	size_t names_nr, names_max;
+};
+
+static int mark(struct reader *reader, uint64_t start, uint64_t nr)
 {
+	if (xs_space_mark(&reader->image->space, start, nr))
+		return 0;
+	return xs_because(reader->why, XS_EDAMAGED, "block used twice at %" PRIu64, start);
+}
+
+/* The object is complete, if there is one. */
+static int end_object(struct reader *reader)
+{
+	struct xs_extent *extents = reader->extents;
 	int error = 0;
 
-	for (uint32_t i = 0; !error && i < record->extents_nr; i++) {
-		error = xs_extent_decode(from, image->super.blocks, i ? &extents[i - 1] : NULL,
-					 &extents[i], why);
-		if (!error)
-			error = mark(image, extents[i].disk, extents[i].nr, why);
-		if (!error)
-			image->data_nr += extents[i].nr;
-	}
+	if (!reader->names_nr)
+		return 0;
+	reader->extents = NULL;
+	if (reader->fn)
+		error = reader->fn(reader->arg, &reader->record, extents, reader->extents_nr);
+	else
+		free(extents);
+	reader->extents_nr = reader->extents_max = 0;
 	return error;
 }
 
-static int read_object(struct xs_image *image, struct xs_cursor *from, struct xs_record *record,
-		       xs_object_fn *fn, void *arg, struct xs_why *why)
+static int begin_object(struct reader *reader, const struct xs_record *record)
 {
-	struct xs_extent *extents;
-	int error = xs_record_decode(from, record, why);
+	size_t max = reader->names_max ? 2 * reader->names_max : 64;
+	char **names;
+	int error = end_object(reader);
 
 	if (error)
 		return error;
-	extents = malloc(((size_t)record->extents_nr + 1) * sizeof(*extents));
-	if (!extents)
+	if (!record->id || record->id >= reader->image->super.next_id)
+		return xs_because(reader->why, XS_EDAMAGED, "object of an impossible id");
+	if (reader->names_nr == reader->names_max) {
+		names = realloc(reader->names, max * sizeof(*names));
+		if (!names)
+			return -ENOMEM;
+		reader->names = names;
+		reader->names_max = max;
+	}
+	reader->record = *record;
+	reader->names[reader->names_nr] = strdup(record->name);
+	if (!reader->names[reader->names_nr])
 		return -ENOMEM;
-	error = read_extents(image, from, record, extents, why);
-	if (!error && fn)
-		error = fn(arg, record, extents);
-	if (error || !fn)
-		free(extents);
+	reader->names_nr++;
+	return 0;
+}
+
+static int add_extent(struct reader *reader, uint64_t id, const struct xs_extent *extent)
+{
+	uint32_t nr = reader->extents_nr, max = nr ? 2 * nr : 4;
+	struct xs_extent *extents;
+
+	if (!reader->names_nr || id != reader->record.id)
+		return xs_because(reader->why, XS_EDAMAGED, "extent of no object");
+	if (nr && extent->file < xs_extent_end(&reader->extents[nr - 1]))
+		return xs_because(reader->why, XS_EDAMAGED, "extents overlap in an object");
+	if (nr == reader->extents_max) {
+		extents = max < nr ? NULL : realloc(reader->extents, max * sizeof(*extents));
+		if (!extents)
+			return -ENOMEM;
+		reader->extents = extents;
+		reader->extents_max = max;
+	}
+	reader->extents[reader->extents_nr++] = *extent;
+	reader->image->data_nr += extent->nr;
+	return mark(reader, extent->disk, extent->nr);
+}
+
+static int compare_names(const void *a, const void *b)
+{
+	char *const *left = a, *const *right = b;
+
+	return strcmp(*left, *right);
+}
+
+static int end_objects(struct reader *reader)
+{
+	int error = end_object(reader);
+
+	if (error)
+		return error;
+	if (reader->names_nr != reader->image->super.objects_nr)
+		return xs_because(reader->why, XS_EDAMAGED, "%zu objects, not %" PRIu64,
+				  reader->names_nr, reader->image->super.objects_nr);
+	if (reader->names_nr)
+		qsort(reader->names, reader->names_nr, sizeof(char *), compare_names);
+	for (size_t i = 1; i < reader->names_nr; i++)
+		if (!strcmp(reader->names[i - 1], reader->names[i]))
+			return xs_because(reader->why, XS_EDAMAGED, "two objects of one name");
+	return 0;
+}
+
+/* ---- nodes ---- */
+
+#define READ_BLOCKS 64U
+
+/* Items come in order, and lie in what their node has: from @low to below @high. */
+static int check_key(struct reader *reader, struct xs_key key, struct xs_key low,
+		     const struct xs_key *high)
+{
+	if (xs_key_cmp(key, low) < 0 || (high && xs_key_cmp(key, *high) >= 0) ||
+	    (reader->any && xs_key_cmp(key, reader->last) <= 0))
+		return xs_because(reader->why, XS_EDAMAGED, "items out of order");
+	reader->last = key;
+	reader->any = true;
+	return 0;
+}
+
+static int add_node(struct reader *reader, unsigned level, const struct xs_child *ref)
+{
+	struct xs_image *image = reader->image;
+	int error = mark(reader, ref->block, 1);
+
+	if (!error && image->tree.nodes_nr == image->super.nodes_nr)
+		error = xs_because(reader->why, XS_EDAMAGED, "more metadata than there should be");
+	return error ? error : xs_tree_add(&image->tree, level, ref);
+}
+
+static int read_child(struct reader *reader, struct xs_cursor *from, const struct xs_node *node,
+		      bool first, const struct xs_key *high)
+{
+	struct xs_child child;
+	int error = xs_child_decode(from, reader->image->super.blocks, &child, reader->why);
+
+	if (!error)
+		error = check_key(reader, child.low, node->ref.low, high);
+	if (!error && first && xs_key_cmp(child.low, node->ref.low) != 0)
+		error = xs_because(reader->why, XS_EDAMAGED, "items out of order");
+	if (!error && child.generation > node->ref.generation)
+		error = xs_because(reader->why, XS_EDAMAGED, "a node newer than what names it");
+	return error ? error : add_node(reader, node->level - 1U, &child);
+}
+
+static int read_item(struct reader *reader, struct xs_cursor *from, const struct xs_node *node,
+		     const struct xs_key *high)
+{
+	struct xs_item item;
+	int error = xs_item_decode(from, reader->image->super.blocks, &item, reader->why);
+
+	if (!error)
+		error = check_key(reader, item.key, node->ref.low, high);
+	if (error)
+		return error;
+	return item.is_extent ? add_extent(reader, item.key.id, &item.extent) :
+				begin_object(reader, &item.record);
+}
+
+static int read_items(struct reader *reader, struct xs_node *node, uint8_t *block,
+		      const struct xs_key *high)
+{
+	struct xs_node_head head;
+	struct xs_cursor from = { block + XS_NODE_HEADER_BYTES, 0 };
+	int error = xs_node_verify(block, &reader->image->super, &node->ref, node->level, &head,
+				   reader->why);
+
+	if (error)
+		return error;
+	from.left = head.bytes;
+	node->bytes = head.bytes;
+	for (uint32_t i = 0; !error && i < head.items_nr; i++)
+		error = node->level ? read_child(reader, &from, node, !i, high) :
+				      read_item(reader, &from, node, high);
+	if (!error && from.left)
+		error = xs_because(reader->why, XS_EDAMAGED,
+				   "metadata block %" PRIu64 ": bytes behind the last item",
+				   node->ref.block);
 	return error;
 }
 
-static int read_objects(struct xs_image *image, xs_object_fn *fn, void *arg, struct xs_why *why)
+/* The blocks of up to READ_BLOCKS nodes from @i on, those that adjoin at once. */
+static int read_blocks(struct reader *reader, struct xs_node **nodes, size_t nr)
 {
-	struct xs_cursor from = { image->payload, (size_t)image->super.meta_bytes };
-	struct xs_record record[2];
+	const uint32_t opf = IOMAP_REQ_OP_READ | IOMAP_REQ_META;
+	size_t run;
 	int error;
 
-	for (uint64_t n = 0; n < image->super.objects_nr; n++) {
-		error = read_object(image, &from, &record[n % 2], fn, arg, why);
+	for (size_t i = 0; i < nr; i += run) {
+		uint64_t block = nodes[i]->ref.block;
+
+		for (run = 1; i + run < nr && nodes[i + run]->ref.block == block + run;)
+			run++;
+		error = xs_block_io(reader->bdev, opf, block,
+				    reader->buffer + (i << XS_BLOCK_SHIFT), run);
 		if (error)
-			return error;
-		if (n && strcmp(record[(n - 1) % 2].name, record[n % 2].name) >= 0)
-			return xs_because(why, XS_EDAMAGED, "names out of order");
+			return xs_because(reader->why, error, "cannot read metadata block %" PRIu64,
+					  block);
 	}
-	if (from.left)
-		return xs_because(why, XS_EDAMAGED, "metadata behind the last object");
 	return 0;
+}
+
+static int read_level(struct reader *reader, unsigned n)
+{
+	struct xs_level *level = &reader->image->tree.levels[n];
+	int error = 0;
+
+	reader->any = false;
+	for (size_t i = 0; !error && i < level->nr; i += READ_BLOCKS) {
+		size_t nr = level->nr - i < READ_BLOCKS ? level->nr - i : READ_BLOCKS;
+
+		error = read_blocks(reader, level->v + i, nr);
+		for (size_t k = i; !error && k < i + nr; k++)
+			error = read_items(reader, level->v[k],
+					   reader->buffer + ((k - i) << XS_BLOCK_SHIFT),
+					   k + 1 < level->nr ? &level->v[k + 1]->ref.low : NULL);
+	}
+	return error;
+}
+
+static int read_tree(struct reader *reader)
+{
+	const struct xs_super *super = &reader->image->super;
+	struct xs_child root = {
+		.block = super->root,
+		.generation = super->root_generation,
+		.checksum = super->root_checksum,
+	};
+	int error = super->root ? add_node(reader, super->levels_nr - 1, &root) : 0;
+
+	for (unsigned n = super->levels_nr; !error && n > 0; n--)
+		error = read_level(reader, n - 1);
+	if (!error && reader->image->tree.nodes_nr != super->nodes_nr)
+		error = xs_because(reader->why, XS_EDAMAGED, "less metadata than there should be");
+	return error ? error : end_objects(reader);
+}
+
+static int read_all(struct reader *reader)
+{
+	uint64_t nr = reader->image->super.nodes_nr;
+	int error = mark(reader, 0, XS_SUPER_SLOTS);
+
+	nr = nr < 1 ? 1 : nr < READ_BLOCKS ? nr : READ_BLOCKS;
+	reader->buffer = aligned_alloc(XS_BLOCK_BYTES, nr << XS_BLOCK_SHIFT);
+	if (!error && !reader->buffer)
+		error = -ENOMEM;
+	if (!error)
+		error = read_tree(reader);
+	for (size_t i = 0; i < reader->names_nr; i++)
+		free(reader->names[i]);
+	free(reader->names);
+	free(reader->extents);
+	free(reader->buffer);
+	return error;
 }
 
 int xs_image_load(struct iomap_bdev *bdev, struct xs_image *image, xs_object_fn *fn, void *arg,
 		  struct xs_why *why)
 {
+	struct reader reader = {
+		.bdev = bdev,
+		.image = image,
+		.why = why,
+		.fn = fn,
+		.arg = arg,
+	};
 	int error;
 
 	memset(image, 0, sizeof(*image));
+	xs_tree_init(&image->tree);
 	why->text[0] = '\0';
 	if (iomap_bdev_bytes(bdev) < XS_SUPER_SLOTS * XS_BLOCK_BYTES)
 		return xs_because(why, XS_ENOTSTORE, "not an xstore: too small");
 	error = read_supers(bdev, image, why);
 	if (!error)
 		error = xs_space_init(&image->space, image->super.blocks);
-	if (!error)
-		error = mark(image, 0, XS_SUPER_SLOTS, why);
-	if (!error)
-		error = read_payload(bdev, image, why);
-	if (!error)
-		error = read_objects(image, fn, arg, why);
-	return error;
+	return error ? error : read_all(&reader);
 }
 
 void xs_image_free(struct xs_image *image)
 {
 	xs_space_exit(&image->space);
-	free(image->meta.v);
-	free(image->payload);
+	xs_tree_exit(&image->tree);
 	memset(image, 0, sizeof(*image));
 }

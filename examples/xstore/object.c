@@ -66,10 +66,25 @@ static size_t find_name(const struct xs_store *store, const char *name, bool *fo
 	return low;
 }
 
+size_t xs_object_find_id(const struct xs_store *store, uint64_t id)
+{
+	size_t low = 0, high = store->objects_nr;
+
+	while (low < high) {
+		size_t mid = low + (high - low) / 2;
+
+		if (store->by_id[mid]->id >= id)
+			high = mid;
+		else
+			low = mid + 1;
+	}
+	return low;
+}
+
 static int room_for_name(struct xs_store *store)
 {
 	size_t max = store->objects_max ? 2 * store->objects_max : 16;
-	struct xs_object **objects;
+	struct xs_object **objects, **by_id;
 
 	if (store->objects_nr < store->objects_max)
 		return 0;
@@ -77,24 +92,67 @@ static int room_for_name(struct xs_store *store)
 	if (!objects)
 		return -ENOMEM;
 	store->objects = objects;
+	by_id = realloc(store->by_id, max * sizeof(*by_id));
+	if (!by_id)
+		return -ENOMEM;
+	store->by_id = by_id;
 	store->objects_max = max;
 	return 0;
 }
 
-static void insert_at(struct xs_store *store, size_t at, struct xs_object *object)
+static void list_insert(struct xs_object **list, size_t nr, size_t at, struct xs_object *object)
 {
-	memmove(store->objects + at + 1, store->objects + at,
-		(store->objects_nr - at) * sizeof(*store->objects));
-	store->objects[at] = object;
-	store->objects_nr++;
+	memmove(list + at + 1, list + at, (nr - at) * sizeof(struct xs_object *));
+	list[at] = object;
 }
 
-int xs_adopt(struct xs_store *store, const struct xs_record *record, struct xs_extent *extents)
+static void list_remove(struct xs_object **list, size_t nr, size_t at)
+{
+	memmove(list + at, list + at + 1, (nr - at - 1) * sizeof(struct xs_object *));
+}
+
+/* @at: its place by name.  There is room. */
+static void insert_at(struct xs_store *store, size_t at, struct xs_object *object)
+{
+	list_insert(store->objects, store->objects_nr, at, object);
+	list_insert(store->by_id, store->objects_nr, xs_object_find_id(store, object->id), object);
+	store->objects_nr++;
+	xs_changed(object, 0, XS_AT_LAST);
+}
+
+/* @at: its place by name. */
+static void remove_at(struct xs_store *store, size_t at)
+{
+	struct xs_object *object = store->objects[at];
+
+	xs_changed(object, 0, XS_AT_LAST);
+	list_remove(store->objects, store->objects_nr, at);
+	list_remove(store->by_id, store->objects_nr, xs_object_find_id(store, object->id));
+	store->objects_nr--;
+}
+
+void xs_changed(struct xs_object *object, uint64_t low, uint64_t high)
+{
+	struct xs_store *store = object->store;
+
+	store->changes++;
+	/* without a name it is in no tree */
+	if (object->name)
+		xs_tree_mark(&store->tree, (struct xs_key){ object->id, low },
+			     (struct xs_key){ object->id, high });
+	/* Release: pairs with the acquire of iomap_valid, which looks without the lock. */
+	if (high >= XS_AT_EXTENT)
+		__atomic_store_n(&object->cookie, object->cookie + 1, __ATOMIC_RELEASE);
+}
+
+int xs_adopt(struct xs_store *store, const struct xs_record *record, struct xs_extent *extents,
+	     uint32_t extents_nr)
 {
 	struct xs_object *object = calloc(1, sizeof(*object));
 	char *name = strdup(record->name);
 
 	if (!object || !name || room_for_name(store)) {
+		free(extents);
 		free(object);
 		free(name);
 		return -ENOMEM;
@@ -104,16 +162,27 @@ int xs_adopt(struct xs_store *store, const struct xs_record *record, struct xs_e
 	object->id = record->id;
 	object->size = record->size;
 	object->extents = extents;
-	object->extents_nr = record->extents_nr;
-	object->extents_max = record->extents_nr;
+	object->extents_nr = extents_nr;
+	object->extents_max = extents_nr;
 	account(object, true);
-	for (uint32_t i = 0; i < record->extents_nr; i++)
+	for (uint32_t i = 0; i < extents_nr; i++)
 		store->weight += extents[i].unwritten ? extents[i].nr : 1;
-	if (record->id >= store->next_id)
-		store->next_id = record->id + 1;
-	/* the table is in order, or is refused */
-	insert_at(store, store->objects_nr, object);
+	store->by_id[store->objects_nr] = object;
+	store->objects[store->objects_nr++] = object;
 	return 0;
+}
+
+static int compare_names(const void *a, const void *b)
+{
+	const struct xs_object *const *left = a, *const *right = b;
+
+	return strcmp((*left)->name, (*right)->name);
+}
+
+void xs_adopted(struct xs_store *store)
+{
+	if (store->objects_nr)
+		qsort(store->objects, store->objects_nr, sizeof(struct xs_object *), compare_names);
 }
 
 /* ---- openers ---- */
@@ -149,6 +218,23 @@ static int get_opener(struct xs_object *object)
 	return 0;
 }
 
+/* An id and the space for its metadata; without openers. */
+static int add_nameless(struct xs_object *object)
+{
+	struct xs_store *store = object->store;
+	int error = 0;
+
+	pthread_mutex_lock(&store->lock);
+	if (xs_space_full(store)) {
+		error = xs_space_waiting(store) ? -EAGAIN : -ENOSPC;
+	} else {
+		object->id = store->next_id++;
+		account(object, true);
+	}
+	pthread_mutex_unlock(&store->lock);
+	return error;
+}
+
 int xs_create(struct xs_store *store, struct xs_object **out)
 {
 	struct xs_object *object;
@@ -160,27 +246,28 @@ int xs_create(struct xs_store *store, struct xs_object **out)
 	if (!object)
 		return -ENOMEM;
 	object->store = store;
-	pthread_mutex_lock(&store->open_lock);
-	pthread_mutex_lock(&store->lock);
-	if (xs_space_full(store)) {
-		error = -ENOSPC;
-	} else {
-		object->id = store->next_id++;
-		account(object, true);
+	error = add_nameless(object);
+	if (error == -EAGAIN) {
+		/* What was removed is free once a commit says so. */
+		error = xs_commit(store);
+		if (!error)
+			error = add_nameless(object);
+		error = error == -EAGAIN ? -ENOSPC : error;
 	}
-	pthread_mutex_unlock(&store->lock);
-	if (!error) {
-		error = get_opener(object);
-		if (error) {
-			pthread_mutex_lock(&store->lock);
-			account(object, false);
-			pthread_mutex_unlock(&store->lock);
-		}
+	if (error) {
+		free(object);
+		return error;
+	}
+	pthread_mutex_lock(&store->open_lock);
+	error = get_opener(object);
+	if (error) {
+		pthread_mutex_lock(&store->lock);
+		account(object, false);
+		pthread_mutex_unlock(&store->lock);
+		free(object);
 	}
 	pthread_mutex_unlock(&store->open_lock);
-	if (error)
-		free(object);
-	else
+	if (!error)
 		*out = object;
 	return error;
 }
@@ -264,11 +351,8 @@ static void take_name(struct xs_store *store, size_t at)
 {
 	struct xs_object *object = store->objects[at];
 
-	store->objects_nr--;
-	memmove(store->objects + at, store->objects + at + 1,
-		(store->objects_nr - at) * sizeof(*store->objects));
+	remove_at(store, at);
 	set_name(object, NULL);
-	xs_changed(object);
 	if (object->openers_nr)
 		return;
 	xs_extents_cut(object, 0);
@@ -298,7 +382,6 @@ int xs_link(struct xs_object *object, const char *name)
 			take_name(store, at);
 		set_name(object, copy);
 		insert_at(store, at, object);
-		xs_changed(object);
 	}
 	pthread_mutex_unlock(&store->lock);
 	pthread_mutex_unlock(&store->open_lock);

@@ -55,6 +55,8 @@ void xs_space_free(struct xs_space *space, uint64_t start, uint64_t nr);
 /* A commit is durable that was made when `freed` had @nr runs. */
 void xs_space_committed(struct xs_space *space, size_t nr);
 
+/* Room for @nr more.  Return: 0 or -ENOMEM. */
+int xs_runs_room(struct xs_runs *runs, size_t nr);
 /* Return: 0 or -ENOMEM. */
 int xs_runs_add(struct xs_runs *runs, uint64_t start, uint64_t nr);
 

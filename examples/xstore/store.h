@@ -8,10 +8,10 @@
  * the library's folio locks, lock.
  *
  *	open_lock    inodes come and go; held while a last opener's dirty data is written
- *	commit_lock  one commit at a time; held across its I/O.  Whoever holds it waits for
- *		     nothing but its own bios.
- *	lock	     everything in memory: objects, extents, space.  Never held across I/O nor
- *		     across a call of the library that waits, so a completion may take it.
+ *	commit_lock  who commits, and who waits for it; never held across I/O.  One thread at
+ *		     a time leads a commit, and waits for nothing but its own bios.
+ *	lock	     everything in memory: objects, extents, space, tree.  Never held across I/O
+ *		     nor across a call of the library that waits, so a completion may take it.
  *
  * Lifetime: an object exists from xs_create() or the opening of the store until it has no
  * name and no opener.  Its inode exists while it has openers.
@@ -24,6 +24,7 @@
 
 #include "format.h"
 #include "space.h"
+#include "tree.h"
 
 struct xs_object {
 	struct iomap_inode inode; /* while openers_nr */
@@ -51,15 +52,28 @@ struct xs_store {
 	pthread_mutex_t lock;
 
 	/* protected by commit_lock */
-	struct xs_super super; /* durable */
-	unsigned slot;	       /* where it lies */
-	uint64_t generation;   /* highest that may be on the device */
-	struct xs_runs meta;   /* blocks of its metadata */
+	pthread_cond_t commit_done;
+	struct xs_commit_caller *callers; /* whom the next commit will answer */
+	bool committing;		  /* somebody leads one */
+	uint64_t callers_nr;		  /* so far */
+	uint64_t waiting_nr;		  /* of `callers` */
+	uint64_t commits_nr;		  /* that were led so far */
+
+	/* changed under lock by whoever leads a commit, who also reads them without */
+	struct xs_super super;	 /* durable */
+	unsigned slot;		 /* where it lies */
+	uint64_t generation;	 /* highest that may be on the device */
+	struct xs_runs doubtful; /* blocks of a commit whose super block may have landed */
+	uint64_t doubtful_nr;
 
 	/* protected by lock */
 	struct xs_space space;
-	uint64_t meta_nr; /* blocks of durable metadata */
+	struct xs_tree tree;
+	uint64_t meta_nr;	    /* blocks that nodes take, durable or not */
+	uint64_t meta_waiting_nr;   /* of these, in `freed` */
+	uint64_t meta_flight_nr;    /* of these, of the commit that is going on */
 	struct xs_object **objects; /* those with a name, by name */
+	struct xs_object **by_id;   /* the same, by id */
 	size_t objects_nr, objects_max;
 	uint64_t all_nr;     /* objects, with or without a name */
 	uint64_t name_bytes; /* of all; XS_NAME_MAX where there is none yet */
@@ -87,16 +101,25 @@ int xs_open(struct iomap_engine *engine, struct iomap_bdev *bdev, bool readonly,
 	    struct xs_store **out, struct xs_why *why);
 /* No object may be open (-EBUSY).  Commits what is not committed.  NULL is ignored. */
 int xs_close(struct xs_store *store);
-/* Make all metadata durable, and the data that had been written to the device. */
-int xs_commit(struct xs_store *store);
 
 struct xs_usage {
 	uint64_t blocks, free_nr, meta_nr, objects_nr, generation;
+	uint64_t commits_nr;	    /* commits so far, whatever became of them */
+	uint64_t commit_callers_nr; /* whom they answered, or will: xs_commit(), fsync, ... */
+	uint64_t commit_waiting_nr; /* who now waits for one that has not begun */
 };
 void xs_usage(struct xs_store *store, struct xs_usage *out);
 
 /* Synchronous I/O of whole blocks; @opf: IOMAP_REQ_xxx. */
 int xs_block_io(struct iomap_bdev *bdev, uint32_t opf, uint64_t block, void *memory, uint64_t nr);
+/* ---- commit.c ---- */
+
+/*
+ * Make all metadata durable, and the data that had been written to the device.  Those who
+ * call while a commit is going on share the next one, and its error.
+ */
+int xs_commit(struct xs_store *store);
+
 /* Whether nothing may be added any more, lest a commit find no room for its metadata. */
 bool xs_space_full(const struct xs_store *store);
 /* Of @want blocks, as many as can be taken for data and leave what the commit needs. */
@@ -104,20 +127,25 @@ uint64_t xs_space_spare(const struct xs_store *store, uint64_t want);
 /* Whether a commit may set blocks free. */
 bool xs_space_waiting(const struct xs_store *store);
 
+/* A node does not need @block any more, once a commit is durable; 0: none.  lock held. */
+void xs_meta_free(struct xs_store *store, uint64_t block);
+/* For opening and making a store.  @slot: 0 or 1. */
+int xs_super_write(struct iomap_bdev *bdev, const struct xs_super *super, unsigned slot);
+
 /* ---- load.c ---- */
 
 /* What a store holds, as it lies on the device. */
 struct xs_image {
 	struct xs_super super;
 	unsigned slot;
-	struct xs_space space; /* taken: super blocks, metadata, data */
-	struct xs_runs meta;
-	uint8_t *payload;
+	struct xs_space space; /* taken: super blocks, nodes, data */
+	struct xs_tree tree;
 	uint64_t data_nr; /* blocks of objects */
 };
 
-/* Called for each object by name; takes @extents over when it returns 0. */
-typedef int xs_object_fn(void *arg, const struct xs_record *record, struct xs_extent *extents);
+/* Called for each object by id; takes @extents over, also when it fails. */
+typedef int xs_object_fn(void *arg, const struct xs_record *record, struct xs_extent *extents,
+			 uint32_t extents_nr);
 
 /* Read and verify all metadata.  @fn may be NULL.  xs_image_free() in any case. */
 int xs_image_load(struct iomap_bdev *bdev, struct xs_image *image, xs_object_fn *fn, void *arg,
@@ -163,9 +191,20 @@ int xs_info(struct xs_store *store, const char *name, struct xs_info *out);
 /* Copy of the extents of an object; *@out is the caller's to free.  -ENOENT, -ENOMEM. */
 int xs_extents(struct xs_store *store, const char *name, struct xs_extent **out, uint32_t *nr);
 
-/* For load: an object with a name and extents, which it takes over. */
-int xs_adopt(struct xs_store *store, const struct xs_record *record, struct xs_extent *extents);
+/* For opening: an object with a name and extents, which it takes over; by id. */
+int xs_adopt(struct xs_store *store, const struct xs_record *record, struct xs_extent *extents,
+	     uint32_t extents_nr);
+/* ... and that was the last. */
+void xs_adopted(struct xs_store *store);
+/* The place in store->by_id of the first whose id is not below @id.  lock held. */
+size_t xs_object_find_id(const struct xs_store *store, uint64_t id);
+/*
+ * What a commit writes has changed: items of the object from @low to @high, inclusive, as in
+ * xs_key.at.  lock held.
+ */
+void xs_changed(struct xs_object *object, uint64_t low, uint64_t high);
 void xs_object_free(struct xs_object *object);
+
 /* ---- extents.c: all under store->lock ---- */
 
 /* The first extent that ends behind @block; extents_nr when there is none. */
@@ -179,8 +218,6 @@ void xs_extent_insert(struct xs_object *object, struct xs_extent extent);
 void xs_extents_convert(struct xs_object *object, uint64_t from, uint64_t to);
 /* Give back everything from @block on. */
 void xs_extents_cut(struct xs_object *object, uint64_t block);
-/* What a commit writes has changed. */
-void xs_changed(struct xs_object *object);
 
 /* ---- prealloc.c ---- */
 
