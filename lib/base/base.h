@@ -44,6 +44,20 @@
 #define IOMAP__TSAN 0
 #endif
 
+#if defined(__SANITIZE_ADDRESS__)
+#define IOMAP__ASAN 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define IOMAP__ASAN 1
+#endif
+#endif
+#ifndef IOMAP__ASAN
+#define IOMAP__ASAN 0
+#endif
+
+/* What memory that is nobody's is filled with in debug builds. */
+#define IOMAP__POISON 0x6b
+
 #define iomap__likely(x) __builtin_expect(!!(x), 1)
 #define iomap__unlikely(x) __builtin_expect(!!(x), 0)
 #define iomap__container_of(ptr, type, member) \
@@ -102,6 +116,7 @@ struct iomap_engine {
 	uint32_t wb_err;    /* errseq; moved by iomap_mapping_set_error() */
 	uint32_t sync_err;  /* cursor into it; under sync_lock */
 	uint32_t sync_lock; /* iomap__word_lock(), IOMAP__RANK_ENGINE */
+	struct iomap_engine *next; /* of all engines; engine.c's */
 };
 
 /* Fill @env from @opts (defaults where zero). */
@@ -113,6 +128,7 @@ void iomap__env_go_on(struct iomap__env *env, const struct iomap_engine_opts *op
 void *iomap__alloc(struct iomap__env *env, size_t size);
 void *iomap__zalloc(struct iomap__env *env, size_t size);
 void *iomap__alloc_aligned(struct iomap__env *env, size_t align, size_t size);
+/* Debug builds fill it with IOMAP__POISON first. */
 void iomap__free(struct iomap__env *env, void *ptr, size_t size);
 /*
  * The next operation of @kind is to fail (iomap_engine_opts.fail_nth).  One branch when there
@@ -256,7 +272,7 @@ enum iomap__rank {
 	IOMAP__RANK_INODE,	/* i_rwsem */
 	IOMAP__RANK_INVALIDATE, /* invalidate_lock */
 	IOMAP__RANK_FOLIO,	/* folio lock, rising index within an inode */
-	IOMAP__RANK_ENGINE = 64, /* lists of inodes and bdevs */
+	IOMAP__RANK_ENGINE = 64, /* lists of engines, inodes and bdevs */
 	IOMAP__RANK_BDEV,	/* a bdev's own state */
 	IOMAP__RANK_DIRTY,	/* list of dirty inodes */
 	IOMAP__RANK_TREE,	/* tree_lock of an address space */

@@ -48,16 +48,17 @@ static inline void iomap__copy_to_folio(void *folio_mem, const void *from, size_
 		__atomic_store_n(d++, *s++, __ATOMIC_RELAXED);
 }
 
-static inline void iomap__zero_folio_mem(void *folio_mem, size_t n)
+static inline void iomap__fill_folio_mem(void *folio_mem, uint8_t value, size_t n)
 {
+	uint64_t word = value * UINT64_C(0x0101010101010101);
 	unsigned char *d = folio_mem;
 
 	for (; n && ((uintptr_t)d & 7); n--)
-		__atomic_store_n(d++, 0, __ATOMIC_RELAXED);
+		__atomic_store_n(d++, value, __ATOMIC_RELAXED);
 	for (; n >= 8; n -= 8, d += 8)
-		__atomic_store_n((uint64_t *)(void *)d, 0, __ATOMIC_RELAXED);
+		__atomic_store_n((uint64_t *)(void *)d, word, __ATOMIC_RELAXED);
 	for (; n; n--)
-		__atomic_store_n(d++, 0, __ATOMIC_RELAXED);
+		__atomic_store_n(d++, value, __ATOMIC_RELAXED);
 }
 #else
 #define IOMAP__FENCE(order) atomic_thread_fence(order)
@@ -72,10 +73,15 @@ static inline void iomap__copy_to_folio(void *folio_mem, const void *from, size_
 	memcpy(folio_mem, from, n);
 }
 
-static inline void iomap__zero_folio_mem(void *folio_mem, size_t n)
+static inline void iomap__fill_folio_mem(void *folio_mem, uint8_t value, size_t n)
 {
-	memset(folio_mem, 0, n);
+	memset(folio_mem, value, n);
 }
 #endif
+
+static inline void iomap__zero_folio_mem(void *folio_mem, size_t n)
+{
+	iomap__fill_folio_mem(folio_mem, 0, n);
+}
 
 #endif

@@ -100,6 +100,10 @@ void *iomap__zalloc(struct iomap__env *env, size_t size)
 
 void iomap__free(struct iomap__env *env, void *ptr, size_t size)
 {
-	if (ptr)
-		env->hooks.free(env->hooks.ctx, ptr, size ? size : 1);
+	if (!ptr)
+		return;
+	/* whoever still uses it finds neither pointers nor numbers that look right */
+	if (IOMAP_DEBUG)
+		memset(ptr, IOMAP__POISON, size);
+	env->hooks.free(env->hooks.ctx, ptr, size ? size : 1);
 }

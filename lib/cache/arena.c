@@ -12,6 +12,13 @@
  * PAGE_TAIL inside a block, free or in use, with the number of its first page in free_prev;
  * PAGE_USED the first page of a folio.  All under arena_lock, but that the holder of a folio
  * may read its own pages' states.
+ *
+ * In debug builds the memory of a folio that goes is filled with a pattern, which is looked
+ * for when the memory is given out again, so that writes behind the last reference are found
+ * and reads show.  A copying reader that still looks at it is harmed no more than by the next
+ * owner: the version has moved when the folio left the index, and a release fence stands
+ * between that and the pattern, so who has copied a byte of it throws the copy away
+ * (filemap.c).  Memory that was never given out is zero, and stays untouched.
  */
 #include <sys/mman.h>
 
@@ -128,6 +135,44 @@ void iomap__arena_destroy(struct iomap__cache *cache)
 	cache->folios = NULL;
 }
 
+/* ---- debug builds ---- */
+
+static void poison(struct iomap_folio *folio)
+{
+	if (!IOMAP_DEBUG)
+		return;
+	/* pairs with the acquire fence of copying readers */
+	IOMAP__FENCE(memory_order_release);
+	iomap__fill_folio_mem(iomap_folio_address(folio), IOMAP__POISON,
+			      iomap__folio_bytes(folio));
+}
+
+/* The pattern, or the zeros of a page that nobody has had. */
+static bool page_is_untouched(const void *page)
+{
+	const uint64_t *word = page;
+	uint64_t pattern = (word[0] & 0xff ? IOMAP__POISON : 0) * UINT64_C(0x0101010101010101);
+
+	for (size_t i = 0; i < IOMAP_PAGE_SIZE / sizeof(*word); i++)
+		if (word[i] != pattern)
+			return false;
+	return true;
+}
+
+static void check_poison(struct iomap_folio *folio)
+{
+	const char *mem = iomap_folio_address(folio);
+
+	if (!IOMAP_DEBUG)
+		return;
+	for (size_t at = 0; at < iomap__folio_bytes(folio); at += IOMAP_PAGE_SIZE)
+		iomap__assert_msg(page_is_untouched(mem + at),
+				  "memory of folio %p, byte %zu on, was written to after it was freed",
+				  (void *)folio, at);
+}
+
+/* ---- allocation ---- */
+
 static void prepare(struct iomap__cache *cache, uint32_t nr, unsigned order)
 {
 	struct iomap_folio *f = &cache->folios[nr];
@@ -173,6 +218,7 @@ struct iomap_folio *iomap__arena_alloc(struct iomap__cache *cache, unsigned orde
 	if (used > cache->peak_used)
 		cache->peak_used = used;
 	iomap__mutex_unlock(&cache->arena_lock);
+	check_poison(&cache->folios[nr]);
 	return &cache->folios[nr];
 }
 
@@ -184,6 +230,7 @@ void iomap__arena_free(struct iomap_folio *folio)
 
 	iomap__assert(!atomic_load(&folio->refs) && !atomic_load(&folio->mapping));
 	iomap__assert(!folio->ifs);
+	poison(folio);
 	iomap__mutex_lock(&cache->arena_lock);
 	iomap__assert(folio->buddy_state == PAGE_USED);
 	atomic_store_explicit(&cache->nr_free,
