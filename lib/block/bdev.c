@@ -2,10 +2,11 @@
 /*
  * bdev.c - what all block devices have in common: life, limits, numbers, flushing.
  *
- * Life of a bdev: iomap__bdev_new() -> filled by its kind -> iomap__bdev_publish() puts it
+ * Life of a bdev: from the engine's pool, iomap__bdev_new() -> filled by its kind -> iomap__bdev_publish() puts it
  * on the engine's list -> iomap_bdev_close(), refused while bios are in flight or inodes
  * refer to it.  `refs` and the list change under blk->bdevs_lock, so that a close and an
- * iomap__bdevs_flush() see each other.
+ * iomap__bdevs_flush() see each other.  A closed one is found out by its magic number for as
+ * long as the engine lives, unless another one has been opened in its place.
  *
  * A bio stops being in flight before its bi_end_io, so that who has been told by it that the
  * I/O is over can close the device.  The bi_end_io may still be running then, and use the
@@ -35,18 +36,19 @@ int iomap__bdev_new(struct iomap_engine *engine, const struct iomap__bdev_kind *
 	struct iomap__env *env = &engine->env;
 	struct iomap_bdev *bdev;
 
-	bdev = iomap__alloc_aligned(env, IOMAP__CACHE_LINE, sizeof(*bdev));
+	bdev = iomap__pool_get(&engine->blk->bdev_pool);
 	if (!bdev)
 		return -ENOMEM;
 	memset(bdev, 0, sizeof(*bdev));
 	bdev->name_bytes = strlen(name) + 1;
 	bdev->name = iomap__alloc(env, bdev->name_bytes);
 	if (!bdev->name) {
-		iomap__free(env, bdev, sizeof(*bdev));
+		iomap__pool_put(&engine->blk->bdev_pool, bdev);
 		return -ENOMEM;
 	}
 	memcpy(bdev->name, name, bdev->name_bytes);
 	bdev->engine = engine;
+	bdev->magic = IOMAP__BDEV_MAGIC;
 	bdev->kind = kind;
 	bdev->limits = bdev_no_limits;
 	bdev->fd = -1;
@@ -57,10 +59,11 @@ int iomap__bdev_new(struct iomap_engine *engine, const struct iomap__bdev_kind *
 
 void iomap__bdev_free(struct iomap_bdev *bdev)
 {
-	struct iomap__env *env = &bdev->engine->env;
+	struct iomap_engine *engine = bdev->engine;
 
-	iomap__free(env, bdev->name, bdev->name_bytes);
-	iomap__free(env, bdev, sizeof(*bdev));
+	iomap__free(&engine->env, bdev->name, bdev->name_bytes);
+	iomap__store(&bdev->magic, 0);
+	iomap__pool_put(&engine->blk->bdev_pool, bdev);
 }
 
 void iomap__bdev_publish(struct iomap_bdev *bdev)
@@ -122,6 +125,10 @@ int iomap_bdev_close(struct iomap_bdev *bdev)
 
 	if (!bdev)
 		return 0;
+	iomap__assert_msg(iomap__bdev_is_open(bdev), "bdev %p is closed twice, or was never opened",
+			  (void *)bdev);
+	if (!iomap__bdev_is_open(bdev))
+		return -EINVAL;
 	/* it would wait for itself */
 	iomap__assert_msg(!iomap__thread_self()->completing, "bdev closed by a bi_end_io");
 	error = bdev_unpublish(bdev);
@@ -199,26 +206,31 @@ int iomap_bdev_create(struct iomap_engine *engine, const struct iomap_bdev_ops *
 
 void *iomap_bdev_private(const struct iomap_bdev *bdev)
 {
+	iomap__bdev_check(bdev);
 	return bdev->context;
 }
 
 uint64_t iomap_bdev_bytes(const struct iomap_bdev *bdev)
 {
+	iomap__bdev_check(bdev);
 	return bdev->bytes;
 }
 
 void iomap_bdev_limits(const struct iomap_bdev *bdev, struct iomap_bdev_limits *out)
 {
+	iomap__bdev_check(bdev);
 	*out = bdev->limits;
 }
 
 const char *iomap_bdev_name(const struct iomap_bdev *bdev)
 {
+	iomap__bdev_check(bdev);
 	return bdev->name;
 }
 
 const char *iomap_bdev_io_path(const struct iomap_bdev *bdev)
 {
+	iomap__bdev_check(bdev);
 	return bdev->kind->io_path ? bdev->kind->io_path : bdev->engine->blk->backend->name;
 }
 
@@ -234,6 +246,7 @@ int iomap_bdev_stats(struct iomap_bdev *bdev, struct iomap_bdev_stats *out, size
 		.inflight_nr = iomap__bdev_inflight(bdev),
 	};
 
+	iomap__bdev_check(bdev);
 	if (!out || !size)
 		return -EINVAL;
 	if (size > sizeof(stats))
@@ -286,6 +299,7 @@ int iomap_bdev_flush(struct iomap_bdev *bdev)
 	};
 	int error;
 
+	iomap__bdev_check(bdev);
 	if (atomic_load_explicit(&bdev->flushed, memory_order_acquire) >= generation)
 		return 0;
 	error = iomap_submit_bio_wait(&bio);

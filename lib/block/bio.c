@@ -90,6 +90,7 @@ struct iomap_bio *iomap_bio_alloc(struct iomap_bdev *bdev, unsigned nr_vecs, uin
 
 	if (nr_vecs > IOMAP_BIO_MAX_VECS || !bdev)
 		return NULL;
+	iomap__bdev_check(bdev);
 	if (!set)
 		set = &bdev->engine->blk->bios;
 	iomap__assert_msg(set->engine == bdev->engine, "bio set and bdev of different engines");

@@ -147,11 +147,16 @@ int iomap__blk_create(struct iomap_engine *engine)
 				 BLK_STACKED_RESERVED);
 	if (error)
 		goto exit_bios;
-	error = blk_start_backend(blk, engine->opts.backend);
+	error = iomap__pool_init(&blk->bdev_pool, blk->env, sizeof(struct iomap_bdev), 0);
 	if (error)
 		goto exit_stacked;
+	error = blk_start_backend(blk, engine->opts.backend);
+	if (error)
+		goto exit_bdevs;
 	return 0;
 
+exit_bdevs:
+	iomap__pool_exit(&blk->bdev_pool);
 exit_stacked:
 	iomap__pool_exit(&blk->stacked_pool);
 exit_bios:
@@ -169,6 +174,7 @@ void iomap__blk_destroy(struct iomap_engine *engine)
 		return;
 	iomap__assert_msg(!blk->bdevs, "engine destroyed with open bdevs");
 	blk->backend->destroy(blk);
+	iomap__pool_exit(&blk->bdev_pool);
 	iomap__pool_exit(&blk->stacked_pool);
 	iomap_bio_set_exit(&blk->bios);
 	blk_free(blk);

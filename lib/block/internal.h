@@ -120,10 +120,17 @@ enum {
 };
 
 #define IOMAP__BDEV_ENDING (UINT64_C(1) << 32)
+#define IOMAP__BDEV_MAGIC 0x62646576U
 
+/*
+ * From a pool of the engine, so that one that has been closed is still memory to look at:
+ * `magic` lies where a free object of a pool may be read (pool.c).
+ */
 struct iomap_bdev {
-	struct iomap__stats stats;
 	struct iomap_engine *engine;
+	uint32_t magic; /* IOMAP__BDEV_MAGIC; atomic */
+	unsigned id;
+	struct iomap__stats stats;
 	const struct iomap__bdev_kind *kind;
 	struct iomap_bdev_limits limits;
 	uint64_t bytes;
@@ -135,7 +142,6 @@ struct iomap_bdev {
 	void *context;
 	char *name;
 	size_t name_bytes;
-	unsigned id;
 	_Atomic uint32_t refs;
 	/*
 	 * Bios in flight, and from IOMAP__BDEV_ENDING up the callbacks that are running for
@@ -153,6 +159,15 @@ struct iomap_bdev {
 	_Atomic uint64_t flushed;
 	struct iomap_bdev *next; /* under blk->bdevs_lock */
 };
+
+static inline bool iomap__bdev_is_open(const struct iomap_bdev *bdev)
+{
+	return iomap__load(&bdev->magic) == IOMAP__BDEV_MAGIC;
+}
+#define iomap__bdev_check(bdev)                                                           \
+	iomap__assert_msg(iomap__bdev_is_open(bdev),                                      \
+			  "bdev %p is used after it was closed, or was never opened",     \
+			  (const void *)(bdev))
 
 /* Allocate, give it an id, put it on the list.  @name is copied. */
 int iomap__bdev_new(struct iomap_engine *engine, const struct iomap__bdev_kind *kind,
@@ -306,6 +321,7 @@ struct iomap__blk {
 	void *backend_data;
 	struct iomap_bio_set bios;	  /* the engine's own */
 	struct iomap__pool stacked_pool; /* struct iomap__stacked */
+	struct iomap__pool bdev_pool;	 /* struct iomap_bdev */
 
 	/* RANK_ENGINE: list and ids of bdevs */
 	struct iomap__mutex bdevs_lock;

@@ -263,6 +263,7 @@ static bool submit_begin(struct iomap_bio *bio)
 	struct iomap_bdev *bdev = bio->bi_bdev;
 	int error;
 
+	iomap__bdev_check(bdev);
 	bio->bi_status = 0;
 	error = submit_check(bdev, bio);
 	if (!error)

@@ -180,7 +180,7 @@ size_t iomap__folio_copy_from_iter(struct iomap_folio *folio, size_t off, size_t
 
 /* i_state; changed by atomic or/and */
 #define IOMAP__I_DIRTY_LISTED 0x1U /* on the dirty list; changed under its lock */
-#define IOMAP__I_DYING 0x2U	   /* being destroyed, the flusher stays away */
+#define IOMAP__I_DYING 0x2U	   /* frozen; changed under inodes_lock */
 #define IOMAP__I_DEFERRED 0x4U	   /* runs were held back since the last resume */
 #define IOMAP__I_RESUME 0x8U	   /* resume was asked for: flush soon */
 
@@ -193,8 +193,13 @@ struct iomap__ra_state {
 	uint64_t prev_index; /* page of the last read, UINT64_MAX at first */
 };
 
+/*
+ * From a pool, so that one that has been closed is still memory to look at: `magic` lies where
+ * a free object of a pool may be read (pool.c).
+ */
 struct iomap_file {
 	struct iomap_inode *inode;
+	uint32_t magic; /* IOMAP__FILE_MAGIC; atomic */
 	unsigned flags; /* IOMAP_O_xxx */
 	unsigned mode;	/* IOMAP_FMODE_xxx */
 	uint32_t wb_err; /* errseq cursor; advanced under `lock` */
@@ -202,20 +207,40 @@ struct iomap_file {
 	struct iomap__ra_state ra;
 };
 
+#define IOMAP__FILE_MAGIC 0x6f70656eU
+
+static inline bool iomap__file_is_open(const struct iomap_file *file)
+{
+	return iomap__load(&file->magic) == IOMAP__FILE_MAGIC;
+}
+#define iomap__file_check(file)                                                           \
+	iomap__assert_msg(iomap__file_is_open(file),                                      \
+			  "file %p is used after it was closed, or was never opened",     \
+			  (const void *)(file))
+#define iomap__inode_check(inode)                                                         \
+	iomap__assert_msg((inode)->i_engine,                                              \
+			  "inode %p is used after it was destroyed, or was never made",   \
+			  (const void *)(inode))
+
 void iomap__mapping_init(struct iomap_address_space *mapping, struct iomap_inode *inode,
 			 const struct iomap_address_space_operations *a_ops);
-/* On the engine's list of inodes / off it (waits for i_pins_nr to fall to 0). */
+/*
+ * On the engine's list of inodes, and off it.  Off goes by two steps: freeze keeps the flusher
+ * and walks away, and waits for i_pins_nr to fall to 0; then thaw, or unregister.
+ */
 void iomap__inode_register(struct iomap_inode *inode);
+void iomap__inode_freeze(struct iomap_inode *inode);
+void iomap__inode_thaw(struct iomap_inode *inode);
 void iomap__inode_unregister(struct iomap_inode *inode);
 bool iomap__cache_has_inodes(struct iomap_engine *engine);
 /*
  * Go over all inodes of an engine, each pinned while the caller has it: zero a walk, set
  * engine, call next until it gives NULL.  Inodes that go meanwhile are left out, those that
- * are there from beginning to end are not.
+ * are there from beginning to end are not: next waits for one that is frozen to thaw or go.
  */
 struct iomap__inode_walk {
 	struct iomap_engine *engine;
-	struct iomap_inode *inode;	   /* pinned */
+	struct iomap_inode *inode;	   /* pinned, or NULL */
 	struct iomap_list_head *next;	   /* under inodes_lock: where to go on */
 	struct iomap__inode_walk *others; /* under inodes_lock */
 	bool started;

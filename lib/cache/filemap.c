@@ -350,6 +350,7 @@ ssize_t iomap_file_read_iter(struct iomap_kiocb *iocb, struct iomap_iov_iter *to
 	struct iomap_file *file = iocb->ki_filp;
 	ssize_t done = 0, ret = 0;
 
+	iomap__file_check(file);
 	if (iomap__unlikely(iocb->ki_pos < 0 || to->data_source != IOMAP_ITER_DEST ||
 			    iocb->ki_complete ||
 			    iocb->ki_flags & ~(IOMAP_IOCB_APPEND | IOMAP_IOCB_DSYNC |

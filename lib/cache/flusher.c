@@ -24,19 +24,39 @@
 
 /* ---- the list ---- */
 
-void iomap__inode_put_dirty(struct iomap_inode *inode)
+static void put_dirty_since(struct iomap_inode *inode, uint64_t since_ns)
 {
 	struct iomap__cache *cache = inode->i_engine->cache;
 
-	if (__atomic_load_n(&inode->i_state, __ATOMIC_SEQ_CST) & IOMAP__I_DIRTY_LISTED)
-		return;
 	iomap__mutex_lock(&cache->dirty_lock);
-	/* one that is being destroyed has left for good, or registers again and comes then */
+	/* one that is frozen has left for good, or thaws and comes then */
 	if (!(iomap__load(&inode->i_state) & (IOMAP__I_DIRTY_LISTED | IOMAP__I_DYING))) {
-		inode->i_dirtied_ns = iomap__now_ns(&cache->engine->env);
+		inode->i_dirtied_ns = since_ns;
 		iomap__list_add_tail(&inode->i_dirty_list, &cache->dirty_inodes);
 		__atomic_fetch_or(&inode->i_state, IOMAP__I_DIRTY_LISTED, __ATOMIC_SEQ_CST);
 	}
+	iomap__mutex_unlock(&cache->dirty_lock);
+}
+
+void iomap__inode_put_dirty(struct iomap_inode *inode)
+{
+	if (!(__atomic_load_n(&inode->i_state, __ATOMIC_SEQ_CST) & IOMAP__I_DIRTY_LISTED))
+		put_dirty_since(inode, iomap__now_ns(&inode->i_engine->env));
+}
+
+void iomap__inode_rejoin_dirty(struct iomap_inode *inode)
+{
+	if (iomap__load_acquire(&inode->i_data.nr_dirty_pages))
+		put_dirty_since(inode, inode->i_dirtied_ns);
+}
+
+void iomap__inode_leave_dirty(struct iomap_inode *inode)
+{
+	struct iomap__cache *cache = inode->i_engine->cache;
+
+	iomap__mutex_lock(&cache->dirty_lock);
+	iomap__list_del(&inode->i_dirty_list);
+	iomap__fetch_and(&inode->i_state, ~IOMAP__I_DIRTY_LISTED);
 	iomap__mutex_unlock(&cache->dirty_lock);
 }
 

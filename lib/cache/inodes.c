@@ -3,11 +3,22 @@
  * inodes.c - the engine's list of inodes, and the address space as an object.
  *
  * i_pins_nr counts uses by threads that found the inode on a list: the flusher and
- * iomap_sync_engine().  Unregistering takes it off both lists, so that no new pin comes, and
- * waits for those there are.
+ * iomap_sync_engine().
  *
- * A walk remembers the inode that comes next, not the one it has; an inode that goes moves
- * every walk that was about to come to it on to the one behind.
+ * Destroying takes two steps.  Freezing (IOMAP__I_DYING) lets no new pin come and waits for
+ * those there are; the inode then either leaves the list of inodes, or thaws and is what it
+ * was.  It stays on the list meanwhile: a walk that comes to it waits for the answer, or
+ * iomap_sync_engine() would pass by an inode that turns out to live on, with dirty data:
+ *
+ *	iomap_inode_destroy()		iomap_sync_engine()
+ *	freeze
+ *					the next inode is dying: wait
+ *	a folio is referenced: thaw
+ *					pin it and write its data
+ *
+ * A walk holds no pin while it waits, so it keeps nobody from being destroyed.  It remembers
+ * the inode that comes next, not the one it has; an inode that goes moves every walk that was
+ * about to come to it on to the one behind.
  */
 #include "cache/internal.h"
 
@@ -24,33 +35,54 @@ void iomap__inode_register(struct iomap_inode *inode)
 {
 	struct iomap__cache *cache = inode->i_engine->cache;
 
-	iomap__list_init(&inode->i_dirty_list);
 	iomap__mutex_lock(&cache->inodes_lock);
 	iomap__list_add_tail(&inode->i_engine_list, &cache->inodes);
 	iomap__mutex_unlock(&cache->inodes_lock);
-	/* it has been here before, and could not be destroyed after all */
-	if (iomap__load_acquire(&inode->i_data.nr_dirty_pages))
-		iomap__inode_put_dirty(inode);
+}
+
+void iomap__inode_freeze(struct iomap_inode *inode)
+{
+	struct iomap__cache *cache = inode->i_engine->cache;
+	uint32_t pins;
+
+	iomap__mutex_lock(&cache->inodes_lock);
+	iomap__fetch_or(&inode->i_state, IOMAP__I_DYING);
+	iomap__mutex_unlock(&cache->inodes_lock);
+	iomap__inode_leave_dirty(inode);
+	while ((pins = iomap__load_acquire(&inode->i_pins_nr)))
+		iomap__io_wait(inode->i_engine->blk, &inode->i_pins_nr, pins);
+}
+
+/* Walks look again. */
+static void walks_wake(struct iomap__cache *cache)
+{
+	iomap__fetch_add(&cache->frozen_seq, 1);
+	iomap__io_wake(iomap__cache_blk(cache), &cache->frozen_seq);
+}
+
+void iomap__inode_thaw(struct iomap_inode *inode)
+{
+	struct iomap__cache *cache = inode->i_engine->cache;
+
+	/* first, so that a walk which goes on finds the inode as the flusher does */
+	iomap__mutex_lock(&cache->inodes_lock);
+	iomap__fetch_and(&inode->i_state, ~IOMAP__I_DYING);
+	iomap__mutex_unlock(&cache->inodes_lock);
+	iomap__inode_rejoin_dirty(inode);
+	walks_wake(cache);
 }
 
 void iomap__inode_unregister(struct iomap_inode *inode)
 {
 	struct iomap__cache *cache = inode->i_engine->cache;
-	uint32_t pins;
 
-	iomap__fetch_or(&inode->i_state, IOMAP__I_DYING);
 	iomap__mutex_lock(&cache->inodes_lock);
 	for (struct iomap__inode_walk *walk = cache->walks; walk; walk = walk->others)
 		if (walk->next == &inode->i_engine_list)
 			walk->next = inode->i_engine_list.next;
 	iomap__list_del(&inode->i_engine_list);
 	iomap__mutex_unlock(&cache->inodes_lock);
-	iomap__mutex_lock(&cache->dirty_lock);
-	iomap__list_del(&inode->i_dirty_list);
-	iomap__fetch_and(&inode->i_state, ~IOMAP__I_DIRTY_LISTED);
-	iomap__mutex_unlock(&cache->dirty_lock);
-	while ((pins = iomap__load_acquire(&inode->i_pins_nr)))
-		iomap__io_wait(inode->i_engine->blk, &inode->i_pins_nr, pins);
+	walks_wake(cache);
 }
 
 bool iomap__cache_has_inodes(struct iomap_engine *engine)
@@ -82,29 +114,51 @@ static void walk_end(struct iomap__cache *cache, struct iomap__inode_walk *walk)
 	*at = walk->others;
 }
 
-struct iomap_inode *iomap__inode_walk_next(struct iomap__inode_walk *walk)
+/*
+ * inodes_lock held: go to the next inode, pinned, or to the end.  False: it is frozen, and
+ * *seq is what to wait on.
+ */
+static bool walk_step(struct iomap__cache *cache, struct iomap__inode_walk *walk, uint32_t *seq)
 {
-	struct iomap_engine *engine = walk->engine;
-	struct iomap__cache *cache = engine->cache;
-	struct iomap_inode *prev = walk->inode;
+	struct iomap_inode *inode;
 
-	iomap__mutex_lock(&cache->inodes_lock);
 	if (!walk->started) {
 		walk->started = true;
 		walk->next = cache->inodes.next;
 		walk->others = cache->walks;
 		cache->walks = walk;
 	}
-	walk->inode = NULL;
 	if (walk->next == &cache->inodes) {
 		walk_end(cache, walk);
-	} else {
-		walk->inode = iomap__container_of(walk->next, struct iomap_inode, i_engine_list);
-		iomap__fetch_add(&walk->inode->i_pins_nr, 1);
-		walk->next = walk->next->next;
+		return true;
 	}
-	iomap__mutex_unlock(&cache->inodes_lock);
-	if (prev)
-		iomap__inode_unpin(prev);
-	return walk->inode;
+	inode = iomap__container_of(walk->next, struct iomap_inode, i_engine_list);
+	/* before the state: what moves it on comes after what changes that */
+	*seq = iomap__load_acquire(&cache->frozen_seq);
+	if (iomap__load(&inode->i_state) & IOMAP__I_DYING)
+		return false;
+	iomap__fetch_add(&inode->i_pins_nr, 1);
+	walk->next = walk->next->next;
+	walk->inode = inode;
+	return true;
+}
+
+struct iomap_inode *iomap__inode_walk_next(struct iomap__inode_walk *walk)
+{
+	struct iomap_engine *engine = walk->engine;
+	struct iomap__cache *cache = engine->cache;
+	uint32_t seq = 0;
+	bool there;
+
+	if (walk->inode)
+		iomap__inode_unpin(walk->inode);
+	walk->inode = NULL;
+	for (;;) {
+		iomap__mutex_lock(&cache->inodes_lock);
+		there = walk_step(cache, walk, &seq);
+		iomap__mutex_unlock(&cache->inodes_lock);
+		if (there)
+			return walk->inode;
+		iomap__io_wait(engine->blk, &cache->frozen_seq, seq);
+	}
 }

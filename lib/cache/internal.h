@@ -54,6 +54,7 @@ struct iomap__cache {
 	struct iomap__mutex inodes_lock;
 	struct iomap_list_head inodes;	    /* under inodes_lock */
 	struct iomap__inode_walk *walks; /* under inodes_lock */
+	uint32_t frozen_seq; /* moves when a frozen inode has thawed or gone; waited on */
 
 	/* flusher.c */
 	pthread_t flusher;
@@ -177,6 +178,9 @@ void iomap__flusher_stop(struct iomap__cache *cache);
  */
 uint64_t iomap__flush_some(struct iomap__cache *cache, unsigned class, uint64_t nr_pages);
 void iomap__inode_put_dirty(struct iomap_inode *inode);
+/* The inode is frozen: off the dirty list / thawed: on it again, as old as it was. */
+void iomap__inode_leave_dirty(struct iomap_inode *inode);
+void iomap__inode_rejoin_dirty(struct iomap_inode *inode);
 
 /* ---- a_ops with their defaults ---- */
 static inline bool iomap__aops_release(struct iomap_address_space *mapping,

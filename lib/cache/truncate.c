@@ -108,6 +108,7 @@ uint64_t iomap_invalidate_inode_pages(struct iomap_inode *inode, int64_t start, 
 	struct iomap_folio *folios[IOMAP__BATCH];
 	unsigned nr;
 
+	iomap__inode_check(inode);
 	if (start < 0 || end <= start)
 		return 0;
 	index = (uint64_t)start >> IOMAP_PAGE_SHIFT;

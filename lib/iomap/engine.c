@@ -11,7 +11,11 @@
  * Options: read into a struct of this version's size, checked against each other, and then
  * filled in, so that what the layers read in engine->opts is what holds.
  *
- * Locks: none.  Create has the engine to itself, and destroy must not race other calls.
+ * All engines of the process are in a list, by which a second destroy is found out without a
+ * look at memory that is not ours any more.
+ *
+ * Locks: engine_lock for that list.  Create has the engine to itself, and destroy must not
+ * race other calls.
  * Left out: limits that change at run time.
  */
 #include <unistd.h>
@@ -33,6 +37,9 @@
 #define ENGINE_IO_THREADS_MAX 1024U
 #define ENGINE_WORKERS_MAX 64U
 #define ENGINE_FLAGS IOMAP_ENGINE_NO_THREADS
+
+static uint32_t engine_lock; /* iomap__word_lock(), IOMAP__RANK_ENGINE */
+static struct iomap_engine *engine_list; /* under engine_lock */
 
 #define engine_default(member, value) ((member) ? (member) : (value))
 
@@ -204,6 +211,30 @@ out_blk:
 	return err;
 }
 
+static void engine_list_add(struct iomap_engine *engine)
+{
+	iomap__word_lock(&engine_lock, IOMAP__RANK_ENGINE);
+	engine->next = engine_list;
+	engine_list = engine;
+	iomap__word_unlock(&engine_lock);
+}
+
+/* Whether there is such an engine; takes it off the list if told to. */
+static bool engine_list_find(const struct iomap_engine *engine, bool del)
+{
+	struct iomap_engine **link = &engine_list;
+	bool found;
+
+	iomap__word_lock(&engine_lock, IOMAP__RANK_ENGINE);
+	while (*link && *link != engine)
+		link = &(*link)->next;
+	found = *link;
+	if (found && del)
+		*link = engine->next;
+	iomap__word_unlock(&engine_lock);
+	return found;
+}
+
 int iomap_engine_create(const struct iomap_engine_opts *user_opts, struct iomap_engine **out)
 {
 	struct iomap_engine_opts opts;
@@ -241,6 +272,7 @@ int iomap_engine_create(const struct iomap_engine_opts *user_opts, struct iomap_
 	}
 	/* the caller's string need not live as long as the engine */
 	engine->opts.backend = iomap__blk_backend(engine);
+	engine_list_add(engine);
 	*out = engine;
 	return 0;
 }
@@ -257,9 +289,15 @@ int iomap_engine_destroy(struct iomap_engine *engine)
 
 	if (!engine)
 		return 0;
+	if (!engine_list_find(engine, false)) {
+		iomap__assert_msg(false, "engine %p is destroyed twice, or was never made",
+				  (void *)engine);
+		return -EINVAL;
+	}
 	/* once more when all work has run: it may have made what then is in the way */
 	if (engine_is_busy(engine) || !iomap__workers_finish(engine) || engine_is_busy(engine))
 		return -EBUSY;
+	(void)engine_list_find(engine, true);
 	iomap__fs_destroy(engine);
 	iomap__cache_destroy(engine);
 	iomap__workers_destroy(engine);

@@ -2,8 +2,10 @@
 /*
  * file.c - openers, and the convenience layer that takes the locks a filesystem would.
  *
- * A file is allocated by open and freed by close; it holds its inode (i_files_nr), so that
- * destroying the inode gives -EBUSY, and the inode its engine.
+ * A file is taken from the engine's pool by open and given back by close; it holds its inode
+ * (i_files_nr), so that destroying the inode gives -EBUSY, and the inode its engine.  One that
+ * has been closed is found out by its magic number for as long as the engine lives, unless
+ * another one has been opened in its place.
  *
  * Reads take no lock of the inode.  Writes hold i_rwsem exclusively from choosing the
  * position (IOMAP_O_APPEND) to the last byte copied, and drop it before they sync, so that
@@ -26,11 +28,13 @@
 
 static struct iomap_file *file_alloc(struct iomap_inode *inode, unsigned flags)
 {
-	struct iomap_file *file = iomap__zalloc(&inode->i_engine->env, sizeof(*file));
+	struct iomap_file *file = iomap__pool_get(&inode->i_engine->fs->files);
 
 	if (!file)
 		return NULL;
+	memset(file, 0, sizeof(*file));
 	file->inode = inode;
+	file->magic = IOMAP__FILE_MAGIC;
 	file->flags = flags;
 	iomap__mutex_init(&file->lock, IOMAP__RANK_ENGINE);
 	file->ra.prev_index = UINT64_MAX;
@@ -45,7 +49,8 @@ int iomap_file_open(struct iomap_inode *inode, unsigned flags, struct iomap_file
 	int err = 0;
 
 	*out = NULL;
-	if (flags & ~FILE_FLAGS)
+	iomap__inode_check(inode);
+	if (!inode->i_engine || flags & ~FILE_FLAGS)
 		return -EINVAL;
 	file = file_alloc(inode, flags);
 	if (!file)
@@ -71,8 +76,14 @@ int iomap_file_close(struct iomap_file *file)
 
 	if (!file)
 		return 0;
+	/* exchanged: of two that close it at once, one is told */
+	if (__atomic_exchange_n(&file->magic, 0, __ATOMIC_RELAXED) != IOMAP__FILE_MAGIC) {
+		iomap__assert_msg(false, "file %p is closed twice, or was never opened",
+				  (void *)file);
+		return -EINVAL;
+	}
 	inode = file->inode;
-	iomap__free(&inode->i_engine->env, file, sizeof(*file));
+	iomap__pool_put(&inode->i_engine->fs->files, file);
 	/* release: pairs with iomap_inode_destroy(); the last touch of the inode */
 	iomap__fetch_sub(&inode->i_files_nr, 1);
 	return 0;
@@ -80,21 +91,25 @@ int iomap_file_close(struct iomap_file *file)
 
 struct iomap_inode *iomap_file_inode(const struct iomap_file *file)
 {
+	iomap__file_check(file);
 	return file->inode;
 }
 
 unsigned iomap_file_flags(const struct iomap_file *file)
 {
+	iomap__file_check(file);
 	return file->flags;
 }
 
 unsigned iomap_file_mode(const struct iomap_file *file)
 {
+	iomap__file_check(file);
 	return file->mode;
 }
 
 void iomap_file_set_mode(struct iomap_file *file, unsigned mode)
 {
+	iomap__file_check(file);
 	file->mode |= mode;
 }
 
@@ -102,6 +117,7 @@ int iomap_file_check_and_advance_wb_err(struct iomap_file *file)
 {
 	int err;
 
+	iomap__file_check(file);
 	iomap__mutex_lock(&file->lock);
 	err = iomap__errseq_check_and_advance(&file->inode->i_data.wb_err, &file->wb_err);
 	iomap__mutex_unlock(&file->lock);
@@ -110,6 +126,7 @@ int iomap_file_check_and_advance_wb_err(struct iomap_file *file)
 
 void iomap_kiocb_init(struct iomap_kiocb *iocb, struct iomap_file *file, int64_t pos)
 {
+	iomap__file_check(file);
 	memset(iocb, 0, sizeof(*iocb));
 	iocb->ki_filp = file;
 	iocb->ki_pos = pos;
@@ -153,9 +170,10 @@ static ssize_t file_read_direct(struct iomap_kiocb *iocb, struct iomap_iov_iter 
 
 static ssize_t file_read(struct iomap_file *file, struct iomap_iov_iter *to, int64_t pos)
 {
-	const struct iomap_file_operations *fop = file->inode->i_fop;
+	const struct iomap_file_operations *fop;
 	struct iomap_kiocb iocb;
 
+	iomap__file_check(file);
 	if (pos < 0)
 		return -EINVAL;
 	/* no byte lies beyond the largest position */
@@ -163,6 +181,7 @@ static ssize_t file_read(struct iomap_file *file, struct iomap_iov_iter *to, int
 	if (!iomap_iov_iter_count(to))
 		return 0;
 	iomap_kiocb_init(&iocb, file, pos);
+	fop = file->inode->i_fop;
 	if (fop && fop->read_iter)
 		return fop->read_iter(&iocb, to);
 	if (file->flags & IOMAP_O_DIRECT)
@@ -352,9 +371,10 @@ static ssize_t file_write_default(struct iomap_kiocb *iocb, struct iomap_iov_ite
 
 static ssize_t file_write(struct iomap_file *file, struct iomap_iov_iter *from, int64_t pos)
 {
-	const struct iomap_file_operations *fop = file->inode->i_fop;
+	const struct iomap_file_operations *fop;
 	struct iomap_kiocb iocb;
 
+	iomap__file_check(file);
 	if (file->flags & IOMAP_O_APPEND)
 		pos = 0; /* chosen under i_rwsem */
 	if (pos < 0)
@@ -362,6 +382,7 @@ static ssize_t file_write(struct iomap_file *file, struct iomap_iov_iter *from, 
 	if (!iomap_iov_iter_count(from))
 		return 0;
 	iomap_kiocb_init(&iocb, file, pos);
+	fop = file->inode->i_fop;
 	if (fop && fop->write_iter)
 		return fop->write_iter(&iocb, from);
 	return file_write_default(&iocb, from);

@@ -10,13 +10,15 @@
  *   1. files open: -EBUSY.
  *   2. dirty data: written, or -EBUSY, or left for step 5 to drop.  The inode is still an
  *      inode like any other: the flusher and iomap_sync_engine() may be at it too.
- *   3. iomap__inode_unregister() keeps these two away (IOMAP__I_DYING) and waits until they
- *      are gone.  From here on no other thread starts anything: only completions arrive.
+ *   3. freezing keeps these two away and waits until they are gone.  From here on no other
+ *      thread starts anything: only completions arrive.
  *   4. now that it is quiet: look for dirty data once more, wait for running I/O, and count
- *      references; one that is left is the application's, -EBUSY and back to the lists.
- *   5. the folios go, the bdev is put.
+ *      references; one that is left is the application's: thaw, -EBUSY.
+ *   5. off the list of inodes; the folios go, the bdev is put.
  *
- * A destroyed inode has i_engine NULL, by which a second destroy is found out.
+ * A destroyed inode has i_engine NULL, by which a second destroy is found out; in debug builds
+ * the rest of it is filled with a pattern, since its memory may be of a pool of the
+ * application's.
  *
  * Locks: none are held here; what is called takes its own.
  */
@@ -133,7 +135,7 @@ static int inode_settle_dirty(struct iomap_inode *inode, unsigned flags)
 	return recorded ? recorded : err;
 }
 
-/* Step 4: whether somebody needs the inode.  It is off all lists. */
+/* Step 4: whether somebody needs the inode.  It is frozen. */
 static bool inode_is_busy(struct iomap_inode *inode, unsigned flags)
 {
 	if (inode_is_dirty(inode) && !(flags & IOMAP_DESTROY_DISCARD))
@@ -159,15 +161,16 @@ int iomap_inode_destroy(struct iomap_inode *inode, unsigned flags)
 	if (err)
 		return err;
 
-	iomap__inode_unregister(inode);
+	iomap__inode_freeze(inode);
 	if (inode_is_busy(inode, flags)) {
-		iomap__fetch_and(&inode->i_state, ~IOMAP__I_DYING);
-		iomap__inode_register(inode);
+		iomap__inode_thaw(inode);
 		return -EBUSY;
 	}
+	iomap__inode_unregister(inode);
 	iomap__filemap_truncate_range(&inode->i_data, 0, INT64_MAX);
 	bdev = inode->i_bdev;
-	inode->i_bdev = NULL;
+	if (IOMAP_DEBUG)
+		memset(inode, IOMAP__POISON, sizeof(*inode));
 	inode->i_engine = NULL;
 	if (bdev)
 		iomap__bdev_put(bdev);

@@ -409,9 +409,14 @@ int iomap__fs_create(struct iomap_engine *engine)
 	err = iomap__pool_init(&fs->small_ifs, &engine->env, IOMAP__CACHE_LINE, FS_RESERVED_IFS);
 	if (err)
 		goto out_bios;
+	err = iomap__pool_init(&fs->files, &engine->env, sizeof(struct iomap_file), 0);
+	if (err)
+		goto out_ifs;
 	engine->fs = fs;
 	return 0;
 
+out_ifs:
+	iomap__pool_exit(&fs->small_ifs);
 out_bios:
 	iomap_bio_set_exit(&fs->ioend_bios);
 out_free:
@@ -423,6 +428,7 @@ void iomap__fs_destroy(struct iomap_engine *engine)
 {
 	struct iomap__fs *fs = engine->fs;
 
+	iomap__pool_exit(&fs->files);
 	iomap__pool_exit(&fs->small_ifs);
 	iomap_bio_set_exit(&fs->ioend_bios);
 	iomap__free(&engine->env, fs, sizeof(*fs));

@@ -32,6 +32,7 @@
 struct iomap__fs {
 	struct iomap_bio_set ioend_bios; /* bios in ioends */
 	struct iomap__pool small_ifs;	 /* block states of up to IOMAP__IFS_SMALL blocks */
+	struct iomap__pool files;	 /* struct iomap_file */
 };
 
 /* After block and cache; before them. */

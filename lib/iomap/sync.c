@@ -61,8 +61,10 @@ int iomap__sync_write_wait(struct iomap_inode *inode, int64_t start, int64_t end
 
 void iomap_writeback_resume(struct iomap_inode *inode)
 {
-	struct iomap__blk *blk = inode->i_engine->blk;
+	struct iomap__blk *blk;
 
+	iomap__inode_check(inode);
+	blk = inode->i_engine->blk;
 	iomap__fetch_and(&inode->i_state, ~IOMAP__I_DEFERRED);
 	/* release: pairs with iomap__sync_write_wait() */
 	iomap__fetch_add(&inode->i_resume_seq, 1);
@@ -111,6 +113,7 @@ int iomap_fsync(struct iomap_file *file, int64_t start, int64_t end, int datasyn
 	struct iomap_inode *inode = file->inode;
 	int err, told;
 
+	iomap__file_check(file);
 	if (start < 0 || end < start)
 		return -EINVAL;
 	iomap__cache_count2(inode->i_engine, IOMAP__STAT_FSYNCS, 1);
@@ -130,8 +133,10 @@ int iomap_fsync(struct iomap_file *file, int64_t start, int64_t end, int datasyn
 /* As fsync of a kernel file: the inode's own operation wins. */
 static int sync_file_range(struct iomap_file *file, int64_t start, int64_t end, int datasync)
 {
-	const struct iomap_file_operations *fop = file->inode->i_fop;
+	const struct iomap_file_operations *fop;
 
+	iomap__file_check(file);
+	fop = file->inode->i_fop;
 	if (fop && fop->fsync)
 		return fop->fsync(file, start, end, datasync);
 	return iomap_fsync(file, start, end, datasync);
@@ -158,6 +163,7 @@ int iomap_sync_range(struct iomap_file *file, int64_t start, int64_t end, unsign
 	struct iomap_address_space *mapping = &file->inode->i_data;
 	int err = 0, recorded = 0;
 
+	iomap__file_check(file);
 	if (start < 0 || end < start || flags & ~SYNC_RANGE_FLAGS)
 		return -EINVAL;
 	if (flags & IOMAP_SYNC_WAIT_BEFORE)

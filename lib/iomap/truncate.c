@@ -98,6 +98,7 @@ int iomap_truncate(struct iomap_file *file, int64_t size)
 	struct iomap_inode *inode = file->inode;
 	int err;
 
+	iomap__file_check(file);
 	if (size < 0)
 		return -EINVAL;
 	if (size > inode->i_maxbytes)
