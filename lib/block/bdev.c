@@ -234,9 +234,9 @@ const char *iomap_bdev_io_path(const struct iomap_bdev *bdev)
 	return bdev->kind->io_path ? bdev->kind->io_path : bdev->engine->blk->backend->name;
 }
 
-int iomap_bdev_stats(struct iomap_bdev *bdev, struct iomap_bdev_stats *out, size_t size)
+static struct iomap_bdev_stats bdev_stats(const struct iomap_bdev *bdev)
 {
-	struct iomap_bdev_stats stats = {
+	return (struct iomap_bdev_stats){
 		.reads_nr = iomap__stat_sum(&bdev->stats, IOMAP__BSTAT_READS),
 		.writes_nr = iomap__stat_sum(&bdev->stats, IOMAP__BSTAT_WRITES),
 		.flushes_nr = iomap__stat_sum(&bdev->stats, IOMAP__BSTAT_FLUSHES),
@@ -245,10 +245,16 @@ int iomap_bdev_stats(struct iomap_bdev *bdev, struct iomap_bdev_stats *out, size
 		.errors_nr = iomap__stat_sum(&bdev->stats, IOMAP__BSTAT_ERRORS),
 		.inflight_nr = iomap__bdev_inflight(bdev),
 	};
+}
+
+int iomap_bdev_stats(struct iomap_bdev *bdev, struct iomap_bdev_stats *out, size_t size)
+{
+	struct iomap_bdev_stats stats;
 
 	iomap__bdev_check(bdev);
 	if (!out || !size)
 		return -EINVAL;
+	stats = bdev_stats(bdev);
 	if (size > sizeof(stats))
 		memset((char *)out + sizeof(stats), 0, size - sizeof(stats));
 	memcpy(out, &stats, iomap__min(size, sizeof(stats)));
@@ -291,15 +297,16 @@ void iomap__bdev_flushed(struct iomap_bdev *bdev, uint64_t generation)
 
 int iomap_bdev_flush(struct iomap_bdev *bdev)
 {
-	uint64_t generation = atomic_load_explicit(&bdev->written, memory_order_acquire);
 	/* its own memory: that there is none otherwise is no reason for data not to be durable */
 	struct iomap_bio bio = {
 		.bi_bdev = bdev,
 		.bi_opf = IOMAP_REQ_OP_FLUSH | IOMAP_REQ_SYNC,
 	};
+	uint64_t generation;
 	int error;
 
 	iomap__bdev_check(bdev);
+	generation = atomic_load_explicit(&bdev->written, memory_order_acquire);
 	if (atomic_load_explicit(&bdev->flushed, memory_order_acquire) >= generation)
 		return 0;
 	error = iomap_submit_bio_wait(&bio);

@@ -257,13 +257,18 @@ void iomap__batch_send(struct iomap__blk *blk, struct iomap__batch *batch, bool 
 		iomap__queue_submit(iomap__queue_mine(blk), &batch->bios, will_wait);
 }
 
+static struct iomap__blk *submit_blk(const struct iomap_bio *bio)
+{
+	iomap__bdev_check(bio->bi_bdev);
+	return bio->bi_bdev->engine->blk;
+}
+
 /* Check and account.  False: the bio has ended with an error. */
 static bool submit_begin(struct iomap_bio *bio)
 {
 	struct iomap_bdev *bdev = bio->bi_bdev;
 	int error;
 
-	iomap__bdev_check(bdev);
 	bio->bi_status = 0;
 	error = submit_check(bdev, bio);
 	if (!error)
@@ -278,7 +283,7 @@ static bool submit_begin(struct iomap_bio *bio)
 void iomap_submit_bio(struct iomap_bio *bio)
 {
 	struct iomap__batch batch = { .bios = { 0 } };
-	struct iomap__blk *blk = bio->bi_bdev->engine->blk;
+	struct iomap__blk *blk = submit_blk(bio);
 
 	/* Only queues gain by a plug; and what has been held back must be sent as a whole,
 	 * without a device of the application in between, where this thread may wait. */
@@ -310,7 +315,7 @@ static void submit_wait_end(struct iomap_bio *bio)
 int iomap_submit_bio_wait(struct iomap_bio *bio)
 {
 	struct iomap__batch batch = { .bios = { 0 } };
-	struct submit_wait wait = { .blk = bio->bi_bdev->engine->blk };
+	struct submit_wait wait = { .blk = submit_blk(bio) };
 	struct iomap__queue *only = NULL;
 	iomap_bio_end_io_fn *end_io = bio->bi_end_io;
 	void *private = bio->bi_private;

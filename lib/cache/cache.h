@@ -184,7 +184,16 @@ size_t iomap__folio_copy_from_iter(struct iomap_folio *folio, size_t off, size_t
 #define IOMAP__I_DEFERRED 0x4U	   /* runs were held back since the last resume */
 #define IOMAP__I_RESUME 0x8U	   /* resume was asked for: flush soon */
 
-/* i_pins_nr counts the flusher's and sync_engine's use of the inode. */
+/*
+ * i_pins_nr counts uses by threads that have no file of the inode: the flusher's,
+ * sync_engine's, and iomap_writeback_resume()'s, since a destroy may wait for that.
+ * pin: the inode cannot go now.  unpin: it may be gone afterwards.
+ */
+static inline void iomap__inode_pin(struct iomap_inode *inode)
+{
+	iomap__fetch_add(&inode->i_pins_nr, 1);
+}
+void iomap__inode_unpin(struct iomap_inode *inode);
 
 struct iomap__ra_state {
 	uint64_t start;	  /* first page of the current window */

@@ -102,7 +102,7 @@ static struct iomap_inode *take_dirty(struct iomap__cache *cache, unsigned class
 	if (inode) {
 		iomap__list_del(&inode->i_dirty_list);
 		iomap__list_add_tail(&inode->i_dirty_list, &cache->dirty_inodes);
-		iomap__fetch_add(&inode->i_pins_nr, 1);
+		iomap__inode_pin(inode);
 		iomap__fetch_and(&inode->i_state, ~IOMAP__I_RESUME);
 	}
 	iomap__mutex_unlock(&cache->dirty_lock);

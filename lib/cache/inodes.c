@@ -2,9 +2,6 @@
 /*
  * inodes.c - the engine's list of inodes, and the address space as an object.
  *
- * i_pins_nr counts uses by threads that found the inode on a list: the flusher and
- * iomap_sync_engine().
- *
  * Destroying takes two steps.  Freezing (IOMAP__I_DYING) lets no new pin come and waits for
  * those there are; the inode then either leaves the list of inodes, or thaws and is what it
  * was.  It stays on the list meanwhile: a walk that comes to it waits for the answer, or
@@ -137,7 +134,7 @@ static bool walk_step(struct iomap__cache *cache, struct iomap__inode_walk *walk
 	*seq = iomap__load_acquire(&cache->frozen_seq);
 	if (iomap__load(&inode->i_state) & IOMAP__I_DYING)
 		return false;
-	iomap__fetch_add(&inode->i_pins_nr, 1);
+	iomap__inode_pin(inode);
 	walk->next = walk->next->next;
 	walk->inode = inode;
 	return true;

@@ -164,10 +164,6 @@ bool iomap__wb_wait(struct iomap__cache *cache, uint32_t seq);
 /* Start to write at most @nr pages of an address space, whatever is easy; pages taken. */
 uint64_t iomap__write_some(struct iomap_address_space *mapping, uint64_t nr);
 
-/* ---- inodes.c ---- */
-/* Give a pin back; the inode may be gone after it. */
-void iomap__inode_unpin(struct iomap_inode *inode);
-
 /* ---- flusher.c ---- */
 int iomap__flusher_start(struct iomap__cache *cache);
 void iomap__flusher_stop(struct iomap__cache *cache);

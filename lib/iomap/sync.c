@@ -65,11 +65,14 @@ void iomap_writeback_resume(struct iomap_inode *inode)
 
 	iomap__inode_check(inode);
 	blk = inode->i_engine->blk;
+	/* a destroy that waits for just this must not end before we do */
+	iomap__inode_pin(inode);
 	iomap__fetch_and(&inode->i_state, ~IOMAP__I_DEFERRED);
 	/* release: pairs with iomap__sync_write_wait() */
 	iomap__fetch_add(&inode->i_resume_seq, 1);
 	iomap__io_wake(blk, &inode->i_resume_seq);
 	iomap__flusher_resume(inode);
+	iomap__inode_unpin(inode);
 }
 
 void iomap__sync_note_device(struct iomap_inode *inode, const struct iomap_bdev *bdev)

@@ -717,6 +717,13 @@ void ts_close(struct ts *ts)
 	cr_assert_eq(iomap_file_close(ts->file), 0);
 	rc = iomap_inode_destroy(&ts->inode, IOMAP_DESTROY_DISCARD);
 	cr_assert_eq(rc, 0, "iomap_inode_destroy: %s", strerror(-rc));
+	ts_free(ts);
+}
+
+void ts_free(struct ts *ts)
+{
+	int rc;
+
 	if (!ts->cfg.dev)
 		td_free(ts->dev);
 	if (!ts->cfg.engine) {

@@ -154,6 +154,8 @@ void ts_prepare(struct ts *ts, const struct ts_config *cfg);
 void ts_begin(struct ts *ts);
 struct ts *ts_open(const struct ts_config *cfg);
 void ts_close(struct ts *ts);
+/* The same of a store whose file has been closed and whose inode destroyed by the test. */
+void ts_free(struct ts *ts);
 
 /* Put an extent in place of whatever is there. */
 void ts_map(struct ts *ts, int64_t offset, uint64_t length, unsigned type, unsigned flags,
