@@ -107,8 +107,9 @@ IOMAP_API IOMAP_MUST_CHECK int iomap_bdev_create(struct iomap_engine *engine,
  * NULL is ignored.  Waits for a bi_end_io or submit_bio that is still running although its
  * I/O is over, so it must not be called by one.
  *
- * Return: 0; -EBUSY while I/O is in flight or an inode names it as its i_bdev (nothing is
- * changed).
+ * Return: 0; -EBUSY while I/O is in flight, or an inode names it as its i_bdev, or another
+ * device is stacked on it (nothing is changed); -EINVAL for one that is closed already (debug
+ * builds abort).
  */
 IOMAP_API IOMAP_MUST_CHECK int iomap_bdev_close(struct iomap_bdev *bdev);
 

@@ -146,7 +146,7 @@ IOMAP_API IOMAP_MUST_CHECK int iomap_engine_create(const struct iomap_engine_opt
  * Blocks.  Work that is queued runs before, in workers or here.  NULL is ignored.
  *
  * Return: 0; -EBUSY while a bdev, inode or file exists, and in a work function of the engine
- * (nothing is changed).
+ * (nothing is changed); -EINVAL for what is no engine any more (debug builds abort).
  */
 IOMAP_API IOMAP_MUST_CHECK int iomap_engine_destroy(struct iomap_engine *engine);
 

@@ -41,8 +41,9 @@ IOMAP_API IOMAP_MUST_CHECK int iomap_file_open(struct iomap_inode *inode, unsign
 /**
  * iomap_file_close - close a file
  *
- * Writes nothing.  No call on the file may be running.  NULL is ignored.
- * Return: 0.
+ * Writes nothing.  No call on the file may be running; reads ahead that it has started go on.
+ * NULL is ignored.
+ * Return: 0; -EINVAL for a file that is closed already (debug builds abort).
  */
 IOMAP_API int iomap_file_close(struct iomap_file *file);
 

@@ -187,12 +187,16 @@ IOMAP_API IOMAP_MUST_CHECK int iomap_inode_init(struct iomap_engine *engine,
 /**
  * iomap_inode_destroy - drop the inode's cache and forget it
  *
- * May block for running I/O and for the flusher, in any case.
+ * May block for running I/O and for the flusher, in any case.  No other call on the inode may
+ * run, but iomap_sync_engine(), and iomap_writeback_resume() while IOMAP_DESTROY_WAIT waits for
+ * data that is held back.
  *
  * Return: 0, and the memory is the application's again; -EBUSY with files open, folios
  * referenced or (without a flag) dirty data, and the inode is still usable; with
  * IOMAP_DESTROY_WAIT an error of writing that nobody has been told of yet, and the inode is
- * still usable; -EINVAL for unknown flags or both.
+ * still usable; -EAGAIN with IOMAP_DESTROY_WAIT when data is held back and the engine has no
+ * threads; -EINVAL for unknown flags or both, or an inode that is destroyed already (debug
+ * builds abort).
  */
 IOMAP_API IOMAP_MUST_CHECK int iomap_inode_destroy(struct iomap_inode *inode, unsigned flags);
 
