@@ -26,7 +26,7 @@
 #define BATCH_NR 32U
 #define BATCH_BYTES (UINT64_C(1) << 20)
 #define COMMIT_OBJECTS 4096U
-#define COMMIT_BYTES (UINT64_C(256) << 20)
+#define COMMIT_BYTES (UINT64_C(64) << 20)
 
 /* Filled, being written, not yet in the store. */
 struct flight {

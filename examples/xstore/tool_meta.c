@@ -220,19 +220,24 @@ int tool_mkfs(struct session *session)
 	return error ? complain_error(request->path, error, NULL) : EX_OK;
 }
 
-/* A file that is not there, or is too short, gets the size that was asked for. */
+/*
+ * A file that is not there, or empty, gets the size that was asked for.  So does a shorter one
+ * with --force; without, it may be a store, which is not to change.
+ */
 static int prepare_file(const struct request *request)
 {
+	int fd = open(request->path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
 	struct stat found;
-	int fd, error = 0;
+	int error = 0;
 
-	fd = open(request->path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
 	if (fd < 0)
 		return complain(status_of_errno(errno, EX_CANTCREAT), "%s: %s",
 				printable(request->path), strerror(errno));
-	if (fstat(fd, &found) != 0 ||
-	    (S_ISREG(found.st_mode) && (uint64_t)found.st_size < request->size &&
-	     ftruncate(fd, (off_t)request->size) != 0))
+	if (fstat(fd, &found) != 0)
+		error = errno;
+	else if (S_ISREG(found.st_mode) && (uint64_t)found.st_size < request->size &&
+		 (!found.st_size || request->given & OPTION_FORCE) &&
+		 ftruncate(fd, (off_t)request->size) != 0)
 		error = errno;
 	close(fd);
 	return error ? complain(EX_CANTCREAT, "%s: %s", printable(request->path), strerror(error)) :

@@ -1,57 +1,47 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
 #
-# xs_tool.sh BUILD_DIR
+# xs_tool.sh BUILD_DIR SOURCE_DIR
 #
 # The xstore program: what goes in comes out; what is wrong gets one line and a
 # status of sysexits.h, and harms no store; a writer that is killed harms none.
 xstore=$1/examples/xstore
+source=$2
 work=$(mktemp -d "$PWD/xs_tool.XXXXXX") || exit 1
 trap 'rm -rf "$work"' EXIT
 cd "$work" || exit 1
 
-fail() {
-	echo "FAILED: $*"
-	exit 1
-}
-
-# Where the file system refuses O_DIRECT, the kernel's cache has to do.
-direct=
-"$xstore" mkfs probe --size 1M 2> /dev/null || direct=--buffered
-xs() {
-	"$xstore" "$@" $direct
-}
-
-# expect STATUS PATTERN ARGS...: ends so, with one line that matches; the store
-# is as it was.
-expect() {
-	want=$1
-	pattern=$2
-	shift 2
-	cp store before
-	xs "$@" > stdout 2> stderr
-	got=$?
-	echo "xstore $* -> $got: $(head -n 1 stderr)"
-	[ $got -eq "$want" ] || fail "status $got, not $want"
-	grep -q "$pattern" stderr || fail "'$pattern' is not in: $(cat stderr)"
-	grep -q '^usage:' stderr || [ "$(wc -l < stderr)" -eq 1 ] || fail "not one line"
-	cmp -s store before || fail "the store has changed"
-}
+. "$source/tests/xstore/tool.sh"
 
 # ---- round trips
 
 xs mkfs store --size 24M || fail mkfs
 for size in 0 1 4095 4096 4097 100000 3000001; do
 	head -c $size /dev/urandom > "in.$size"
-	xs put store "o.$size" "in.$size" || fail "put $size"
-	xs get store "o.$size" "out.$size" || fail "get $size"
-	cmp "in.$size" "out.$size" || fail "$size bytes came back otherwise"
+	# what one way has put the other gets
+	for ways in ": --direct" "--direct :"; do
+		xs put store "o.$size" "in.$size" $(echo "${ways% *}" | tr -d :) || fail "put $size"
+		xs get store "o.$size" "out.$size" $(echo "${ways#* }" | tr -d :) || fail "get $size"
+		cmp "in.$size" "out.$size" || fail "$size bytes came back otherwise: $ways"
+		xs check store || fail "check after put $size"
+	done
 done
+xs stat store o.3000001 | grep -qx 'extents 1' || fail "not in one piece: $(xs map store o.3000001)"
 truncate -s 5M sparse
 printf data | dd of=sparse bs=1 seek=4000000 conv=notrunc status=none
 xs put store sparse - < sparse || fail "put from a pipe"
 xs get store sparse --cache 2M | cmp - sparse || fail sparse
 xs map store sparse | grep -q ' hole$' || fail "no hole in: $(xs map store sparse)"
+# A file's holes are the object's, and the object's are those of a file.
+[ "$(stat -c %b sparse)" -ge 1000 ] && echo "no holes on this file system" || {
+	for direct in "" --direct; do
+		xs put store sparse sparse $direct || fail "put a sparse file"
+		xs map store sparse | grep -q ' hole$' || fail "no hole: $(xs map store sparse)"
+		xs get store sparse out $direct || fail "get into a file"
+		cmp out sparse || fail "sparse, to a file"
+		[ "$(stat -c %b out)" -lt 1000 ] || fail "the holes are filled"
+	done
+}
 xs truncate store sparse 4000002 || fail truncate
 truncate -s 4000002 sparse
 xs get store sparse - | cmp - sparse || fail "truncated"
@@ -63,6 +53,31 @@ xs stat store o.1 | grep -q '^size 4097$' || fail stat
 xs stat store | grep -q '^objects 7$' || fail stat
 [ -z "$(xs check store 2>&1)" ] || fail "check: $(xs check store 2>&1)"
 
+# ---- JSON
+
+cp store whole
+odd=$(printf 'caf\351 "\\ \303\251')
+xs put store "$odd" in.1 || fail "a name that is not UTF-8"
+expect_json 0 '{"name":"caf\\ufffd \\"\\\\ é","name_hex":"636166e920225c20c3a9","size":1,' ls store
+expect_json 0 '"name":"o.1","extents":\[{"offset":0,"length":8192,"kind":"data","address":' map store o.1
+expect_json 0 '"kind":"hole"}' map store sparse
+expect_json 0 '"size":4097,"extents":1,"written":8192,"unwritten":0' stat store o.1
+expect_json 0 '"objects":8,' stat store
+expect_json 0 '"ok":true,"bytes":25165824,"data_bytes":' check store
+expect_json 0 '"objects":1,"bytes":3000001,"seconds":[0-9.]*,"library":{"backend":' \
+	put store o.3000001 in.3000001
+expect_json 0 '"objects":1,"bytes":3000001,"seconds":' get store o.3000001 out --direct
+cmp out in.3000001 || fail "get --json"
+expect_json 0 '"name":"o.1","size":4097' truncate store o.1 4097
+expect_json 0 '"name":"o.4095"' rm store o.4095
+expect_json 0 '"command":"mkfs","bytes":1048576' mkfs probe --size 1M --force
+expect_json 66 '"error":"nothing: no such object"' get store nothing out
+expect_json 66 '"command":"map","status":66,"error":"nothing: no such object"}$' map store nothing
+expect_json 66 '{"command":"ls","status":66,"error":"not-there: No such file' ls not-there
+expect_json 64 'standard output gets the object' get store o.1
+expect_json 64 'ls takes no --direct' ls store --direct
+cp whole store
+
 # ---- what is wrong
 
 head -c 40000000 /dev/zero | tr '\0' z > big
@@ -73,14 +88,27 @@ expect 64 '^usage: ' rm store
 expect 64 'name is too long' put store "$(printf '%0300d' 1)" noise
 expect 64 'cannot be a name' put store '' noise
 expect 64 "'12X' is not a size" truncate store o.1 12X
+expect 64 "'0' is not a size" ls store --cache 0
+expect 64 "'99999999999G' is not a size" ls store --cache 99999999999G
+expect 64 'cannot start the library' ls store --cache 4K
+expect 64 'cannot start the library' ls store --backend pigeons
+expect 64 'unrecognized option' ls store --frob
+expect 64 'check takes no --seed' check store --seed 1
+expect 64 'rewrite needs --seed' rewrite store .
+expect 64 'do not go together' mkfs new --size 1M --for .
 expect 66 'no such object' get store nothing
 expect 66 'no such object' rm store nothing
 expect 66 'no such object' map store nothing
 expect 66 'No such file' put store new not-there
+expect 66 'Is a directory' put store new .
+expect 73 'No such file' get store o.1 not-there/out
+expect 73 'No such file' mkfs not-there/store --size 1M
 expect 66 'No such file' ls not-there
 expect 65 'not an xstore' ls noise
 expect 65 'not an xstore' check noise
 expect 73 'is a store already' mkfs store
+expect 73 'is a store already' mkfs store --size 100M
+expect 73 'too small: 100000 of 1048576 bytes' mkfs noise --size 1M
 expect 73 'too small' mkfs small --size 8K
 
 # A put that finds no room leaves the old object; what it wrote is free space.
@@ -110,25 +138,20 @@ cp whole store
 printf X | dd of=store bs=1 seek=33 conv=notrunc status=none
 expect 65 'wrong checksum' get store o.1
 expect 65 'wrong checksum' check store
+expect 65 'wrong checksum' import store .
+expect 65 'wrong checksum' export store exported
+expect 65 'wrong checksum' verify store .
+expect_json 65 '"ok":false,"status":65,"error":"store: super block 0: wrong checksum"' check store
+[ -e exported ] && fail "a directory for a store that is none"
 cp whole store
 
 # ---- kill -9 in mid-put
-
-# The kernel takes a killed process's io_uring apart, and gives up its lock on the
-# store, a little after the process is gone.
-wait_free() {
-	tries=0
-	while xs stat store > /dev/null 2>&1; [ $? -eq 75 ]; do
-		tries=$((tries + 1))
-		[ $tries -lt 2000 ] || fail "still in use"
-	done
-}
 
 round=0
 while [ $round -lt 8 ]; do
 	rm -f pipe
 	mkfifo pipe
-	"$xstore" put store o.1 pipe --cache 2M $direct &
+	"$xstore" put store o.1 pipe --cache 2M $buffered &
 	put=$!
 	exec 9> pipe
 	head -c $((round * 900000)) big >&9
