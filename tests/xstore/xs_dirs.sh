@@ -148,7 +148,7 @@ fi
 mkdir big
 for i in 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29; do
 	head -c 3000$i /dev/urandom > big/$i
-	head -c 4000000 /dev/zero | tr '\0' "$i" > big/large.$i
+	head -c 2000000 /dev/zero | tr '\0' "$i" > big/large.$i
 done
 printf old > big/10.old
 files=$(ls big | wc -l)
@@ -167,7 +167,7 @@ only_whole() {
 
 # A full store.
 rm store
-xs mkfs store --size 16M
+xs mkfs store --size 12M
 xs import store big > stdout 2> stderr
 [ $? -eq 73 ] || fail "full: $(cat stderr)"
 in=$(sed -n "s/^xstore: store: the store is full: \([0-9]*\) of $files files are in\$/\1/p" stderr)
@@ -200,7 +200,7 @@ until_written() {
 # Signals. It may have come to its end before it is stopped: then there is another try.
 for signal in INT TERM HUP KILL KILL; do
 	tries=0
-	at=$((at + 15000000))
+	at=$((at + 7000000))
 	start_import
 	until until_written $at; do
 		kill -CONT $import 2> /dev/null
