@@ -19,8 +19,12 @@
 
 #include "tool.h"
 
-/* A smaller file gets all its space by its only write. */
+/*
+ * A file of one chunk gets all its space by its only write.  More than the upper bound at once
+ * would have the store keep much room for what may become of it.
+ */
 #define PREALLOCATE_BYTES_MIN CHUNK_BYTES
+#define PREALLOCATE_BYTES_MAX (UINT64_C(256) << 20)
 
 /* ---- objects ---- */
 
@@ -161,7 +165,21 @@ struct filling {
 	int fd;
 	uint64_t pos; /* everything before is done */
 	enum copy_side *side;
+	uint64_t allocated; /* up to here */
 };
+
+/* Space for the run that ends at @end, from pos on. */
+static int preallocate(struct filling *filling, uint64_t end)
+{
+	uint64_t bytes = end - filling->pos;
+
+	if (bytes <= PREALLOCATE_BYTES_MIN || filling->pos < filling->allocated)
+		return 0;
+	if (bytes > PREALLOCATE_BYTES_MAX)
+		bytes = PREALLOCATE_BYTES_MAX;
+	filling->allocated = filling->pos + bytes;
+	return xs_preallocate(filling->object, (int64_t)filling->pos, (int64_t)bytes, true);
+}
 
 /* With @bytes of the chunk.  *@side is left alone: it is the store's then. */
 static int fill_chunk(struct filling *filling, size_t bytes)
@@ -180,9 +198,6 @@ static int fill_run(struct filling *filling, uint64_t end, bool *is_short)
 {
 	int error = 0;
 
-	if (end - filling->pos > PREALLOCATE_BYTES_MIN)
-		error = xs_preallocate(filling->object, (int64_t)filling->pos,
-				       (int64_t)(end - filling->pos), true);
 	while (!error && !*is_short && filling->pos < end) {
 		uint64_t left = end - filling->pos;
 		size_t want = left < CHUNK_BYTES ? (size_t)left : CHUNK_BYTES;
@@ -197,7 +212,9 @@ static int fill_run(struct filling *filling, uint64_t end, bool *is_short)
 			return (int)got;
 		}
 		*is_short = (size_t)got < want;
-		error = fill_chunk(filling, (size_t)got);
+		error = preallocate(filling, end);
+		if (!error)
+			error = fill_chunk(filling, (size_t)got);
 		filling->pos += (uint64_t)got;
 	}
 	return error;
@@ -235,7 +252,7 @@ static int set_size(struct iomap_file *file, uint64_t size)
 int copy_in(struct xs_object *object, struct iomap_file *file, int fd, char *chunk, uint64_t *bytes,
 	    enum copy_side *side)
 {
-	struct filling filling = { object, file, chunk, fd, 0, side };
+	struct filling filling = { object, file, chunk, fd, 0, side, 0 };
 	struct stat found;
 	uint64_t size, end;
 	bool is_short = false, sparse;
@@ -266,7 +283,7 @@ static bool all_zero(const char *chunk, size_t bytes)
 static int copy_in_pipe(struct iomap_file *file, int fd, char *chunk, uint64_t *bytes,
 			enum copy_side *side)
 {
-	struct filling filling = { NULL, file, chunk, fd, 0, side };
+	struct filling filling = { NULL, file, chunk, fd, 0, side, 0 };
 	ssize_t got = 0;
 	int error = 0;
 
