@@ -3,8 +3,8 @@
  * tool_out.c - what the xstore program says: one line on standard error about what is wrong,
  * and with --json one document on standard output.
  *
- * The document is written as the command goes on; out_finish() ends what is open and adds the
- * status, so that it is whole however the command ends.  Names are bytes, JSON is UTF-8: see json_name().
+ * The document is written as the command goes on; out_finish() adds the status and ends it.
+ * A command ends what it has opened, however it ends itself.  Names are bytes, JSON is UTF-8: see json_name().
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -253,8 +253,6 @@ void json_start(bool wanted, const char *command)
 
 int out_finish(int status)
 {
-	while (doc.depth > 1)
-		json_end();
 	json_number("status", (uint64_t)status);
 	if (status != EX_OK && doc.error[0])
 		json_name("error", doc.error);
