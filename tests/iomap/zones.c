@@ -1,0 +1,270 @@
+/* SPDX-License-Identifier: MIT */
+/* ctest-labels: concurrent */
+/*
+ * zones.c - TR02, DR02, DW01: the end of a file moves while others read and write below it.
+ *
+ * The file has two zones, each written by one thread, through the cache or past it, and
+ * behind them a rest in which the end of the file wanders.  A word of a zone is the number of
+ * the write that it comes from.  A read returns nothing older than the last write of a sector
+ * that had returned before, and nothing that nobody had begun to write; whatever happens to
+ * the folios that zones and rest have in common.
+ */
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <string.h>
+
+#include "teststore.h"
+
+#define KIB 1024
+#define ZONES 2U
+#define ZONE_SECTORS 41U /* so that neither blocks nor pages end where zones do */
+#define SECTOR 512U
+#define REST ((int64_t)(ZONES * ZONE_SECTORS * SECTOR))
+#define REST_BYTES (40 * KIB)
+#define POISON 0xa5
+#define STEPS (T_SANITIZED ? 250 : 1500)
+
+struct zones {
+	struct ts *ts;
+	struct iomap_file *direct;
+	atomic_bool stop;
+	atomic_ulong begun[ZONES][ZONE_SECTORS], done[ZONES][ZONE_SECTORS];
+	uint64_t seed;
+};
+
+struct user {
+	struct zones *z;
+	unsigned index;
+	struct t_task task;
+};
+
+static int setsize(struct iomap_inode *inode, int64_t old_size, int64_t new_size)
+{
+	struct ts *ts = ts_of(inode);
+	int64_t block = (int64_t)1 << ts->args.blkbits, keep;
+	int err = iomap_truncate_page(inode, new_size < old_size ? new_size : old_size, NULL,
+				      &ts->ops, ts->i_op.write_ops, NULL);
+
+	if (err)
+		return err;
+	iomap_truncate_setsize(inode, new_size);
+	keep = (new_size + block - 1) & ~(block - 1);
+	if (new_size < old_size)
+		ts_punch(ts, keep, 1ULL << 40);
+	return 0;
+}
+
+static int end_io(struct iomap_kiocb *iocb, ssize_t size, int error, unsigned flags)
+{
+	struct ts *ts = ts_of(iomap_file_inode(iocb->ki_filp));
+	int64_t block = (int64_t)1 << ts->args.blkbits, pos = iocb->ki_pos & ~(block - 1);
+
+	if (error || !(flags & IOMAP_DIO_UNWRITTEN))
+		return 0;
+	for (; pos < iocb->ki_pos + size; pos += block) {
+		struct ts_extent e = ts_lookup(ts, pos);
+
+		if (e.type == IOMAP_UNWRITTEN)
+			ts_map(ts, pos, (uint64_t)block, IOMAP_MAPPED, 0,
+			       e.addr + (uint64_t)(pos - e.offset));
+	}
+	return 0;
+}
+
+static int allow_direct(struct ts *ts, struct iomap_file *file)
+{
+	(void)ts;
+	iomap_file_set_mode(file, IOMAP_FMODE_CAN_ODIRECT);
+	return 0;
+}
+
+static uint64_t *memory(void)
+{
+	void *memory = NULL;
+
+	t_must(posix_memalign(&memory, 4096, 64 * KIB) == 0);
+	return memory;
+}
+
+static struct iomap_file *either(struct zones *z, struct t_rand *r)
+{
+	return t_below(r, 2) ? z->direct : z->ts->file;
+}
+
+static long write_zone(void *arg)
+{
+	struct user *user = arg;
+	struct zones *z = user->z;
+	struct t_rand r = { z->seed + user->index };
+	uint64_t *buf = memory();
+
+	for (uint64_t nr = 1; !atomic_load(&z->stop); nr++) {
+		unsigned first = (unsigned)t_below(&r, ZONE_SECTORS);
+		unsigned end = first + 1 + (unsigned)t_below(&r, ZONE_SECTORS - first);
+		int64_t pos = (int64_t)(user->index * ZONE_SECTORS + first) * SECTOR;
+		size_t len = (end - first) * SECTOR;
+
+		for (size_t i = 0; i < len / sizeof(*buf); i++)
+			buf[i] = nr;
+		for (unsigned i = first; i < end; i++)
+			atomic_store(&z->begun[user->index][i], nr);
+		t_must(iomap_write(either(z, &r), buf, len, pos) == (ssize_t)len);
+		for (unsigned i = first; i < end; i++)
+			atomic_store(&z->done[user->index][i], nr);
+	}
+	free(buf);
+	return 0;
+}
+
+static void read_zone(struct zones *z, struct iomap_file *file, unsigned zone, unsigned first,
+		      unsigned nr, uint64_t *buf)
+{
+	int64_t pos = (int64_t)(zone * ZONE_SECTORS + first) * SECTOR;
+	uint64_t oldest[ZONE_SECTORS];
+
+	for (unsigned i = 0; i < nr; i++)
+		oldest[i] = atomic_load(&z->done[zone][first + i]);
+	t_must(iomap_read(file, buf, nr * SECTOR, pos) == (ssize_t)(nr * SECTOR));
+	for (unsigned i = 0; i < nr * SECTOR / sizeof(*buf); i++) {
+		unsigned sector = i * sizeof(*buf) / SECTOR;
+
+		if (buf[i] >= oldest[sector] &&
+		    buf[i] <= atomic_load(&z->begun[zone][first + sector]))
+			continue;
+		fprintf(stderr, "zone %u, sector %u, %s: %#llx, not %#llx to %#lx\n", zone,
+			first + sector, file == z->direct ? "direct" : "buffered",
+			(unsigned long long)buf[i], (unsigned long long)oldest[sector],
+			atomic_load(&z->begun[zone][first + sector]));
+		t_must(!"a byte that nobody wrote, or an old one");
+	}
+}
+
+static long read_zones(void *arg)
+{
+	struct user *user = arg;
+	struct t_rand r = { user->z->seed + 10 + user->index };
+	uint64_t *buf = memory();
+
+	while (!atomic_load(&user->z->stop)) {
+		unsigned first = (unsigned)t_below(&r, ZONE_SECTORS);
+
+		read_zone(user->z, either(user->z, &r), (unsigned)t_below(&r, ZONES), first,
+			  1 + (unsigned)t_below(&r, ZONE_SECTORS - first), buf);
+	}
+	free(buf);
+	return 0;
+}
+
+static long sync_all(void *arg)
+{
+	struct user *user = arg;
+	struct ts *ts = user->z->ts;
+	struct t_rand r = { user->z->seed + 20 };
+
+	while (!atomic_load(&user->z->stop)) {
+		if (t_below(&r, 2))
+			t_must(ts_fsync(ts) == 0);
+		ts_drop(ts);
+	}
+	return 0;
+}
+
+/* This thread alone touches the rest, and knows what is there. */
+static long move_end(void *arg)
+{
+	struct user *user = arg;
+	struct zones *z = user->z;
+	struct t_rand r = { z->seed + 30 };
+	unsigned char *rest = calloc(1, REST_BYTES), *buf = (unsigned char *)memory();
+	int64_t size = 0, to, pos;
+
+	t_must(rest);
+	for (int i = 0; i < STEPS; i++) {
+		size_t len = (size_t)(1 + t_below(&r, 3000));
+
+		switch (t_below(&r, 4)) {
+		case 0:
+		case 1:
+			to = t_below(&r, 4) ? (int64_t)t_below(&r, REST_BYTES) :
+					      (int64_t)t_below(&r, 600);
+			t_must(iomap_truncate(z->ts->file, REST + to) == 0);
+			if (to < size)
+				memset(rest + to, 0, (size_t)(size - to));
+			size = to;
+			break;
+		case 2:
+			pos = (int64_t)t_below(&r, REST_BYTES - len);
+			memset(buf, 1 + i % 100, len);
+			t_must(iomap_write(z->ts->file, buf, len, REST + pos) == (ssize_t)len);
+			memset(rest + pos, 1 + i % 100, len);
+			size = pos + (int64_t)len > size ? pos + (int64_t)len : size;
+			break;
+		default:
+			t_must(iomap_read(either(z, &r), buf, 64 * KIB - SECTOR, REST) == size);
+			t_must(!memcmp(buf, rest, (size_t)size));
+			break;
+		}
+	}
+	atomic_store(&z->stop, true);
+	free(rest);
+	free(buf);
+	return 0;
+}
+
+static void run(const struct ts_config *cfg, bool own_setsize, bool async, uint64_t seed)
+{
+	static long (*const fn[])(void *) = { write_zone, write_zone, read_zones,
+					      read_zones, sync_all,   move_end };
+	static const struct iomap_dio_ops dops = { .end_io = end_io };
+	struct zones *z = calloc(1, sizeof(*z));
+	struct user user[6];
+	uint64_t *buf = memory();
+
+	t_must(z && (z->ts = malloc(sizeof(*z->ts))));
+	z->seed = seed;
+	ts_prepare(z->ts, cfg);
+	z->ts->hook.open = allow_direct;
+	z->ts->i_op.dio_ops = &dops;
+	if (own_setsize)
+		z->ts->i_op.setsize = setsize;
+	ts_begin(z->ts);
+	t_lock(&z->ts->dev->gate);
+	memset(z->ts->dev->mem, POISON, z->ts->dev->bytes);
+	t_unlock(&z->ts->dev->gate);
+	if (async)
+		td_async(z->ts->dev);
+	cr_assert_eq(iomap_file_open(&z->ts->inode, IOMAP_O_DIRECT, &z->direct), 0);
+	cr_assert_eq(iomap_truncate(z->ts->file, REST), 0);
+	for (unsigned i = 0; i < 6; i++) {
+		user[i].z = z;
+		user[i].index = i;
+		t_start(&user[i].task, fn[i], &user[i]);
+	}
+	for (unsigned i = 0; i < 6; i++)
+		cr_assert_eq(t_join(&user[i].task), 0);
+	for (unsigned zone = 0; zone < ZONES; zone++) {
+		read_zone(z, z->ts->file, zone, 0, ZONE_SECTORS, buf);
+		cr_assert_eq(ts_fsync(z->ts), 0);
+		ts_drop(z->ts);
+		read_zone(z, z->direct, zone, 0, ZONE_SECTORS, buf);
+	}
+	cr_assert_eq(iomap_file_close(z->direct), 0);
+	ts_close(z->ts);
+	free(buf);
+	free(z);
+}
+
+Test(zones, tr02_dr02_dw01_data_below_a_wandering_end_is_nobodys_to_lose)
+{
+	static const enum ts_alloc alloc[] = { TS_UNWRITTEN, TS_DELALLOC, TS_UNWRITTEN };
+	static const uint32_t blkbits[] = { 9, 12, 11 };
+	uint64_t seed = t_seed();
+
+	for (unsigned i = 0; i < 3; i++)
+		run(&(struct ts_config){ .dev_bytes = 256 << 20,
+					 .blkbits = blkbits[i],
+					 .alloc = alloc[i],
+					 .threads = true,
+					 .with_write_ops = true },
+		    i != 2, i != 1, seed + i);
+}
