@@ -13,8 +13,8 @@
  * Limits and size are those of the lower device.  An I/O longer than the limits arrives in
  * pieces, and each piece is an I/O to the rules.
  * Memory: a bio without a fault costs nothing.  One with a fault takes a small object from a
- * pool, a corrupted write also a copy of its data; where there is no memory it ends with
- * -ENOMEM.
+ * pool, a corrupted write also a copy of its data, a torn one copies of parts that begin where
+ * the device does not take memory; where there is no memory it ends with -ENOMEM.
  * Functions that get a bdev which is not a faulty device return -EINVAL.
  */
 #ifndef IOMAP_FAULTY_H

@@ -118,6 +118,35 @@ static void fio_slice(struct iomap_bio *below, const struct iomap_bio *bio, uint
 	}
 }
 
+static void fio_bounced_end(struct iomap_bio *below)
+{
+	struct iomap__faulty_io *io = below->bi_private;
+
+	iomap__free(io->faulty->env, below->bi_io_vec[0].bv_base, below->bi_iter.bi_size);
+	fio_below_end(below);
+}
+
+/*
+ * A part of a torn write may begin where the device does not take memory: it is then written
+ * from a copy.  False: no memory for that.
+ */
+static bool fio_align(struct iomap__faulty_io *io, struct iomap_bio *below)
+{
+	size_t align = io->faulty->lower->limits.dma_alignment, bytes = below->bi_iter.bi_size;
+	void *copy;
+
+	if (!((uintptr_t)below->bi_io_vec[0].bv_base & (align - 1)))
+		return true;
+	copy = iomap__alloc_aligned(io->faulty->env, align, bytes);
+	if (!copy)
+		return false;
+	iomap_bio_copy_out(below, 0, copy, bytes);
+	below->bi_io_vec[0] = (struct iomap_bio_vec){ .bv_base = copy, .bv_len = bytes };
+	below->bi_vcnt = 1;
+	below->bi_end_io = fio_bounced_end;
+	return true;
+}
+
 /* Submit a bio for bytes [off, off + len) of the data, at @addr. */
 static void fio_below(struct iomap__faulty_io *io, uint32_t opf, uint64_t addr, uint64_t off,
 		      uint64_t len, iomap_bio_end_io_fn *end_io)
@@ -140,6 +169,11 @@ static void fio_below(struct iomap__faulty_io *io, uint32_t opf, uint64_t addr, 
 		below->bi_iter.bi_size = len;
 	} else {
 		fio_slice(below, bio, off, len);
+	}
+	if (off && !fio_align(io, below)) {
+		fio_set_error(io, -ENOMEM);
+		iomap_bio_put(below);
+		return;
 	}
 	iomap__fetch_add(&io->remaining, 1);
 	iomap_submit_bio(below);

@@ -381,6 +381,47 @@ Test(faulty, bd05_a_torn_write_lands_in_some_of_its_sectors)
 	tear_down(&s);
 }
 
+/* A device may want its memory aligned to more than its sectors. */
+static void unaligned_submit(struct iomap_bdev *bdev, struct iomap_bio *bio)
+{
+	bio->bi_bdev = iomap_bdev_private(bdev);
+	iomap_submit_bio(bio);
+}
+
+Test(faulty, bd05_a_torn_write_suits_the_memory_alignment_of_the_device)
+{
+	static const struct iomap_bdev_ops ops = { .submit_bio = unaligned_submit };
+	struct iomap_bdev_limits limits = { .logical_block_size = SECTOR,
+					    .physical_block_size = SECTOR,
+					    .dma_alignment = PAGE,
+					    .max_segments_nr = 8,
+					    .max_transfer_bytes = DEV_BYTES };
+	static _Alignas(PAGE) unsigned char buf[PAGE], image[DEV_BYTES];
+	struct setup s = set_up();
+	struct iomap_bdev *strict, *dev;
+	unsigned landed = 0;
+
+	cr_assert_eq(iomap_bdev_create(s.engine, &ops, DEV_BYTES, &limits, s.lower, &strict), 0);
+	dev = b_faulty(strict, 1);
+	b_rule(dev, (struct iomap_fault){ .kind = IOMAP_FAULT_TEAR });
+	for (unsigned i = 0; i < DEV_BYTES / PAGE; i++) {
+		for (unsigned n = 0; n < PAGE / SECTOR; n++)
+			memset(buf + n * SECTOR, (int)n + 1, SECTOR);
+		cr_assert_eq(b_write(dev, i * PAGE, buf, PAGE), 0);
+	}
+	cr_assert_eq(b_read(s.lower, 0, image, DEV_BYTES), 0);
+	for (unsigned i = 0; i < DEV_BYTES / SECTOR; i++) {
+		int value = b_value(image, i);
+
+		cr_assert(!value || value == (int)(i % 8) + 1);
+		landed += value != 0;
+	}
+	cr_assert(landed > DEV_BYTES / SECTOR / 4 && landed < DEV_BYTES / SECTOR);
+	b_close(dev);
+	b_close(strict);
+	tear_down(&s);
+}
+
 Test(faulty, bd05_the_flush_of_a_torn_write_comes_before_its_parts)
 {
 	struct setup s = set_up();

@@ -248,3 +248,73 @@ Test(stacked, bd05_every_io_ends_once_and_is_counted_once_whatever_goes_on)
 	cr_assert_eq(iomap_engine_destroy(s.engine), 0);
 	free(by);
 }
+
+/* ---- a log that ends under I/O ---- */
+
+struct writer {
+	struct iomap_bdev *log;
+	unsigned index;
+};
+
+static long write_and_mark(void *arg)
+{
+	struct writer *by = arg;
+	struct t_rand r = { by->index };
+
+	for (unsigned i = 0; i < 40; i++) {
+		uint32_t flags = t_below(&r, 2) ? IOMAP_REQ_FUA : IOMAP_REQ_PREFLUSH;
+		int error;
+
+		t_must(b_put(by->log, flags, by->index * DEPTH + t_below(&r, DEPTH), 1,
+			     (int)t_below(&r, 200)) == 0);
+		error = iomap_writelog_mark(by->log, i);
+		t_must(!error || error == -ENOSPC);
+	}
+	return 0;
+}
+
+/* The device goes on as if nothing was; the log is what it was, and begins anew when told. */
+Test(stacked, bd05_a_log_that_ends_under_io_can_be_restarted)
+{
+	struct iomap_writelog_opts opts = { .size = sizeof(opts), .max_bytes = 40000 };
+	struct iomap_engine *engine = b_engine();
+	struct iomap_bdev *memory = b_memory(engine, DEV_BYTES), *log;
+	static unsigned char image[DEV_BYTES], now[DEV_BYTES];
+	struct iomap_cut all = { .size = sizeof(all), .mode = IOMAP_CUT_ALL };
+	struct iomap_writelog_info info, later;
+
+	cr_assert_eq(iomap_writelog_create(memory, &opts, &log), 0);
+	for (unsigned round = 0; round < 20; round++) {
+		struct writer by[THREADS];
+		struct t_task task[THREADS];
+		struct iomap_replay *replay;
+
+		for (unsigned i = 0; i < THREADS; i++) {
+			by[i] = (struct writer){ log, i };
+			t_start(&task[i], write_and_mark, &by[i]);
+		}
+		for (unsigned i = 0; i < THREADS; i++)
+			t_join(&task[i]);
+		cr_assert_eq(iomap_writelog_info(log, &info, sizeof(info)), 0);
+		cr_assert_eq(info.ended, 1U);
+		cr_assert_leq(info.log_bytes, opts.max_bytes);
+		cr_assert_eq(info.inflight_nr, 0U);
+		cr_assert_eq(b_put(log, 0, 0, 1, 201), 0);
+		cr_assert_eq(iomap_writelog_info(log, &later, sizeof(later)), 0);
+		cr_assert_eq(memcmp(&info, &later, sizeof(info)), 0);
+		cr_assert_eq(iomap_replay_open(log, &replay), 0);
+		cr_assert_eq(iomap_replay_seek(replay, info.events_nr), 0);
+		cr_assert_eq(iomap_replay_image(replay, &all, image, NULL), 0);
+		iomap_replay_close(replay);
+
+		cr_assert_eq(iomap_writelog_restart(log), 0);
+		cr_assert_eq(iomap_replay_open(log, &replay), 0);
+		cr_assert_eq(iomap_replay_image(replay, &all, image, NULL), 0);
+		cr_assert_eq(b_read(memory, 0, now, DEV_BYTES), 0);
+		cr_assert_eq(memcmp(image, now, DEV_BYTES), 0);
+		iomap_replay_close(replay);
+	}
+	b_close(log);
+	b_close(memory);
+	cr_assert_eq(iomap_engine_destroy(engine), 0);
+}
