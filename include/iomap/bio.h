@@ -41,6 +41,11 @@ struct iomap_bvec_iter {
 	uint32_t bi_idx, bi_bvec_done; /* for an iteration over the vectors; not used yet */
 };
 
+/*
+ * The end of a bio.  Context: whoever reaps, no lock of the library held; must not block, and
+ * calls only what is marked "any context".  It may take a mutex that is held for moments only,
+ * by holders who wait for nothing and call nothing else of the library.
+ */
 typedef void iomap_bio_end_io_fn(struct iomap_bio *bio);
 
 /*

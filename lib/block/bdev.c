@@ -2,9 +2,9 @@
 /*
  * bdev.c - what all block devices have in common: life, limits, numbers, flushing.
  *
- * Life of a bdev: from the engine's pool, iomap__bdev_new() -> filled by its kind -> iomap__bdev_publish() puts it
- * on the engine's list -> iomap_bdev_close(), refused while bios are in flight or inodes
- * refer to it.  `refs` and the list change under blk->bdevs_lock, so that a close and an
+ * Life of a bdev: iomap__bdev_new() takes it from the engine's pool -> filled by its kind ->
+ * iomap__bdev_publish() puts it on the engine's list -> iomap_bdev_close(), refused while bios
+ * are in flight or inodes refer to it.  `refs` and the list change under blk->bdevs_lock, so that a close and an
  * iomap__bdevs_flush() see each other.  A closed one is found out by its magic number for as
  * long as the engine lives, unless another one has been opened in its place.
  *

@@ -167,7 +167,7 @@ static void check_poison(struct iomap_folio *folio)
 		return;
 	for (size_t at = 0; at < iomap__folio_bytes(folio); at += IOMAP_PAGE_SIZE)
 		iomap__assert_msg(page_is_untouched(mem + at),
-				  "memory of folio %p, byte %zu on, was written to after it was freed",
+				  "memory of folio %p was written to after it was freed, from %zu on",
 				  (void *)folio, at);
 }
 

@@ -490,7 +490,7 @@ Test(killed, fy05_with_a_flusher_nothing_synced_is_lost_nor_invented, .timeout =
 			int64_t block = pos / BLOCK;
 			bool good = is == r->synced[pos];
 
-			for (uint64_t v = r->synced_version[block] + 1; !good && v <= r->version; v++) {
+			for (uint64_t v = r->synced_version[block]; !good && v++ < r->version;) {
 				t_fill(&was, 1, pos, (unsigned)v);
 				good = r->touched[block][v] && is == was;
 			}
