@@ -120,7 +120,8 @@ struct iomap_address_space {
 	uint64_t writeback_index;
 	uint8_t min_order, max_order;
 	uint8_t reserved8[6];
-	uint64_t reserved[6];
+	uint64_t wb_errors_nr; /* errors recorded in wb_err, also while nobody is told of one */
+	uint64_t reserved[5];
 };
 
 struct iomap_inode {

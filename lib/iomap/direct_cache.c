@@ -45,20 +45,24 @@ int iomap__dio_write_out(struct iomap_inode *inode, int64_t start, int64_t end)
 {
 	struct iomap_address_space *mapping = &inode->i_data;
 	uint32_t since, deferred = 0;
-	int err, recorded;
+	uint64_t errors_nr;
+	int err, recorded = 0;
 
 	/* in this order: DIRTY goes when WRITEBACK is there */
 	if (!dio_has_tag(mapping, &mapping->nr_dirty_pages, start, end, IOMAP__TAG_DIRTY) &&
 	    !dio_has_tag(mapping, &mapping->nr_writeback_pages, start, end, IOMAP__TAG_WRITEBACK))
 		return 0;
 	/*
-	 * An error that nobody has been told of may hide one of ours, which would be the same
-	 * word: then it counts.  Better an error too many than bytes from before a write.
+	 * wb_err cannot tell: while nobody has been told of an error it stays what it is when
+	 * the same comes once more.  One of another range that comes just now counts: better an
+	 * error too many than bytes from before a write.
 	 */
 	since = iomap__errseq_sample(&mapping->wb_err);
+	errors_nr = iomap__load_acquire(&mapping->wb_errors_nr);
 	err = iomap__filemap_write_range(mapping, start, end, IOMAP_WB_SYNC_ALL, &deferred);
 	iomap__filemap_wait_range(mapping, start, end);
-	recorded = iomap__errseq_check(&mapping->wb_err, since);
+	if (iomap__load_acquire(&mapping->wb_errors_nr) != errors_nr)
+		recorded = iomap__errseq_check(&mapping->wb_err, since);
 	if (recorded)
 		return recorded;
 	if (err)

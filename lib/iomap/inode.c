@@ -202,5 +202,7 @@ void iomap_mapping_set_error(struct iomap_address_space *mapping, int error)
 	if (error != -ENOSPC)
 		error = -EIO;
 	iomap__errseq_set(&mapping->wb_err, error);
+	/* release: pairs with iomap__dio_write_out(), which then looks at wb_err */
+	iomap__fetch_add(&mapping->wb_errors_nr, 1);
 	iomap__errseq_set(&mapping->host->i_engine->wb_err, error);
 }
