@@ -59,7 +59,8 @@ enum iomap_fail_kind {
 	IOMAP_FAIL_THREAD_CREATE, /* a thread of the library: -EAGAIN */
 	IOMAP_FAIL_EVENTFD,	  /* a descriptor to wake a waiting thread: -EMFILE */
 	IOMAP_FAIL_POOL,	  /* a bio, an ioend, an index node, block state: its pool is
-				   * empty and there is no memory for more */
+				   * empty and there is no memory for more; write-out asks
+				   * again until it gets one */
 	IOMAP_FAIL_FOLIO,	  /* a folio: nothing in the cache can be evicted */
 	IOMAP_FAIL_IO,		  /* a bio at a file, block device or memory device: -EIO, and
 				   * nothing of it is done */

@@ -128,6 +128,8 @@ IOMAP_API IOMAP_MUST_CHECK int iomap_writepages(struct iomap_writepage_ctx *wpc)
  *
  * Submits the ioend so far (by writeback_submit) when this run does not continue it in file
  * and device, differs in type, or starts at a boundary.  A HOLE is taken as handled.
+ * Without memory for an ioend it waits until one in flight has ended: the caller holds no
+ * lock that a bi_end_io needs, and a writeback_submit that keeps ioends back keeps few.
  *
  * Return: bytes taken, or -errno (-EIO for INLINE, DELALLOC and broken mappings).
  */

@@ -749,7 +749,7 @@ static struct script *script_new(void)
 static void script_run(struct script *s, const char *name, void (*judge)(void *, struct tf *),
 		       bool threads)
 {
-	const struct tf_script script = {
+	struct tf_script script = {
 		.name = name,
 		.run = run,
 		.check = judge,
@@ -758,10 +758,14 @@ static void script_run(struct script *s, const char *name, void (*judge)(void *,
 		.threads = threads,
 	};
 
-	tf_each(&script, 1);
+	/* a file takes its time, and most of this knows nothing of the device */
+	if (s->path) {
+		script.every[IOMAP_FAIL_POOL] = script.every[IOMAP_FAIL_FOLIO] = 13;
+		script.every[IOMAP_FAIL_IO] = s->backend ? 1 : 9;
+	}
+	tf_each(&script);
 }
 
-/* All of the kinds that a backend has, and nothing that hangs on when I/O ends. */
 static struct script *script_on_file(const char *backend)
 {
 	struct script *s = script_new();

@@ -198,7 +198,14 @@ void tf_print(const struct tf *tf)
 
 /* ---- each in turn ---- */
 
-void tf_each(const struct tf_script *script, uint64_t step)
+static uint64_t tf_every(const struct tf_script *script, unsigned kind)
+{
+	const char *full = getenv("IOMAP_FULL");
+
+	return (full && !strcmp(full, "1")) || !script->every[kind] ? 1 : script->every[kind];
+}
+
+void tf_each(const struct tf_script *script)
 {
 	uint64_t nr[IOMAP_FAIL_KINDS_NR], operations = 0, failed = 0, silent = 0, left_out = 0;
 	struct tf tf;
@@ -219,7 +226,7 @@ void tf_each(const struct tf_script *script, uint64_t step)
 
 	for (unsigned kind = 0; kind < IOMAP_FAIL_KINDS_NR; kind++)
 		for (uint64_t n = 1; n <= nr[kind]; n++) {
-			if (n % step && n != nr[kind]) {
+			if (n % tf_every(script, kind)) {
 				left_out++;
 				continue;
 			}

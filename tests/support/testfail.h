@@ -84,8 +84,7 @@ const char *tf_kind_name(enum iomap_fail_kind kind);
 
 /*
  * All of it: run(arg, tf) clean, and once for each operation; `check` after each run but the
- * first.  Prints, and checks, that as many operations failed as there were.  `step`: leave out
- * all but every so many (1: none is left out).
+ * first.  Prints, and checks, that as many operations failed as there were.
  */
 struct tf_script {
 	const char *name;
@@ -94,7 +93,9 @@ struct tf_script {
 	void *arg;
 	uint64_t max_io; /* of the clean run; 0: any number */
 	bool threads;	 /* counts differ from run to run: not all need fail */
+	/* Of these kinds only every so many fails, but with $IOMAP_FULL all of them [1]. */
+	uint64_t every[IOMAP_FAIL_KINDS_NR];
 };
-void tf_each(const struct tf_script *script, uint64_t step);
+void tf_each(const struct tf_script *script);
 
 #endif
