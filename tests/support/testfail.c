@@ -10,7 +10,7 @@
 #include <string.h>
 #include <time.h>
 
-static const char *const tf_kinds[IOMAP_FAIL_KINDS_NR] = {
+static const char *const tf_kinds[TF_KINDS_NR] = {
 	[IOMAP_FAIL_ALLOC] = "ALLOC",
 	[IOMAP_FAIL_ARENA_MAP] = "ARENA_MAP",
 	[IOMAP_FAIL_RING_SETUP] = "RING_SETUP",
@@ -19,9 +19,10 @@ static const char *const tf_kinds[IOMAP_FAIL_KINDS_NR] = {
 	[IOMAP_FAIL_POOL] = "POOL",
 	[IOMAP_FAIL_FOLIO] = "FOLIO",
 	[IOMAP_FAIL_IO] = "IO",
+	[TF_APPLICATION] = "APPLICATION",
 };
 
-const char *tf_kind_name(enum iomap_fail_kind kind)
+const char *tf_kind_name(unsigned kind)
 {
 	return tf_kinds[kind] ? tf_kinds[kind] : "a kind without a name";
 }
@@ -43,7 +44,11 @@ static void *tf_alloc(void *ctx, size_t align, size_t size)
 	t_must(align && !(align & (align - 1)));
 	if (align < _Alignof(struct tf_block))
 		align = _Alignof(struct tf_block);
+	if (tf->in_order)
+		tf->in_hook = true;
 	raw = malloc(sizeof(struct tf_block) + align + size);
+	if (tf->in_order)
+		tf->in_hook = false;
 	t_must(raw);
 	at = ((uintptr_t)raw + sizeof(struct tf_block) + align - 1) & ~(align - 1);
 	((struct tf_block *)at)[-1] = (struct tf_block){ raw, size };
@@ -66,23 +71,36 @@ static void tf_free(void *ctx, void *ptr, size_t size)
 	free(block.raw);
 }
 
-static bool tf_fail(void *ctx, enum iomap_fail_kind kind, uint64_t n)
+/* One more operation. */
+static bool tf_next(struct tf *tf, unsigned kind)
 {
-	struct tf *tf = ctx;
 	uint64_t nth;
 
-	t_must(kind < IOMAP_FAIL_KINDS_NR);
-	if (tf->in_order)
-		t_must(n == tf->last[kind] + 1);
-	tf->last[kind] = n;
 	if (tf->paused)
 		return false;
 	nth = ++tf->nr[kind];
 	if (kind != tf->kind || (nth != tf->n && !tf->always))
 		return false;
-	if (!atomic_exchange(&tf->fired, true))
+	/* with threads the script may be anywhere */
+	if (!atomic_exchange(&tf->fired, true) && tf->in_order)
 		tf->at = (struct tf_at){ tf->call, tf->where, tf->op };
 	return true;
+}
+
+static bool tf_fail(void *ctx, enum iomap_fail_kind kind, uint64_t n)
+{
+	struct tf *tf = ctx;
+
+	t_must(kind < IOMAP_FAIL_KINDS_NR);
+	if (tf->in_order)
+		t_must(n == tf->last[kind] + 1);
+	tf->last[kind] = n;
+	return tf_next(tf, kind);
+}
+
+bool tf_application_fails(struct tf *tf)
+{
+	return tf_next(tf, TF_APPLICATION);
 }
 
 void tf_opts(struct tf *tf, struct iomap_engine_opts *opts)
@@ -155,7 +173,7 @@ static uint64_t tf_now_s(void)
 	return (uint64_t)now.tv_sec;
 }
 
-void tf_begin(struct tf *tf, enum iomap_fail_kind kind, uint64_t n)
+void tf_begin(struct tf *tf, unsigned kind, uint64_t n)
 {
 	memset(tf, 0, sizeof(*tf));
 	tf->kind = kind;
@@ -188,8 +206,8 @@ void tf_print(const struct tf *tf)
 			(unsigned long long)tf->n);
 	else
 		fprintf(stderr, "%s %llu failed in %s (where 0x%x, op 0x%llx):",
-			tf_kind_name(tf->kind), (unsigned long long)tf->n, tf->at.call,
-			tf->at.where, (unsigned long long)tf->at.op);
+			tf_kind_name(tf->kind), (unsigned long long)tf->n,
+			tf->at.call ? tf->at.call : "a call or a thread", tf->at.where, (unsigned long long)tf->at.op);
 	for (unsigned i = 0; i < tf->events_nr; i++)
 		fprintf(stderr, " %s[%d] = %d", tf->event[i].call, tf->event[i].observer,
 			tf->event[i].error);
@@ -202,12 +220,15 @@ static uint64_t tf_every(const struct tf_script *script, unsigned kind)
 {
 	const char *full = getenv("IOMAP_FULL");
 
+	/* there is nothing to race with */
+	if (T_TSAN && !script->threads)
+		return 29;
 	return (full && !strcmp(full, "1")) || !script->every[kind] ? 1 : script->every[kind];
 }
 
 void tf_each(const struct tf_script *script)
 {
-	uint64_t nr[IOMAP_FAIL_KINDS_NR], operations = 0, failed = 0, silent = 0, left_out = 0;
+	uint64_t nr[TF_KINDS_NR], operations = 0, failed = 0, silent = 0, left_out = 0;
 	struct tf tf;
 
 	tf_begin(&tf, 0, 0);
@@ -217,14 +238,14 @@ void tf_each(const struct tf_script *script)
 		tf_print(&tf);
 	cr_assert_eq(tf.events_nr, 0, "%s: a call failed, and nothing was made to", script->name);
 	fprintf(stderr, "%s:", script->name);
-	for (unsigned kind = 0; kind < IOMAP_FAIL_KINDS_NR; kind++) {
+	for (unsigned kind = 0; kind < TF_KINDS_NR; kind++) {
 		nr[kind] = tf.nr[kind];
 		operations += nr[kind];
 		fprintf(stderr, " %s %llu", tf_kind_name(kind), (unsigned long long)nr[kind]);
 	}
 	cr_assert(!script->max_io || nr[IOMAP_FAIL_IO] <= script->max_io);
 
-	for (unsigned kind = 0; kind < IOMAP_FAIL_KINDS_NR; kind++)
+	for (unsigned kind = 0; kind < TF_KINDS_NR; kind++)
 		for (uint64_t n = 1; n <= nr[kind]; n++) {
 			if (n % tf_every(script, kind)) {
 				left_out++;

@@ -16,6 +16,10 @@
 
 #define TF_EVENTS 64
 
+/* A kind behind the library's: what the script itself asks for, by tf_application_fails(). */
+#define TF_APPLICATION IOMAP_FAIL_KINDS_NR
+#define TF_KINDS_NR (IOMAP_FAIL_KINDS_NR + 1)
+
 /* A call that failed, or did less than it was asked for. */
 struct tf_event {
 	const char *call;
@@ -32,7 +36,7 @@ struct tf_at {
 
 struct tf {
 	/* what is to fail: the nth (from 1) operation of `kind`; 0: none, `always`: all */
-	enum iomap_fail_kind kind;
+	unsigned kind; /* enum iomap_fail_kind or TF_APPLICATION */
 	uint64_t n;
 	bool always;
 
@@ -42,10 +46,11 @@ struct tf {
 	uint64_t op;
 
 	/* what came */
-	_Atomic uint64_t nr[IOMAP_FAIL_KINDS_NR]; /* operations that count */
-	_Atomic uint64_t last[IOMAP_FAIL_KINDS_NR]; /* the library's number of the last one */
+	_Atomic uint64_t nr[TF_KINDS_NR]; /* operations that count */
+	_Atomic uint64_t last[TF_KINDS_NR]; /* the library's number of the last one */
 	bool in_order;	/* the library numbers are checked: there is one thread */
 	_Atomic bool paused, fired;
+	bool in_hook; /* memory for the library is being allocated; with one thread */
 	struct tf_at at;
 	struct tf_event event[TF_EVENTS];
 	unsigned events_nr;
@@ -56,7 +61,7 @@ struct tf {
 };
 
 /* Begin a run: everything is zero but what is to fail. */
-void tf_begin(struct tf *tf, enum iomap_fail_kind kind, uint64_t n);
+void tf_begin(struct tf *tf, unsigned kind, uint64_t n);
 /* The hooks. */
 void tf_opts(struct tf *tf, struct iomap_engine_opts *opts);
 static inline void tf_call(struct tf *tf, const char *call)
@@ -66,6 +71,8 @@ static inline void tf_call(struct tf *tf, const char *call)
 	tf->step = 0;
 }
 void tf_event(struct tf *tf, int observer, int error);
+/* An allocation of the script's own: it is to fail. */
+bool tf_application_fails(struct tf *tf);
 static inline void tf_pause(struct tf *tf)
 {
 	tf->paused = true;
@@ -80,7 +87,7 @@ unsigned tf_events(const struct tf *tf, const char *call, int observer);
 void tf_end(struct tf *tf);
 /* What failed, and what came of it, on stderr; for a test that is about to fail. */
 void tf_print(const struct tf *tf);
-const char *tf_kind_name(enum iomap_fail_kind kind);
+const char *tf_kind_name(unsigned kind);
 
 /*
  * All of it: run(arg, tf) clean, and once for each operation; `check` after each run but the
@@ -94,7 +101,7 @@ struct tf_script {
 	uint64_t max_io; /* of the clean run; 0: any number */
 	bool threads;	 /* counts differ from run to run: not all need fail */
 	/* Of these kinds only every so many fails, but with $IOMAP_FULL all of them [1]. */
-	uint64_t every[IOMAP_FAIL_KINDS_NR];
+	uint64_t every[TF_KINDS_NR];
 };
 void tf_each(const struct tf_script *script);
 
