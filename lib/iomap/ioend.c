@@ -275,20 +275,35 @@ static bool ioend_continues(const struct iomap_writepage_ctx *wpc, struct iomap_
 			       iomap_bio_end_sector(&box->tail->ioend.io_bio);
 }
 
+/*
+ * Add memory to the bio, but not past what its device takes at once: splitting it would need
+ * memory when nobody can wait for it any more.  What alone is too much goes into an empty one.
+ */
+static bool ioend_bio_add(struct iomap_bio *bio, struct iomap_folio *folio, size_t off, size_t len)
+{
+	struct iomap_bdev_limits limits;
+
+	iomap_bdev_limits(bio->bi_bdev, &limits);
+	if (bio->bi_vcnt && (bio->bi_iter.bi_size + len > limits.max_transfer_bytes ||
+			     bio->bi_vcnt >= limits.max_segments_nr))
+		return false;
+	return iomap_bio_add_folio(bio, folio, len, off);
+}
+
 /* Add memory to the last bio, or to a new one behind it. */
 static bool ioend_add(struct iomap_writepage_ctx *wpc, struct iomap_ioend *ioend,
 		      struct iomap_folio *folio, size_t off, size_t len)
 {
 	struct ioend_box *first = ioend_box(ioend), *more;
 
-	if (iomap_bio_add_folio(&first->tail->ioend.io_bio, folio, len, off))
+	if (ioend_bio_add(&first->tail->ioend.io_bio, folio, off, len))
 		return true;
 	more = ioend_box_alloc(wpc, false);
 	if (!more)
 		return false;
 	more->ioend.io_parent = ioend;
 	more->ioend.io_bio.bi_iter.bi_sector = iomap_bio_end_sector(&first->tail->ioend.io_bio);
-	if (!iomap_bio_add_folio(&more->ioend.io_bio, folio, len, off)) {
+	if (!ioend_bio_add(&more->ioend.io_bio, folio, off, len)) {
 		iomap_bio_put(&more->ioend.io_bio);
 		return false;
 	}
