@@ -16,6 +16,9 @@ static void ss_dev_submit(struct iomap_bdev *bdev, struct iomap_bio *bio)
 	if (dev->tf->in_order && !dev->tf->paused) {
 		t_must(dev->ops_nr < SS_OPS);
 		dev->op[dev->ops_nr++] = bio->bi_opf;
+		if ((bio->bi_opf & IOMAP_REQ_OP_MASK) == IOMAP_REQ_OP_WRITE &&
+		    !(bio->bi_opf & SS_WRITE_OUT))
+			dev->tf->where |= SS_WROTE;
 	}
 	bio->bi_bdev = dev->lower;
 	iomap_submit_bio(bio);
@@ -26,7 +29,7 @@ static const struct iomap_bdev_ops ss_dev_ops = {
 };
 
 int ss_dev_open(struct ss_dev *dev, struct iomap_engine *engine, struct iomap_bdev *lower,
-		struct tf *tf)
+		struct tf *tf, uint32_t max_segments_nr)
 {
 	struct iomap_bdev_limits limits;
 
@@ -34,6 +37,10 @@ int ss_dev_open(struct ss_dev *dev, struct iomap_engine *engine, struct iomap_bd
 	dev->tf = tf;
 	dev->ops_nr = 0;
 	iomap_bdev_limits(lower, &limits);
+	if (max_segments_nr) {
+		limits.max_segments_nr = max_segments_nr;
+		limits.max_transfer_bytes = max_segments_nr * 4096ULL;
+	}
 	return iomap_bdev_create(engine, &ss_dev_ops, iomap_bdev_bytes(lower), &limits, dev,
 				 &dev->bdev);
 }
@@ -114,8 +121,6 @@ static int ss_begin(struct iomap_inode *inode, int64_t pos, int64_t length, unsi
 	struct ss *ss = ss_of(inode);
 
 	(void)srcmap;
-	if (flags & IOMAP_DIRECT && ss->tf->in_order && ss->tf->step++)
-		ss->tf->where |= SS_PARTLY_DONE;
 	t_must(pthread_mutex_lock(&ss->lock) == 0);
 	if (flags & IOMAP_WRITE)
 		ss_set(ss, pos, pos + length, SS_HOLE, SS_UNWRITTEN);

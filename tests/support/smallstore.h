@@ -19,7 +19,7 @@
 #define SS_IN_WRITEPAGES 0x1U
 #define SS_IN_READAHEAD 0x2U
 #define SS_IN_READ_FOLIO 0x4U
-#define SS_PARTLY_DONE 0x8U /* direct I/O that is at its second mapping; tf_call() clears it */
+#define SS_WROTE 0x8U /* a direct write, a part already; tf_call() clears it */
 
 /* The write of an ioend carries this flag. */
 #define SS_WRITE_OUT IOMAP_REQ_META
@@ -34,9 +34,12 @@ struct ss_dev {
 	uint64_t ops_nr;
 };
 
-/* Stack the device on `lower`.  0 or the library's error. */
+/*
+ * Stack the device on `lower`; it takes at most `max_segments_nr` pieces of memory at once
+ * (0: as many as `lower`).  0 or the library's error.
+ */
 int ss_dev_open(struct ss_dev *dev, struct iomap_engine *engine, struct iomap_bdev *lower,
-		struct tf *tf);
+		struct tf *tf, uint32_t max_segments_nr);
 /* Read or write past everything; neither counts nor fails. */
 void ss_dev_io(struct ss_dev *dev, uint32_t op, uint64_t addr, void *memory, size_t bytes);
 

@@ -42,7 +42,7 @@ struct tf {
 
 	/* the script's, for tf_at; 0 at the beginning of each call but for op */
 	const char *call;
-	unsigned where, step;
+	unsigned where;
 	uint64_t op;
 
 	/* what came */
@@ -68,7 +68,6 @@ static inline void tf_call(struct tf *tf, const char *call)
 {
 	tf->call = call;
 	tf->where = 0;
-	tf->step = 0;
 }
 void tf_event(struct tf *tf, int observer, int error);
 /* An allocation of the script's own: it is to fail. */

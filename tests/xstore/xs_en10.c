@@ -393,7 +393,7 @@ static void run(void *arg, struct tf *tf)
 	run_op(s, "create", op_create, 0, 0, 0, NULL);
 	tf_pause(tf);
 	XST_OK(iomap_bdev_open_memory(s->engine, DEV_BYTES, &s->lower));
-	XST_OK(ss_dev_open(&s->dev, s->engine, s->lower, tf));
+	XST_OK(ss_dev_open(&s->dev, s->engine, s->lower, tf, 0));
 	memset(poison, 0xdb, sizeof(poison));
 	for (uint64_t at = 0; at < DEV_BYTES; at += sizeof(poison))
 		ss_dev_io(&s->dev, IOMAP_REQ_OP_WRITE, at, poison, sizeof(poison));
