@@ -601,13 +601,18 @@ static void buffered(struct script *s)
 	do_write(s, a, 2, 40000, 100);
 	do_read(s, a, 0, 0, A_BYTES);
 	sync_all(s, a);
+	/* each of them has to read what it cuts */
+	drop_cache(a);
 	truncate_to(s, a, 12345);
+	sync_all(s, a);
+	drop_cache(a);
 	truncate_to(s, a, 45000);
 	do_write(s, a, 0, 44000, 3000);
 	read_all(s, a, 0, 4096);
 	sync_all(s, a);
 	drop_cache(a);
 	do_read(s, a, 1, 33000, 9000);
+	drop_cache(a);
 	truncate_to(s, a, 33333);
 	sync_all(s, a);
 }
