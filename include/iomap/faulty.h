@@ -58,8 +58,8 @@ enum iomap_fault_kind {
  * A rule.  Zero means what is in brackets.  An I/O matches when its operation, its flags and
  * its range do, and it is one that the kind can act on: SHORTEN and CORRUPT act on reads and
  * writes with data, MISDIRECT on those of them that have another place to go to, TEAR on
- * writes of two units or more, LOSE on writes and flushes, the others on all.  A flush, and a write of nothing, has no address: it matches
- * only rules for the whole device.
+ * writes of two units or more, LOSE on writes and flushes, the others on all.  A flush, and a
+ * write of nothing, has no address: it matches only rules for the whole device.
  *
  * Each rule counts its matches, from 1, and fires at those that `nth`, `every`, `limit` and
  * `per_million` leave.  When several fire at once, the one added first acts, and the others

@@ -377,22 +377,33 @@ int iomap_writelog_mark(struct iomap_bdev *bdev, uint64_t value)
 	return error;
 }
 
+/* Lock held. */
+static bool wl_busy(const struct iomap__writelog *log)
+{
+	return log->replays_nr || log->inflight_nr;
+}
+
 int iomap_writelog_restart(struct iomap_bdev *bdev)
 {
 	struct iomap__writelog *log = iomap__writelog_of(bdev);
 	uint8_t *base, *old = NULL;
 	int error = 0;
+	bool busy;
 
 	if (!log)
 		return -EINVAL;
+	/* before the device is read for nothing, beside what is writing to it */
+	iomap__mutex_lock(&log->lock);
+	busy = wl_busy(log);
+	iomap__mutex_unlock(&log->lock);
 	/* acquire: pairs with the release of the last bio's end */
-	if (iomap__bdev_inflight(bdev))
+	if (busy || iomap__bdev_inflight(bdev))
 		return -EBUSY;
 	base = wl_read_all(log, &error);
 	if (error)
 		return error;
 	iomap__mutex_lock(&log->lock);
-	if (log->replays_nr || log->inflight_nr) {
+	if (wl_busy(log)) {
 		error = -EBUSY;
 		old = base;
 	} else {

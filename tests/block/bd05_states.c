@@ -23,7 +23,7 @@
 #define IMAGES (VALUES * VALUES * VALUES)
 #define IOS 8U
 #define PIECES_MAX 6U /* 1,957 sequences */
-#define SEEDS 3000U
+#define SEEDS 1000U
 
 struct disk_write {
 	uint64_t start, end; /* events; end UINT64_MAX: in flight at the cut */

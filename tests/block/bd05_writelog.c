@@ -815,7 +815,7 @@ Test(writelog, bd05_a_log_ends_at_its_bound)
 {
 	struct iomap_writelog_opts opts = { .size = sizeof(opts), .max_bytes = 20000 };
 	struct setup *s = set_up();
-	uint64_t events, marked = 0;
+	uint64_t events, marked = 0, reads;
 	struct b_async io;
 	int error = 0, i;
 	uint32_t rule;
@@ -847,7 +847,9 @@ Test(writelog, bd05_a_log_ends_at_its_bound)
 	cut_mode(s, IOMAP_CUT_NONE);
 	cr_assert_geq(b_value(s->image, 0), (int)marked, "what was marked is there");
 
+	reads = b_stats(s->memory).reads_nr;
 	cr_assert_eq(iomap_writelog_restart(s->log), -EBUSY, "a replay is open");
+	cr_assert_eq(b_stats(s->memory).reads_nr, reads, "so the device is not even read");
 	iomap_replay_close(s->replay);
 	s->replay = NULL;
 	cr_assert_eq(iomap_writelog_restart(s->log), 0);
