@@ -175,6 +175,8 @@ static int settle_doubt(struct xs_store *store)
 		return error;
 	pthread_mutex_lock(&store->lock);
 	give_back(store, &store->doubtful);
+	free(store->doubtful.v);
+	store->doubtful = (struct xs_runs){ 0 };
 	store->doubtful_nr = 0;
 	store->super = super;
 	store->slot = !store->slot;
