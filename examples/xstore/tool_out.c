@@ -3,8 +3,9 @@
  * tool_out.c - what the xstore program says: one line on standard error about what is wrong,
  * and with --json one document on standard output.
  *
- * The document is written as the command goes on; out_finish() adds the status and ends it.
- * A command ends what it has opened, however it ends itself.  Names are bytes, JSON is UTF-8: see json_name().
+ * The document is written as the command goes on; out_finish() adds the status and ends it.  A
+ * command ends what it has opened, however it ends itself.  Names are bytes, JSON is UTF-8:
+ * see json_name().
  */
 #include <errno.h>
 #include <inttypes.h>
