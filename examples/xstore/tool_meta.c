@@ -220,6 +220,17 @@ int tool_mkfs(struct session *session)
 	return error ? complain_error(request->path, error, NULL) : EX_OK;
 }
 
+/* Return: 0 or an errno. */
+static int extend(int fd, const struct request *request)
+{
+	/* what is going to be imported needs its space anyway: a full disk shows now */
+	if (request->for_dir && fallocate(fd, 0, 0, (off_t)request->size) == 0)
+		return 0;
+	if (request->for_dir && errno != EOPNOTSUPP && errno != ENOSYS)
+		return errno;
+	return ftruncate(fd, (off_t)request->size) == 0 ? 0 : errno;
+}
+
 /*
  * A file that is not there, or empty, gets the size that was asked for.  So does a shorter one
  * with --force; without, it may be a store, which is not to change.
@@ -236,9 +247,8 @@ static int prepare_file(const struct request *request)
 	if (fstat(fd, &found) != 0)
 		error = errno;
 	else if (S_ISREG(found.st_mode) && (uint64_t)found.st_size < request->size &&
-		 (!found.st_size || request->given & OPTION_FORCE) &&
-		 ftruncate(fd, (off_t)request->size) != 0)
-		error = errno;
+		 (!found.st_size || request->given & OPTION_FORCE))
+		error = extend(fd, request);
 	close(fd);
 	return error ? complain(EX_CANTCREAT, "%s: %s", printable(request->path), strerror(error)) :
 		       EX_OK;

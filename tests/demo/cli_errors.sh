@@ -58,6 +58,11 @@ expect 66 'missing: No such file or directory' demo "$build" missing $buffered
 expect 66 'tree/empty: Not a directory' demo "$build" tree/empty $buffered
 expect 65 'odd/new\\012line: cannot be the name of an object' demo "$build" odd $buffered
 
+# A limit on the size of files stands in for a full disk.
+expect 73 'store: File too large' \
+	sh -c 'trap "" XFSZ; ulimit -f 512; exec "$@"' sh \
+	sh "$source/examples/demo.sh" "$build" tree $buffered
+
 # What changes after it has been imported is a difference, and said.
 cp -R "tree/sub/deeper" changed
 expect 65 'store: 1 objects are different, 0 missing, 1 too much' \
