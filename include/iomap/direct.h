@@ -2,8 +2,10 @@
 /*
  * iomap/direct.h - I/O between caller memory and the device, past the cache.
  *
- * Threads: any.  Calls run on the caller's thread and block; each waits for its own I/O.
- * Lifetime: the memory and the iocb are the caller's again when the call has returned.
+ * Threads: any.  Calls run on the caller's thread and block; each waits for its own I/O, but
+ * for the devices where ki_complete is set (uio.h).
+ * Lifetime: the memory and the iocb are the caller's again when the call has returned, or,
+ * where it returned -IOMAP_EIOCBQUEUED, when ki_complete is called.
  *
  * Alignment: the position, the length of each segment of memory and its address have to suit
  * the device (iomap_bdev_limits(): logical_block_size for the first two, dma_alignment for
@@ -26,6 +28,7 @@ extern "C" {
 #endif
 
 /* iomap_dio_rw() flags */
+#define IOMAP_DIO_FORCE_WAIT 0x1U /* wait, though ki_complete is set */
 #define IOMAP_DIO_BOUNCE 0x8U /* (ours) what does not suit the device goes through a buffer */
 
 /* `flags` of iomap_dio_ops.end_io: of the mappings that were written to, some were ... */
@@ -57,8 +60,8 @@ struct iomap_dio_ops {
 
 /**
  * iomap_dio_rw - read or write past the cache
- * @iocb: file and position; ki_pos moves by what was done; ki_complete must be NULL
- * @iter: the memory; its direction is the call's; advanced by what was done
+ * @iocb: file and position; ki_pos moves by what was done, before ki_complete
+ * @iter: the memory; its direction is the call's; advanced by what was done, or queued
  * @ops: the extent map, called with IOMAP_DIRECT, for a write with IOMAP_WRITE
  * @dops: hooks, NULL for none
  * @dio_flags: IOMAP_DIO_xxx
@@ -83,11 +86,28 @@ struct iomap_dio_ops {
  * by a buffer that is allocated for the call; a write that begins or ends inside a sector
  * gives -ENOTBLK.  Not together with IOMAP_IOCB_APPEND.
  *
+ * With ki_complete the call submits the I/O and returns -IOMAP_EIOCBQUEUED.  @iter and its
+ * vector are the caller's then, and @ops is not called any more; the memory itself, the iocb,
+ * @dops and the file stay as they are until ki_complete: the file cannot be closed before.
+ * What blocks in the call is all that comes before the devices: iomap_begin, and writing out
+ * and invalidating the cache.  end_io, the second invalidation and the sync of IOMAP_IOCB_DSYNC
+ * come before ki_complete, in a worker.  While a plug of the caller's is open the I/O may wait
+ * in it.  i_rwsem may be released when the call has returned: who gives blocks away calls
+ * iomap_inode_dio_wait() under it.
+ *   The call waits, returns the result, and ki_complete is never called: when all of the I/O
+ * has ended before it would return (holes, inline data, devices in memory), or it comes to
+ * nothing but an error; with IOMAP_DIO_FORCE_WAIT; when IOMAP_DIO_BOUNCE has something to
+ * bounce; with IOMAP_IOCB_APPEND, and when the rest of a block was zeroed, since these need
+ * i_rwsem to the end; and when no worker could be started.  A write that extends the file is
+ * not waited for: use IOMAP_DIO_FORCE_WAIT if your end_io, or the next writer, cannot do with
+ * a shared lock, or with none.
+ *
  * Return: bytes, fewer when an error of the callbacks follows them; 0 for a read at or
- * beyond i_size; -ENOTBLK: use the buffered call instead, nothing was done (dirty data is
- * held back with IOMAP_WB_DEFER or comes back, release_folio keeps a folio, the mapping is
- * IOMAP_DELALLOC, a part of a block has its old data elsewhere, or a callback said so);
- * -EINVAL (alignment, flags, negative or asynchronous iocb), before anything was submitted;
+ * beyond i_size; -IOMAP_EIOCBQUEUED: ki_complete will be called; -ENOTBLK: use the buffered
+ * call instead, nothing was done (dirty data is held back with IOMAP_WB_DEFER or comes back,
+ * release_folio keeps a folio, the mapping is IOMAP_DELALLOC, a part of a block has its old
+ * data elsewhere, or a callback said so);
+ * -EINVAL (alignment, flags, negative position), before anything was submitted;
  * -EFBIG at or beyond i_maxbytes; -EIO for a broken mapping; -ENOMEM; the first error of
  * the device, of writing out, of the callbacks or of the sync.  Kernel counterpart:
  * iomap_dio_rw.

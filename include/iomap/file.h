@@ -42,8 +42,10 @@ IOMAP_API IOMAP_MUST_CHECK int iomap_file_open(struct iomap_inode *inode, unsign
  * iomap_file_close - close a file
  *
  * Writes nothing.  No call on the file may be running; reads ahead that it has started go on.
- * NULL is ignored.
- * Return: 0; -EINVAL for a file that is closed already (debug builds abort).
+ * Waits for a ki_complete of the file that is running, unless it is the one that calls.  NULL
+ * is ignored.
+ * Return: 0; -EBUSY while an asynchronous iocb of the file is under way, and it is still open;
+ * -EINVAL for a file that is closed already (debug builds abort).
  */
 IOMAP_API int iomap_file_close(struct iomap_file *file);
 

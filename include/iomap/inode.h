@@ -146,7 +146,7 @@ struct iomap_inode {
 	struct iomap_list_head i_engine_list;
 	struct iomap_list_head i_dirty_list;
 	uint32_t i_resume_seq; /* counts iomap_writeback_resume(); fsync waits on it */
-	uint32_t i_reserved32;
+	uint32_t i_dio_count; /* use iomap_inode_dio_begin/end/wait */
 	uint64_t i_reserved[7];
 };
 
@@ -193,7 +193,8 @@ IOMAP_API IOMAP_MUST_CHECK int iomap_inode_init(struct iomap_engine *engine,
  * data that is held back.
  *
  * Return: 0, and the memory is the application's again; -EBUSY with files open, folios
- * referenced or (without a flag) dirty data, and the inode is still usable; with
+ * referenced or, without IOMAP_DESTROY_WAIT, direct I/O under way (iomap_inode_dio_begin())
+ * or, without a flag, dirty data, and the inode is still usable; with
  * IOMAP_DESTROY_WAIT an error of writing that nobody has been told of yet, and the inode is
  * still usable; -EAGAIN with IOMAP_DESTROY_WAIT when data is held back and the engine has no
  * threads; -EINVAL for unknown flags or both, or an inode that is destroyed already (debug
@@ -207,6 +208,25 @@ IOMAP_API int64_t iomap_i_size_read(const struct iomap_inode *inode);
 IOMAP_API void iomap_i_size_write(struct iomap_inode *inode, int64_t size);
 /** iomap_i_blocksize - bytes of a block */
 IOMAP_API size_t iomap_i_blocksize(const struct iomap_inode *inode);
+
+/**
+ * iomap_inode_dio_begin - a direct I/O is under way that holds no lock of the inode
+ *
+ * An asynchronous iomap_dio_rw() does it itself, from before it returns until end_io has run
+ * and the cache was invalidated.  For I/O of the application's own; i_rwsem held at least
+ * shared, so that who holds it exclusively meets no new one.  Any context.
+ */
+IOMAP_API void iomap_inode_dio_begin(struct iomap_inode *inode);
+/** iomap_inode_dio_end - it has ended; the inode may be gone at return.  Any context. */
+IOMAP_API void iomap_inode_dio_end(struct iomap_inode *inode);
+/**
+ * iomap_inode_dio_wait - wait until no such I/O is under way
+ *
+ * i_rwsem held exclusively, or new ones may begin.  Blocks.  Where the end of such an I/O waits
+ * for a worker the caller sees to it, so end_io may run here.  Does not wait for ki_complete,
+ * nor for the sync of a write.  iomap_truncate() calls it.  Kernel counterpart: inode_dio_wait.
+ */
+IOMAP_API void iomap_inode_dio_wait(struct iomap_inode *inode);
 
 /** iomap_mapping_set_error - record a writeback error for fsync; any context */
 IOMAP_API void iomap_mapping_set_error(struct iomap_address_space *mapping, int error);

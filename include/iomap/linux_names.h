@@ -162,6 +162,9 @@ static inline void *ERR_CAST(const void *ptr)
 #define i_blocksize iomap_i_blocksize
 #define file_inode iomap_file_inode
 #define mapping_set_error iomap_mapping_set_error
+#define inode_dio_begin iomap_inode_dio_begin
+#define inode_dio_end iomap_inode_dio_end
+#define inode_dio_wait iomap_inode_dio_wait
 
 #define inode_lock iomap_inode_lock
 #define inode_trylock iomap_inode_trylock

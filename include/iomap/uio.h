@@ -57,7 +57,15 @@ IOMAP_API unsigned long iomap_iov_iter_alignment(const struct iomap_iov_iter *it
 /*
  * Control block of one read or write (kernel: struct kiocb).  Zero it, set ki_filp and
  * ki_pos; iomap_kiocb_init() does so and takes the file's modes over.
- * ki_complete must be NULL as yet: every call is synchronous.
+ *
+ * ki_complete: NULL: the call waits.  Else it may return -IOMAP_EIOCBQUEUED, and ki_complete
+ * will be called exactly once with what would have been returned; when it returns anything else
+ * it never will be.  iomap_dio_rw() makes use of it, all other calls wait as yet.
+ *   Context: a worker, or iomap_engine_poll() with blocking callbacks allowed; without a lock
+ *   of the library; perhaps before the call that was asynchronous has returned; never inside
+ *   another ki_complete or work function.  It may block, submit I/O, close the file, and free
+ *   the iocb, which is the library's until then.  What it waits for must not hang on more
+ *   ki_completes and work than there are workers left for.
  */
 struct iomap_kiocb {
 	struct iomap_file *ki_filp;

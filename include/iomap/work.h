@@ -38,7 +38,8 @@ struct iomap_work {
 	struct iomap_list_head entry;
 	uint32_t state;
 	uint32_t reserved32;
-	uint64_t reserved[2];
+	uint64_t id;
+	uint64_t reserved;
 };
 
 /** iomap_init_work - prepare @work; it must not be queued.  Any context.  Kernel: INIT_WORK. */

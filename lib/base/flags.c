@@ -97,6 +97,7 @@ static const struct flags_name flags_open[] = {
 };
 
 static const struct flags_name flags_dio[] = {
+	{ IOMAP_DIO_FORCE_WAIT, "FORCE_WAIT" },
 	{ IOMAP_DIO_BOUNCE, "BOUNCE" },
 	{ IOMAP_DIO_UNWRITTEN, "UNWRITTEN" },
 	{ IOMAP_DIO_COW, "COW" },

@@ -212,6 +212,8 @@ struct iomap_file {
 	unsigned flags; /* IOMAP_O_xxx */
 	unsigned mode;	/* IOMAP_FMODE_xxx */
 	uint32_t wb_err; /* errseq cursor; advanced under `lock` */
+	uint32_t async_nr;     /* iocbs whose ki_complete is still to be called */
+	uint32_t callbacks_nr; /* ki_completes that are running */
 	struct iomap__mutex lock; /* wb_err; readahead state is racy by design, relaxed */
 	struct iomap__ra_state ra;
 };

@@ -352,7 +352,6 @@ ssize_t iomap_file_read_iter(struct iomap_kiocb *iocb, struct iomap_iov_iter *to
 
 	iomap__file_check(file);
 	if (iomap__unlikely(iocb->ki_pos < 0 || to->data_source != IOMAP_ITER_DEST ||
-			    iocb->ki_complete ||
 			    iocb->ki_flags & ~(IOMAP_IOCB_APPEND | IOMAP_IOCB_DSYNC |
 					       IOMAP_IOCB_SYNC | IOMAP_IOCB_DIRECT)))
 		return -EINVAL;

@@ -366,7 +366,7 @@ static int wr_check(const struct iomap_kiocb *iocb, const struct iomap_iov_iter 
 	const struct iomap_inode *inode = iocb->ki_filp->inode;
 
 	iomap__file_check(iocb->ki_filp);
-	if (iocb->ki_flags & ~WR_IOCB_FLAGS || iocb->ki_complete || iocb->ki_pos < 0 ||
+	if (iocb->ki_flags & ~WR_IOCB_FLAGS || iocb->ki_pos < 0 ||
 	    from->data_source != IOMAP_ITER_SOURCE)
 		return -EINVAL;
 	return inode->i_data.a_ops->writepages ? 0 : -EINVAL;

@@ -2,7 +2,8 @@
 /*
  * direct.c - I/O between caller memory and devices, past the cache.
  *
- * Life of a direct I/O, all of it on the caller's thread but for the ends of bios:
+ * Life of a direct I/O, all of it on the caller's thread but for the ends of bios; with
+ * ki_complete from "waited" on in a worker, see direct_end.c:
  *
  *	checked		arguments, alignment
  *	cache settled	dirty data of the range written out; for a write, the range is dropped
@@ -19,14 +20,20 @@
  * direct_cache.c says why the cache is dropped twice, direct_end.c what an error does to the
  * result, direct_bounce.c what becomes of memory that does not suit the device.
  *
+ * With ki_complete the call waits all the same, and returns the result, where all bios have
+ * ended before it could return; where it needs the caller's lock to the end; where it bounces;
+ * and where nobody could end it for want of a thread.
+ *
  * Locks: none of its own; the caller holds i_rwsem.
- * Left out: asynchronous iocbs, NOWAIT, overwrite-only, atomic writes.
+ * Left out: NOWAIT, overwrite-only, atomic writes.
  */
 #include "block/block.h"
 #include "cache/cache.h"
 #include "iomap/dio.h"
 
 #define DIO_IOCB_FLAGS (IOMAP_IOCB_APPEND | IOMAP_IOCB_DSYNC | IOMAP_IOCB_SYNC | IOMAP_IOCB_DIRECT)
+
+#define DIO_FLAGS (IOMAP_DIO_FORCE_WAIT | IOMAP_DIO_BOUNCE)
 
 /* What is written to the rest of blocks: at most a block less a sector. */
 static const _Alignas(IOMAP_PAGE_SIZE) char dio_zeros[IOMAP_PAGE_SIZE];
@@ -100,6 +107,7 @@ static int dio_pad(struct iomap__dio *dio, const struct iomap *iomap, int64_t fr
 		iomap_bio_put(bio);
 		return -EIO;
 	}
+	dio->padded = true;
 	dio_submit(dio, bio, from);
 	return 0;
 }
@@ -274,7 +282,7 @@ static int dio_write_mapping(struct iomap__dio *dio)
 	return dio_write_blocks(dio, len);
 }
 
-/* Returns what ended the iteration: 0 when all is done. */
+/* Submits.  Returns what ended the iteration: 0 when all is done. */
 static int dio_iterate(struct iomap__dio *dio, const struct iomap_ops *ops)
 {
 	struct iomap_iter *iter = &dio->iter;
@@ -288,7 +296,6 @@ static int dio_iterate(struct iomap__dio *dio, const struct iomap_ops *ops)
 			iter->len = 0;
 	}
 	iomap_finish_plug(&plug);
-	iomap__dio_wait(dio);
 	return !ret && iter->len ? -EIO : ret;
 }
 
@@ -297,8 +304,8 @@ static int dio_iterate(struct iomap__dio *dio, const struct iomap_ops *ops)
 static int dio_check_call(const struct iomap_kiocb *iocb, const struct iomap_ops *ops,
 			  unsigned dio_flags, size_t done_before)
 {
-	if (iocb->ki_flags & ~DIO_IOCB_FLAGS || iocb->ki_complete || iocb->ki_pos < 0 ||
-	    dio_flags & ~IOMAP_DIO_BOUNCE || done_before || !ops || !ops->iomap_begin)
+	if (iocb->ki_flags & ~DIO_IOCB_FLAGS || iocb->ki_pos < 0 || dio_flags & ~DIO_FLAGS ||
+	    done_before || !ops || !ops->iomap_begin)
 		return -EINVAL;
 	return 0;
 }
@@ -336,13 +343,14 @@ static int64_t dio_prepare(struct iomap__dio *dio)
 	return (int64_t)iomap__min((uint64_t)iocb->ki_pos + len, (uint64_t)INT64_MAX);
 }
 
-ssize_t iomap__dio_rw(struct iomap_kiocb *iocb, struct iomap_iov_iter *iter,
-		      const struct iomap_ops *ops, const struct iomap_dio_ops *dops,
-		      void *private_data)
+static void dio_init(struct iomap__dio *dio, struct iomap_kiocb *iocb,
+		     const struct iomap_iov_iter *iter, const struct iomap_dio_ops *dops,
+		     void *private_data, uint32_t in_flight)
 {
 	struct iomap_inode *inode = iocb->ki_filp->inode;
 	bool write = iter->data_source == IOMAP_ITER_SOURCE;
-	struct iomap__dio dio = {
+
+	*dio = (struct iomap__dio){
 		.iter = { .inode = inode,
 			  .flags = IOMAP_DIRECT | (write ? IOMAP_WRITE : 0U),
 			  .private = private_data },
@@ -352,11 +360,32 @@ ssize_t iomap__dio_rw(struct iomap_kiocb *iocb, struct iomap_iov_iter *iter,
 		.blk = inode->i_engine->blk,
 		.aligned_to = inode->i_bdev,
 		.write = write,
+		.in_flight = in_flight,
 	};
-	int64_t end;
+}
+
+/* The end of one whose submitter waits; @err is what ended the iteration. */
+static ssize_t dio_finish(struct iomap__dio *dio, struct iomap_iov_iter *iter, int64_t end, int err)
+{
 	ssize_t ret;
+
+	iomap__dio_wait(dio);
+	ret = iomap__dio_complete(dio, end, err);
+	if (ret <= 0)
+		return ret;
+	iomap_iov_iter_advance(iter, (size_t)ret);
+	return dio->write ? iomap_write_sync(dio->iocb, ret) : ret;
+}
+
+ssize_t iomap__dio_rw(struct iomap_kiocb *iocb, struct iomap_iov_iter *iter,
+		      const struct iomap_ops *ops, const struct iomap_dio_ops *dops,
+		      void *private_data)
+{
+	struct iomap__dio dio;
+	int64_t end;
 	int err;
 
+	dio_init(&dio, iocb, iter, dops, private_data, 1);
 	end = dio_prepare(&dio);
 	if (end <= 0)
 		return end;
@@ -364,11 +393,70 @@ ssize_t iomap__dio_rw(struct iomap_kiocb *iocb, struct iomap_iov_iter *iter,
 	if (err)
 		return err;
 	err = dio_iterate(&dio, ops);
-	ret = iomap__dio_complete(&dio, end, err);
-	if (ret <= 0)
-		return ret;
-	iomap_iov_iter_advance(iter, (size_t)ret);
-	return write ? iomap_write_sync(iocb, ret) : ret;
+	return dio_finish(&dio, iter, end, err);
+}
+
+/* ---- the call that does not wait ---- */
+
+/* All bios have been submitted; @err is what ended the iteration. */
+static bool dio_may_queue(const struct iomap__dio *dio, int err)
+{
+	/*
+	 * These need i_rwsem exclusively to their end: the next append asks for i_size, and
+	 * who writes the other part of a block must find it zeroed before.
+	 */
+	if (dio->padded || (dio->write && dio->iocb->ki_flags & IOMAP_IOCB_APPEND))
+		return false;
+	/* an error of the call, not of the I/O; above all -ENOTBLK */
+	if (err && !iomap__dio_size(dio))
+		return false;
+	return iomap__load_acquire(&dio->in_flight) != (IOMAP__DIO_QUEUED | 1);
+}
+
+static ssize_t dio_start(struct iomap__dio_async *async, struct iomap_iov_iter *iter,
+			 const struct iomap_ops *ops)
+{
+	struct iomap__dio *dio = &async->dio;
+	struct iomap_iov_iter before = *iter;
+	int64_t end;
+	int err;
+
+	end = dio_prepare(dio);
+	if (end <= 0)
+		return end;
+	err = iomap__dio_settle_cache(dio, dio->iocb->ki_pos, end);
+	if (err)
+		return err;
+	err = dio_iterate(dio, ops);
+	if (!dio_may_queue(dio, err)) {
+		iomap__dio_take_back(dio);
+		return dio_finish(dio, iter, end, err);
+	}
+	async->end = end;
+	async->err = err;
+	/* before: ki_complete may free it together with the iocb */
+	iomap_iov_iter_advance(iter, (size_t)iomap__dio_size(dio));
+	if (iomap__dio_queue(async))
+		return -IOMAP_EIOCBQUEUED;
+	*iter = before;
+	return dio_finish(dio, iter, end, err);
+}
+
+static ssize_t dio_rw_async(struct iomap_kiocb *iocb, struct iomap_iov_iter *iter,
+			    const struct iomap_ops *ops, const struct iomap_dio_ops *dops,
+			    void *private_data)
+{
+	struct iomap__pool *pool = &iocb->ki_filp->inode->i_engine->fs->dios;
+	struct iomap__dio_async *async = iomap__pool_get(pool);
+	ssize_t ret;
+
+	if (!async)
+		return -ENOMEM;
+	dio_init(&async->dio, iocb, iter, dops, private_data, IOMAP__DIO_QUEUED | 1);
+	ret = dio_start(async, iter, ops);
+	if (ret != -IOMAP_EIOCBQUEUED)
+		iomap__pool_put(pool, async);
+	return ret;
 }
 
 ssize_t iomap_dio_rw(struct iomap_kiocb *iocb, struct iomap_iov_iter *iter,
@@ -385,5 +473,7 @@ ssize_t iomap_dio_rw(struct iomap_kiocb *iocb, struct iomap_iov_iter *iter,
 	    iter->count <= (uint64_t)(INT64_MAX - iocb->ki_pos) &&
 	    iomap__dio_check_alignment(inode, iocb->ki_pos, iter))
 		return iomap__dio_rw_bounce(iocb, iter, ops, dops, private_data);
+	if (iocb->ki_complete && !(dio_flags & IOMAP_DIO_FORCE_WAIT))
+		return dio_rw_async(iocb, iter, ops, dops, private_data);
 	return iomap__dio_rw(iocb, iter, ops, dops, private_data);
 }

@@ -2,17 +2,42 @@
 /*
  * direct_end.c - the end of a direct I/O.
  *
- * The struct lies on the caller's stack: what a completion touches last is in_flight, and the
- * wake-up behind it uses only its address.
+ * Synchronous: the struct lies on the caller's stack.  What a completion touches last is
+ * in_flight, and the wake-up behind it uses only its address.  The caller completes it.
+ *
+ * Asynchronous: the struct is from a pool.  Whoever takes the last of in_flight away owns it:
+ *
+ *	the submitter	it completes it as if it had been synchronous
+ *	a completion	it queues the work, which in a worker, or inside poll,
+ *			completes	end_io, the cache dropped, ki_pos moved, i_dio_count down
+ *			syncs		where the iocb asks for it
+ *			reports		ki_complete
+ *
+ * What is held meanwhile, from before the submitter lets go: i_dio_count of the inode, until it
+ * is completed; async_nr of the file, until ki_complete is about to run, and callbacks_nr from
+ * then until it has returned; a watch on its bios (work.c), until the last one has ended.
+ *
+ * Who waits in iomap_inode_dio_wait() has i_rwsem and perhaps is a worker, or the only thread
+ * there is.  So it completes what has been queued for the inode itself, and queues it again
+ * for the rest: neither the sync, which may want i_rwsem, nor ki_complete is for it.
  *
  * Errors: a bio's failure is the whole call's, since nobody knows what reached the device
  * before it; an error of the callbacks leaves what came before it, as a short count.
  *
- * Locks: none of its own; the caller holds i_rwsem.
+ * Locks: none of its own; the caller of a synchronous one holds i_rwsem.
  */
 #include "block/block.h"
 #include "cache/cache.h"
 #include "iomap/dio.h"
+
+static void dio_queue_end(struct iomap__dio *dio)
+{
+	struct iomap__dio_async *async = iomap__container_of(dio, struct iomap__dio_async, dio);
+	struct iomap_engine *engine = dio->iter.inode->i_engine;
+
+	iomap__workers_unwatch(engine);
+	iomap_queue_work(engine, &async->work);
+}
 
 void iomap_dio_bio_end_io(struct iomap_bio *bio)
 {
@@ -20,6 +45,7 @@ void iomap_dio_bio_end_io(struct iomap_bio *bio)
 	struct iomap__blk *blk = dio->blk;
 	const uint32_t *word = &dio->in_flight;
 	int32_t none = 0;
+	uint32_t before;
 
 	if (bio->bi_status && __atomic_compare_exchange_n(&dio->error, &none, bio->bi_status, false,
 							  __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
@@ -27,22 +53,26 @@ void iomap_dio_bio_end_io(struct iomap_bio *bio)
 		dio->error_addr = bio->bi_iter.bi_sector << IOMAP_SECTOR_SHIFT;
 	}
 	iomap_bio_put(bio);
-	/* release: pairs with iomap__dio_wait(); from here on the address is only a key */
-	if (iomap__fetch_sub(&dio->in_flight, 1) == 1)
+	/* release: pairs with iomap__dio_wait(); from here on the address is only a key ... */
+	before = iomap__fetch_sub(&dio->in_flight, 1);
+	if (before == 1)
 		iomap__io_wake(blk, word);
+	else if (before == (IOMAP__DIO_QUEUED | 1))
+		dio_queue_end(dio); /* ... unless it is ours now */
 }
 
 void iomap__dio_wait(struct iomap__dio *dio)
 {
 	uint32_t nr;
 
-	/* acquire: what completions have left, and what the devices have read */
+	/* acquire, both: what completions have left, and what the devices have read */
+	if (iomap__fetch_sub(&dio->in_flight, 1) == 1)
+		return;
 	while ((nr = iomap__load_acquire(&dio->in_flight)))
 		iomap__io_wait(dio->blk, &dio->in_flight, nr);
 }
 
-/* Bytes from ki_pos on that count. */
-static int64_t dio_size(const struct iomap__dio *dio)
+int64_t iomap__dio_size(const struct iomap__dio *dio)
 {
 	int64_t start = dio->iocb->ki_pos, end = dio->iter.pos, size;
 	uint64_t block = iomap_i_blocksize(dio->iter.inode);
@@ -62,7 +92,7 @@ ssize_t iomap__dio_complete(struct iomap__dio *dio, int64_t end, int err)
 {
 	struct iomap_kiocb *iocb = dio->iocb;
 	struct iomap_inode *inode = dio->iter.inode;
-	int64_t start = iocb->ki_pos, size = dio_size(dio);
+	int64_t start = iocb->ki_pos, size = iomap__dio_size(dio);
 
 	if (dio->error) {
 		iomap__log_io_error(inode, dio->write ? "direct write" : "direct read", start,
@@ -86,4 +116,125 @@ ssize_t iomap__dio_complete(struct iomap__dio *dio, int64_t end, int err)
 		return err;
 	iocb->ki_pos += size;
 	return size;
+}
+
+/* ---- where nobody waits ---- */
+
+static void dio_async_complete(struct iomap__dio_async *async)
+{
+	struct iomap_inode *inode = async->dio.iter.inode;
+
+	async->ret = iomap__dio_complete(&async->dio, async->end, async->err);
+	iomap_inode_dio_end(inode);
+}
+
+/* A work function: the I/O has been completed. */
+static void dio_async_report(struct iomap_work *work)
+{
+	struct iomap__dio_async *async = iomap__container_of(work, struct iomap__dio_async, work);
+	struct iomap_kiocb *iocb = async->dio.iocb;
+	struct iomap_engine *engine = async->dio.iter.inode->i_engine;
+	ssize_t ret = async->ret;
+
+	if (async->dio.write)
+		ret = iomap_write_sync(iocb, ret);
+	iomap__pool_put(&engine->fs->dios, async);
+	iomap__kiocb_complete(iocb, ret);
+}
+
+/* A work function: all bios have ended. */
+static void dio_async_end(struct iomap_work *work)
+{
+	dio_async_complete(iomap__container_of(work, struct iomap__dio_async, work));
+	dio_async_report(work);
+}
+
+bool iomap__dio_queue(struct iomap__dio_async *async)
+{
+	struct iomap__dio *dio = &async->dio;
+	struct iomap_inode *inode = dio->iter.inode;
+	struct iomap_engine *engine = inode->i_engine;
+	struct iomap_kiocb *iocb = dio->iocb;
+	const uint32_t *call;
+	bool queued;
+
+	if (iomap__workers_watch(engine, &call)) {
+		iomap__dio_take_back(dio);
+		return false;
+	}
+	iomap_init_work(&async->work, dio_async_end);
+	iomap_inode_dio_begin(inode);
+	iomap__kiocb_begin(iocb);
+	/* release: pairs with the acquire of whoever takes the last one away */
+	queued = iomap__fetch_sub(&dio->in_flight, 1) != (IOMAP__DIO_QUEUED | 1);
+	if (!queued) {
+		iomap__store(&dio->in_flight, 1);
+		iomap__kiocb_cancel(iocb);
+		iomap_inode_dio_end(inode);
+		iomap__workers_unwatch(engine);
+		iomap__workers_settle(engine);
+	}
+	iomap__workers_call(call);
+	return queued;
+}
+
+void iomap__dio_take_back(struct iomap__dio *dio)
+{
+	/* no completion has looked for the bit: we still have our one */
+	iomap__fetch_sub(&dio->in_flight, IOMAP__DIO_QUEUED);
+}
+
+/* ---- I/O in flight of an inode ---- */
+
+void iomap_inode_dio_begin(struct iomap_inode *inode)
+{
+	iomap__fetch_add(&inode->i_dio_count, 1);
+}
+
+void iomap_inode_dio_end(struct iomap_inode *inode)
+{
+	struct iomap_engine *engine = inode->i_engine;
+
+	/* release: pairs with iomap_inode_dio_wait(); the last one lets the inode go */
+	if (iomap__fetch_sub(&inode->i_dio_count, 1) == 1)
+		iomap__work_notify(engine);
+}
+
+static bool dio_is_end_of(const struct iomap_work *work, const void *inode)
+{
+	return work->func == dio_async_end &&
+	       iomap__container_of(work, struct iomap__dio_async, work)->dio.iter.inode == inode;
+}
+
+/* Complete one that waits for a worker.  False: there is none. */
+static bool dio_complete_queued(struct iomap_inode *inode)
+{
+	struct iomap_engine *engine = inode->i_engine;
+	struct iomap_work *work = iomap__work_take(engine, dio_is_end_of, inode);
+
+	if (!work)
+		return false;
+	dio_async_complete(iomap__container_of(work, struct iomap__dio_async, work));
+	iomap_init_work(work, dio_async_report);
+	iomap_queue_work(engine, work);
+	return true;
+}
+
+void iomap_inode_dio_wait(struct iomap_inode *inode)
+{
+	struct iomap_engine *engine = inode->i_engine;
+
+	/* acquire: pairs with iomap_inode_dio_end() */
+	if (!iomap__load_acquire(&inode->i_dio_count))
+		return;
+	iomap__work_wait_begin(engine);
+	for (;;) {
+		uint32_t event = iomap__work_event(engine);
+
+		if (!iomap__load_acquire(&inode->i_dio_count))
+			break;
+		if (!dio_complete_queued(inode))
+			iomap__work_wait(engine, event);
+	}
+	iomap__work_wait_end(engine);
 }

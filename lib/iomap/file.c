@@ -17,12 +17,18 @@
  * nothing around them, and so need not know of each other.  All others hold it exclusively;
  * so does what is left to the cache when direct I/O will not do.
  *
+ * An asynchronous iocb keeps its file open: closing gives -EBUSY until its ki_complete is about
+ * to be called, and waits while it runs.  So whoever learns there that the I/O is over can
+ * close the file, in ki_complete itself or elsewhere, and no callback comes after it.
+ *
  * Locks: i_rwsem; file->lock guards the error cursor.
  */
 #include <limits.h>
 
+#include "block/block.h"
 #include "cache/cache.h"
 #include "iomap/ops.h"
+#include "iomap/workers.h"
 
 #define FILE_FLAGS (IOMAP_O_DIRECT | IOMAP_O_APPEND | IOMAP_O_DSYNC | IOMAP_O_SYNC)
 
@@ -70,12 +76,67 @@ int iomap_file_open(struct iomap_inode *inode, unsigned flags, struct iomap_file
 	return 0;
 }
 
+/* ---- asynchronous iocbs ---- */
+
+void iomap__kiocb_begin(struct iomap_kiocb *iocb)
+{
+	iomap__fetch_add(&iocb->ki_filp->async_nr, 1);
+}
+
+void iomap__kiocb_cancel(struct iomap_kiocb *iocb)
+{
+	iomap__fetch_sub(&iocb->ki_filp->async_nr, 1);
+}
+
+void iomap__kiocb_complete(struct iomap_kiocb *iocb, long ret)
+{
+	struct iomap__work_frame *frame = iomap__thread_self()->work;
+	struct iomap_file *file = iocb->ki_filp;
+	struct iomap__blk *blk = file->inode->i_engine->blk;
+	const uint32_t *word = &file->callbacks_nr;
+
+	/* in this order: who finds async_nr 0 finds the callback counted */
+	iomap__fetch_add(&file->callbacks_nr, 1);
+	iomap__fetch_sub(&file->async_nr, 1);
+	frame->file = file;
+	iocb->ki_complete(iocb, ret);
+	if (!frame->file)
+		return; /* it has closed it */
+	frame->file = NULL;
+	/* release: pairs with file_wait_callbacks(); from here on the address is only a key */
+	iomap__fetch_sub(&file->callbacks_nr, 1);
+	iomap__io_wake(blk, word);
+}
+
+/* Until no ki_complete but the one that has called us is running. */
+static void file_wait_callbacks(struct iomap_file *file)
+{
+	struct iomap__work_frame *frame = iomap__thread_self()->work;
+	uint32_t own = 0, nr;
+
+	for (; frame; frame = frame->outer) {
+		if (frame->file != file)
+			continue;
+		frame->file = NULL;
+		own = 1;
+	}
+	while ((nr = iomap__load_acquire(&file->callbacks_nr)) > own)
+		iomap__io_wait(file->inode->i_engine->blk, &file->callbacks_nr, nr);
+}
+
 int iomap_file_close(struct iomap_file *file)
 {
 	struct iomap_inode *inode;
 
 	if (!file)
 		return 0;
+	/* not of one that is closed; and it is open until its last callback has returned */
+	if (iomap__load(&file->magic) == IOMAP__FILE_MAGIC) {
+		/* acquire: pairs with iomap__kiocb_complete(), which counts its callback before */
+		if (iomap__load_acquire(&file->async_nr))
+			return -EBUSY;
+		file_wait_callbacks(file);
+	}
 	/* exchanged: of two that close it at once, one is told */
 	if (__atomic_exchange_n(&file->magic, 0, __ATOMIC_RELAXED) != IOMAP__FILE_MAGIC) {
 		iomap__assert_msg(false, "file %p is closed twice, or was never opened",
@@ -345,6 +406,8 @@ static ssize_t file_write_direct(struct iomap_kiocb *iocb, struct iomap_iov_iter
 		return done;
 	done = iomap__max(done, 0);
 	iomap_inode_lock(inode);
+	/* it may zero around what it writes, and asynchronous ones hold no lock */
+	iomap_inode_dio_wait(inode);
 	rest = file_write_direct_exclusive(iocb, from);
 	iomap_inode_unlock(inode);
 	return done && rest < 0 ? done : done + rest;

@@ -7,7 +7,7 @@
  *
  * Destroying: the order is to look first and to change only when nothing can fail any more,
  * so that after -EBUSY or an error of writing the inode is as usable as before.
- *   1. files open: -EBUSY.
+ *   1. files open: -EBUSY; direct I/O of the application's own: waited for, or -EBUSY.
  *   2. dirty data: written, or -EBUSY, or left for step 5 to drop.  The inode is still an
  *      inode like any other: the flusher and iomap_sync_engine() may be at it too.
  *   3. freezing keeps these two away and waits until they are gone.  From here on no other
@@ -156,6 +156,9 @@ int iomap_inode_destroy(struct iomap_inode *inode, unsigned flags)
 	/* acquire: pairs with iomap_file_close(), whose last use of the inode came before */
 	if (iomap__load_acquire(&inode->i_files_nr))
 		return -EBUSY;
+	if (iomap__load_acquire(&inode->i_dio_count) && !(flags & IOMAP_DESTROY_WAIT))
+		return -EBUSY;
+	iomap_inode_dio_wait(inode);
 
 	err = inode_settle_dirty(inode, flags);
 	if (err)

@@ -20,7 +20,7 @@
  * with the last folio the inode may go.
  */
 #include "block/block.h"
-#include "iomap/ops.h"
+#include "iomap/dio.h"
 
 /* An ioend ends here, so that the device has something to do while the next is built. */
 #define IOEND_BYTES_MAX ((size_t)4 << 20)
@@ -427,9 +427,14 @@ int iomap__fs_create(struct iomap_engine *engine)
 	err = iomap__pool_init(&fs->files, &engine->env, sizeof(struct iomap_file), 0);
 	if (err)
 		goto out_ifs;
+	err = iomap__pool_init(&fs->dios, &engine->env, sizeof(struct iomap__dio_async), 0);
+	if (err)
+		goto out_files;
 	engine->fs = fs;
 	return 0;
 
+out_files:
+	iomap__pool_exit(&fs->files);
 out_ifs:
 	iomap__pool_exit(&fs->small_ifs);
 out_bios:
@@ -443,6 +448,7 @@ void iomap__fs_destroy(struct iomap_engine *engine)
 {
 	struct iomap__fs *fs = engine->fs;
 
+	iomap__pool_exit(&fs->dios);
 	iomap__pool_exit(&fs->files);
 	iomap__pool_exit(&fs->small_ifs);
 	iomap_bio_set_exit(&fs->ioend_bios);

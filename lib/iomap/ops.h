@@ -31,6 +31,7 @@
 /* What an engine keeps for this layer. */
 struct iomap__fs {
 	struct iomap_bio_set ioend_bios; /* bios in ioends */
+	struct iomap__pool dios;	 /* struct iomap__dio_async */
 	struct iomap__pool small_ifs;	 /* block states of up to IOMAP__IFS_SMALL blocks */
 	struct iomap__pool files;	 /* struct iomap_file */
 };
@@ -67,6 +68,14 @@ int iomap__dio_check_alignment(const struct iomap_inode *inode, int64_t pos,
  * back; or an error of writing, perhaps an earlier one that nobody has been told of.
  */
 int iomap__dio_write_out(struct iomap_inode *inode, int64_t start, int64_t end);
+
+/* ---- openers (file.c) ---- */
+
+/* An asynchronous iocb keeps its file open; cancel: it has ended otherwise. */
+void iomap__kiocb_begin(struct iomap_kiocb *iocb);
+void iomap__kiocb_cancel(struct iomap_kiocb *iocb);
+/* Call ki_complete, in a work function.  The iocb and the file may be gone then. */
+void iomap__kiocb_complete(struct iomap_kiocb *iocb, long ret);
 
 /* ---- mappings (iter.c) ---- */
 

@@ -104,6 +104,8 @@ int iomap_truncate(struct iomap_file *file, int64_t size)
 	if (size > inode->i_maxbytes)
 		return -EFBIG;
 	iomap_inode_lock(inode);
+	/* asynchronous ones hold no lock: their blocks must not be given away */
+	iomap_inode_dio_wait(inode);
 	iomap_filemap_invalidate_lock(&inode->i_data);
 	err = truncate_locked(inode, size);
 	iomap_filemap_invalidate_unlock(&inode->i_data);

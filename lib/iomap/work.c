@@ -6,8 +6,8 @@
  * on the stack of the thread that runs it) -> idle.  From the moment it has begun it may be
  * queued again; a thread that finds at the head of the queue what another one is running
  * leaves it with that one's frame, which puts it back at its end, so that a function never
- * runs beside itself.  Frames know works by address and function, since a function may free
- * its work.
+ * runs beside itself.  Frames know works by a number that each gets when it is initialised: a
+ * function may free its work, and the next one at that address must not wait for it.
  *
  * A worker is busy, idle (asleep on its own futex word), or the watcher (asleep in the parking
  * lot).  Whoever wants one takes it off the list of the idle, or off its post, under the lock,
@@ -40,6 +40,8 @@
 #include "iomap/workers.h"
 
 #define WORK_QUEUED 0x1U
+
+static _Atomic uint64_t work_ids;
 
 struct worker {
 	struct iomap__workers *workers;
@@ -175,7 +177,7 @@ static struct iomap__work_frame *work_frame_of(struct iomap__workers *workers,
 		struct iomap__work_frame *frame =
 			iomap__container_of(item, struct iomap__work_frame, running);
 
-		if (frame->work == work && frame->func == work->func)
+		if (frame->id == work->id)
 			return frame;
 	}
 	return NULL;
@@ -209,9 +211,9 @@ static void work_run(struct iomap__workers *workers, struct iomap_work *work)
 	struct iomap__work_frame frame = {
 		.workers = workers,
 		.outer = self->work,
-		.work = work,
-		.func = work->func,
+		.id = work->id,
 	};
+	iomap_work_fn *func = work->func;
 	struct work_calls calls = { .event = false };
 
 	iomap__list_add_tail(&frame.running, &workers->running);
@@ -222,7 +224,7 @@ static void work_run(struct iomap__workers *workers, struct iomap_work *work)
 	calls_carry_out(workers, &calls);
 
 	self->work = &frame;
-	frame.func(work);
+	func(work);
 	self->work = frame.outer;
 
 	calls = (struct work_calls){ .event = false };
@@ -289,6 +291,8 @@ void iomap_init_work(struct iomap_work *work, iomap_work_fn *func)
 {
 	memset(work, 0, sizeof(*work));
 	work->func = func;
+	/* relaxed: each number is given out once, nothing hangs on it */
+	work->id = atomic_fetch_add_explicit(&work_ids, 1, memory_order_relaxed);
 	iomap__list_init(&work->entry);
 }
 
@@ -395,8 +399,7 @@ void iomap_flush_work(struct iomap_engine *engine, struct iomap_work *work)
 	uint32_t event;
 
 	for (struct iomap__work_frame *frame = self->work; frame; frame = frame->outer)
-		iomap__assert_msg(frame->work != work || frame->func != work->func,
-				  "work %p waits for itself", (void *)work);
+		iomap__assert_msg(frame->id != work->id, "work %p waits for itself", (void *)work);
 	iomap__work_wait_begin(engine);
 	iomap__mutex_lock(&workers->lock);
 	for (;;) {
@@ -416,12 +419,13 @@ void iomap_flush_work(struct iomap_engine *engine, struct iomap_work *work)
 
 /* ---- I/O that nobody waits for ---- */
 
-int iomap__workers_watch(struct iomap_engine *engine)
+int iomap__workers_watch(struct iomap_engine *engine, const uint32_t **call)
 {
 	struct iomap__workers *workers = engine->workers;
 	struct work_calls calls = { .event = false };
 	int err = 0;
 
+	*call = NULL;
 	if (!workers->max)
 		return 0;
 	/* a thread that could not be had by whoever came first is asked for again */
@@ -435,8 +439,14 @@ int iomap__workers_watch(struct iomap_engine *engine)
 		err = -EAGAIN;
 	}
 	iomap__mutex_unlock(&workers->lock);
-	calls_carry_out(workers, &calls);
+	*call = calls.idle;
 	return err;
+}
+
+void iomap__workers_call(const uint32_t *call)
+{
+	if (call)
+		iomap__futex_wake(call, 1);
 }
 
 void iomap__workers_unwatch(struct iomap_engine *engine)

@@ -16,9 +16,7 @@ struct iomap__work_frame {
 	struct iomap__workers *workers;
 	struct iomap__work_frame *outer;
 	struct iomap_list_head running; /* under the workers' lock */
-	/* the work, which may have been freed: to know it again */
-	const struct iomap_work *work;
-	iomap_work_fn *func;
+	uint64_t id;		  /* of the work, which may have been freed */
 	struct iomap_work *again; /* under the lock: the same work, queued meanwhile */
 	struct iomap_file *file;  /* whose ki_complete is being called; NULL: none, or closed */
 };
@@ -35,11 +33,13 @@ bool iomap__workers_finish(struct iomap_engine *engine);
 /*
  * An I/O has been submitted whose submitter does not wait: until the unwatch, some worker sees
  * to its completion.  0, or -errno when there is no worker and none could be started; without
- * threads 0, and it is up to iomap_engine_poll().
+ * threads 0, and it is up to iomap_engine_poll().  *@call is for iomap__workers_call(), in any
+ * case and soon: so that a worker does not wake just to find the submitter in its way.
  * unwatch: any context.  Work is queued after it, or iomap__workers_settle() called.
  * settle: nobody need watch.
  */
-int iomap__workers_watch(struct iomap_engine *engine);
+int iomap__workers_watch(struct iomap_engine *engine, const uint32_t **call);
+void iomap__workers_call(const uint32_t *call);
 void iomap__workers_unwatch(struct iomap_engine *engine);
 void iomap__workers_settle(struct iomap_engine *engine);
 

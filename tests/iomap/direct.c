@@ -284,7 +284,7 @@ Test(direct, di01_what_is_not_supported_is_refused)
 
 	iomap_iov_iter_ubuf(&iter, IOMAP_ITER_DEST, buf, 4 * KIB);
 	iomap_kiocb_init(&iocb, ds->file, 0);
-	cr_assert_eq(iomap_dio_rw(&iocb, &iter, &ds->ts.ops, NULL, 1, NULL, 0), -EINVAL);
+	cr_assert_eq(iomap_dio_rw(&iocb, &iter, &ds->ts.ops, NULL, 2, NULL, 0), -EINVAL);
 	cr_assert_eq(iomap_dio_rw(&iocb, &iter, &ds->ts.ops, NULL, 0, NULL, 1), -EINVAL);
 	cr_assert_eq(iomap_dio_rw(&iocb, &iter, NULL, NULL, 0, NULL, 0), -EINVAL);
 	iocb.ki_flags |= 0x8000;

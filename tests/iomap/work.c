@@ -295,6 +295,38 @@ static void flush_other(struct job *job)
 	t_must(job->other->ran == 1);
 }
 
+static atomic_uint reused_runs;
+
+static void reused(struct iomap_work *work)
+{
+	(void)work;
+	t_lock(&gate);
+	atomic_fetch_add(&reused_runs, 1);
+	t_wake(&gate);
+	while (atomic_load(&reused_runs) < 2)
+		t_wait(&gate);
+	t_unlock(&gate);
+}
+
+Test(work, the_next_work_at_an_address_does_not_wait_for_the_one_before)
+{
+	struct iomap_engine *engine = engine_new(2, 0);
+	struct iomap_work work;
+
+	iomap_init_work(&work, reused);
+	cr_assert(iomap_queue_work(engine, &work));
+	t_lock(&gate);
+	while (!atomic_load(&reused_runs))
+		t_wait(&gate);
+	t_unlock(&gate);
+	/* as if its function had freed it */
+	iomap_init_work(&work, reused);
+	cr_assert(iomap_queue_work(engine, &work));
+	iomap_flush_work(engine, &work);
+	cr_assert_eq(atomic_load(&reused_runs), 2U);
+	engine_end(engine);
+}
+
 Test(work, the_only_worker_may_flush_what_waits_behind_it)
 {
 	struct iomap_engine *engine = engine_new(1, 0);

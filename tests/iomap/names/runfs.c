@@ -477,7 +477,9 @@ static ssize_t runfs_dio_write(struct kiocb *iocb, struct iov_iter *from)
 
 	if (((unsigned long)iocb->ki_pos | iov_iter_alignment(from)) & mask)
 		return -ENOTBLK;
-	return iomap_dio_rw(iocb, from, &runfs_iomap_ops, &runfs_dio_ops, 0, NULL, 0);
+	/* end_io moves i_size under the lock of the caller */
+	return iomap_dio_rw(iocb, from, &runfs_iomap_ops, &runfs_dio_ops, IOMAP_DIO_FORCE_WAIT, NULL,
+			    0);
 }
 
 /* ---- the end of the file ---- */
@@ -511,6 +513,10 @@ int runfs_setsize(struct inode *inode, loff_t oldsize, loff_t newsize)
 				    NULL);
 	if (error)
 		return error;
+	/* for the names' sake: the caller has waited, and this one is none of its own */
+	inode_dio_begin(inode);
+	inode_dio_end(inode);
+	inode_dio_wait(inode);
 	truncate_setsize(inode, newsize);
 	runfs_cut(RUNFS_I(inode), round_up(newsize, (loff_t)i_blocksize(inode)));
 	/* for the names' sake: there is nothing left */

@@ -1,0 +1,505 @@
+/* SPDX-License-Identifier: MIT */
+/* ctest-labels: concurrent */
+/*
+ * direct_async_files.c - DI02 on real files and each backend, where somebody has to reap what
+ * nobody waits for; and on a device with faults.
+ *
+ * The file's own map: byte n of the inode is byte n of the file.
+ */
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <semaphore.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "testutil.h"
+
+#define KIB 1024
+#define FILE_BYTES (4U << 20)
+
+struct fixture {
+	struct iomap_engine *engine;
+	struct iomap_bdev *lower, *bdev;
+	struct iomap_inode inode;
+	struct iomap_file *file;
+	struct t_log log;
+	char *path;
+};
+
+/* One call; ki_complete posts `done`. */
+struct req {
+	struct iomap_kiocb iocb; /* first */
+	struct fixture *f;
+	char *buf;
+	size_t len;
+	sem_t done;
+	long ret;
+	atomic_uint calls;
+	struct req *wait_for; /* ki_complete waits until that one is done */
+	sem_t begun;
+};
+
+static _Thread_local unsigned in_complete, in_call;
+
+static int begin(struct iomap_inode *inode, int64_t pos, int64_t length, unsigned flags,
+		 struct iomap *iomap, struct iomap *srcmap)
+{
+	(void)pos, (void)length, (void)flags, (void)srcmap;
+	iomap->type = IOMAP_MAPPED;
+	iomap->bdev = inode->i_bdev;
+	iomap->addr = 0;
+	iomap->length = FILE_BYTES;
+	return 0;
+}
+
+static const struct iomap_ops ops = { .iomap_begin = begin };
+
+static int writepages(struct iomap_address_space *mapping, struct iomap_writeback_control *wbc)
+{
+	(void)mapping, (void)wbc;
+	return 0;
+}
+
+static const struct iomap_address_space_operations aops = { .writepages = writepages };
+
+enum { ON_FILE, ON_FAULTY };
+
+/* With blocks of its own: holes are read before one can look. */
+static void fill_file(const char *path)
+{
+	char *data = malloc(FILE_BYTES);
+	int fd = open(path, O_WRONLY);
+
+	t_must(data != NULL && fd >= 0);
+	memset(data, 0x77, FILE_BYTES);
+	t_must(write(fd, data, FILE_BYTES) == (ssize_t)FILE_BYTES);
+	t_must(fsync(fd) == 0 && close(fd) == 0);
+	free(data);
+}
+
+static struct fixture *setup(unsigned on, uint32_t nr_workers, uint32_t flags, const char *backend)
+{
+	struct iomap_bdev_opts bdev_opts = { .size = sizeof(bdev_opts) };
+	struct iomap_inode_args args = { .size = sizeof(args), .a_ops = &aops };
+	struct fixture *f = calloc(1, sizeof(*f));
+	struct iomap_engine_opts opts;
+
+	t_must(f != NULL);
+	iomap_engine_opts_init(&opts);
+	opts.cache_bytes = 2 << 20;
+	opts.max_callers = 8;
+	opts.nr_workers = nr_workers;
+	opts.flags = flags;
+	opts.backend = backend;
+	f->engine = t_engine(&opts, &f->log);
+	if (on == ON_FILE) {
+		f->path = t_temp(FILE_BYTES);
+		fill_file(f->path);
+		cr_assert_eq(iomap_bdev_open(f->engine, f->path, &bdev_opts, &f->bdev), 0);
+	} else {
+		cr_assert_eq(iomap_bdev_open_memory(f->engine, FILE_BYTES, &f->lower), 0);
+		cr_assert_eq(iomap_faulty_create(f->lower, NULL, &f->bdev), 0);
+	}
+	args.bdev = f->bdev;
+	args.i_size = FILE_BYTES;
+	cr_assert_eq(iomap_inode_init(f->engine, &f->inode, &args), 0);
+	cr_assert_eq(iomap_file_open(&f->inode, 0, &f->file), 0);
+	return f;
+}
+
+static void teardown(struct fixture *f)
+{
+	cr_assert_eq(iomap_file_close(f->file), 0);
+	cr_assert_eq(iomap_inode_destroy(&f->inode, 0), 0);
+	cr_assert_eq(iomap_bdev_close(f->bdev), 0);
+	if (f->lower)
+		cr_assert_eq(iomap_bdev_close(f->lower), 0);
+	cr_assert_eq(iomap_engine_destroy(f->engine), 0);
+	if (f->path)
+		t_temp_free(f->path);
+	free(f);
+}
+
+static void sem_wait_long(sem_t *sem)
+{
+	struct timespec until;
+
+	t_must(clock_gettime(CLOCK_REALTIME, &until) == 0);
+	until.tv_sec += T_HANG_S;
+	while (sem_timedwait(sem, &until) != 0)
+		t_must(errno == EINTR);
+}
+
+static void on_complete(struct iomap_kiocb *iocb, long ret)
+{
+	struct req *req = (struct req *)(void *)iocb;
+
+	t_must(!in_complete && !in_call);
+	in_complete++;
+	t_must(atomic_fetch_add(&req->calls, 1) == 0);
+	req->ret = ret;
+	if (req->wait_for) {
+		sem_post(&req->begun);
+		sem_wait_long(&req->wait_for->done);
+		sem_post(&req->wait_for->done);
+	}
+	in_complete--;
+	sem_post(&req->done);
+}
+
+static void req_init(struct req *req, struct fixture *f, size_t len)
+{
+	memset(req, 0, sizeof(*req));
+	req->f = f;
+	req->len = len;
+	t_must(posix_memalign((void **)&req->buf, 4096, len) == 0);
+	t_must(sem_init(&req->done, 0, 0) == 0 && sem_init(&req->begun, 0, 0) == 0);
+}
+
+static void req_exit(struct req *req)
+{
+	sem_destroy(&req->done);
+	sem_destroy(&req->begun);
+	free(req->buf);
+}
+
+static ssize_t submit(struct req *req, unsigned direction, int64_t pos)
+{
+	struct iomap_iov_iter iter;
+	ssize_t ret;
+
+	atomic_store(&req->calls, 0);
+	iomap_kiocb_init(&req->iocb, req->f->file, pos);
+	req->iocb.ki_complete = on_complete;
+	iomap_iov_iter_ubuf(&iter, direction, req->buf, req->len);
+	in_call++;
+	iomap_inode_lock_shared(&req->f->inode);
+	ret = iomap_dio_rw(&req->iocb, &iter, &ops, NULL, 0, NULL, 0);
+	iomap_inode_unlock_shared(&req->f->inode);
+	in_call--;
+	return ret;
+}
+
+/* The result, by whichever way it comes; never through the library. */
+static ssize_t result(struct req *req, ssize_t submitted)
+{
+	if (submitted != -IOMAP_EIOCBQUEUED) {
+		t_must(atomic_load(&req->calls) == 0);
+		return submitted;
+	}
+	sem_wait_long(&req->done);
+	t_must(atomic_load(&req->calls) == 1);
+	return req->ret;
+}
+
+static ssize_t run(struct req *req, unsigned direction, int64_t pos)
+{
+	return result(req, submit(req, direction, pos));
+}
+
+/* ---- nobody comes back into the library ---- */
+
+static void wait_on_a_semaphore(const char *backend, uint32_t nr_workers)
+{
+	struct fixture *f = setup(ON_FILE, nr_workers, 0, backend);
+	struct req req;
+
+	req_init(&req, f, 16 * KIB);
+	for (unsigned i = 0; i < 100; i++) {
+		int64_t pos = (int64_t)(i % 64) * 16 * KIB;
+
+		t_fill(req.buf, req.len, pos, i);
+		cr_assert_eq(run(&req, IOMAP_ITER_SOURCE, pos), 16 * KIB);
+		memset(req.buf, 0, req.len);
+		cr_assert_eq(run(&req, IOMAP_ITER_DEST, pos), 16 * KIB);
+		cr_assert_lt(t_mismatch(req.buf, req.len, pos, i), 0);
+	}
+	req_exit(&req);
+	teardown(f);
+}
+
+Test(direct_async_files, di02_it_completes_while_the_application_waits_elsewhere)
+{
+	wait_on_a_semaphore(NULL, 0);
+}
+
+Test(direct_async_files, di02_the_same_with_a_single_worker)
+{
+	wait_on_a_semaphore(NULL, 1);
+}
+
+Test(direct_async_files, di02_the_same_by_the_thread_pool)
+{
+	wait_on_a_semaphore("threads", 0);
+}
+
+/* ki_complete of the first one waits for the second one, which has yet to be reaped. */
+static void wait_inside(const char *backend)
+{
+	struct fixture *f = setup(ON_FILE, 2, 0, backend);
+	struct req first, second;
+	unsigned queued = 0;
+
+	for (unsigned i = 0; i < 50; i++) {
+		ssize_t ret;
+
+		req_init(&first, f, 4 * KIB);
+		req_init(&second, f, 4 * KIB);
+		first.wait_for = &second;
+		ret = submit(&first, IOMAP_ITER_DEST, 0);
+		if (ret == -IOMAP_EIOCBQUEUED) {
+			queued++;
+			sem_wait_long(&first.begun);
+			if (submit(&second, IOMAP_ITER_DEST, 4 * KIB) != -IOMAP_EIOCBQUEUED)
+				sem_post(&second.done);
+			sem_wait_long(&first.done);
+			sem_wait_long(&second.done);
+		} else {
+			cr_assert_eq(ret, 4 * KIB, "%zd", ret);
+		}
+		/* both callbacks have returned */
+		cr_assert_eq(iomap_file_close(f->file), 0);
+		cr_assert_eq(iomap_file_open(&f->inode, 0, &f->file), 0);
+		req_exit(&first);
+		req_exit(&second);
+	}
+	printf("%llu were queued\n", (unsigned long long)queued);
+	teardown(f);
+}
+
+Test(direct_async_files, di02_one_worker_reaps_while_the_other_is_held_up)
+{
+	wait_inside(NULL);
+}
+
+Test(direct_async_files, di02_the_same_held_up_by_the_thread_pool)
+{
+	wait_inside("threads");
+}
+
+/* ---- many in flight ---- */
+
+#define SUBMITTERS 4
+#define DEPTH 16
+#define ROUNDS 60
+#define REGION (FILE_BYTES / SUBMITTERS / DEPTH)
+
+struct submitter {
+	struct fixture *f;
+	unsigned nr;
+	uint64_t queued;
+};
+
+/* Each request has a region of its own: written, read back, compared, and so on. */
+static long submit_many(void *arg)
+{
+	struct submitter *s = arg;
+	struct req *req = calloc(DEPTH, sizeof(*req));
+	ssize_t ret[DEPTH];
+	char *sync_buf;
+
+	t_must(req != NULL && posix_memalign((void **)&sync_buf, 4096, 4 * KIB) == 0);
+	for (unsigned i = 0; i < DEPTH; i++)
+		req_init(&req[i], s->f, 16 * KIB);
+	for (unsigned round = 0; round < ROUNDS; round++) {
+		bool write = !(round & 1);
+		struct iomap_plug plug;
+
+		if (round & 2)
+			iomap_start_plug(&plug);
+		for (unsigned i = 0; i < DEPTH; i++) {
+			int64_t pos = (int64_t)(s->nr * DEPTH + i) * REGION;
+
+			pos += (int64_t)(round / 2 % 4) * 16 * KIB;
+			if (write)
+				t_fill(req[i].buf, req[i].len, pos, round / 2);
+			else
+				memset(req[i].buf, 0, req[i].len);
+			ret[i] = submit(&req[i], write, pos);
+			s->queued += ret[i] == -IOMAP_EIOCBQUEUED;
+		}
+		if (round & 2)
+			iomap_finish_plug(&plug);
+		if (round % 5 == 0) {
+			/* waits itself, and reaps; no ki_complete runs inside */
+			struct iomap_iov_iter iter;
+			struct iomap_kiocb iocb;
+
+			in_call++;
+			iomap_kiocb_init(&iocb, s->f->file, 0);
+			iomap_iov_iter_ubuf(&iter, IOMAP_ITER_DEST, sync_buf, 4 * KIB);
+			t_must(iomap_dio_rw(&iocb, &iter, &ops, NULL, 0, NULL, 0) == 4 * KIB);
+			in_call--;
+		}
+		for (unsigned i = 0; i < DEPTH; i++) {
+			int64_t pos = (int64_t)(s->nr * DEPTH + i) * REGION;
+
+			pos += (int64_t)(round / 2 % 4) * 16 * KIB;
+			t_must(result(&req[i], ret[i]) == 16 * KIB);
+			if (!write)
+				t_must(t_mismatch(req[i].buf, req[i].len, pos, round / 2) < 0);
+		}
+	}
+	while (iomap_engine_poll(s->f->engine, 16, true) > 0)
+		;
+	for (unsigned i = 0; i < DEPTH; i++)
+		req_exit(&req[i]);
+	free(req);
+	free(sync_buf);
+	return 0;
+}
+
+static void many(const char *backend, uint32_t nr_workers)
+{
+	struct fixture *f = setup(ON_FILE, nr_workers, 0, backend);
+	struct submitter s[SUBMITTERS];
+	struct t_task task[SUBMITTERS];
+	uint64_t queued = 0;
+
+	for (unsigned i = 0; i < SUBMITTERS; i++) {
+		s[i] = (struct submitter){ .f = f, .nr = i };
+		t_start(&task[i], submit_many, &s[i]);
+	}
+	for (unsigned i = 0; i < SUBMITTERS; i++) {
+		t_join(&task[i]);
+		queued += s[i].queued;
+	}
+	printf("%llu were queued\n", (unsigned long long)queued);
+	teardown(f);
+}
+
+Test(direct_async_files, di02_many_from_many_threads, .timeout = 300)
+{
+	many(NULL, 0);
+}
+
+Test(direct_async_files, di02_many_by_a_single_worker, .timeout = 300)
+{
+	many(NULL, 1);
+}
+
+Test(direct_async_files, di02_many_by_the_thread_pool, .timeout = 300)
+{
+	many("threads", 3);
+}
+
+/* ---- without threads ---- */
+
+Test(direct_async_files, di02_without_threads_poll_reaps_and_completes)
+{
+	struct fixture *f = setup(ON_FILE, 0, IOMAP_ENGINE_NO_THREADS, NULL);
+	struct req req[DEPTH];
+	ssize_t ret[DEPTH];
+	unsigned left = 0;
+
+	for (unsigned i = 0; i < DEPTH; i++) {
+		req_init(&req[i], f, 4 * KIB);
+		t_fill(req[i].buf, 4 * KIB, i * 4 * KIB, 1);
+		ret[i] = submit(&req[i], IOMAP_ITER_SOURCE, i * 4 * KIB);
+		left += ret[i] == -IOMAP_EIOCBQUEUED;
+	}
+	while (left) {
+		unsigned done = 0;
+
+		t_must(iomap_engine_poll(f->engine, 3, true) >= 0);
+		for (unsigned i = 0; i < DEPTH; i++)
+			done += atomic_load(&req[i].calls);
+		t_must(done <= left);
+		if (done == left)
+			break;
+		sched_yield();
+	}
+	for (unsigned i = 0; i < DEPTH; i++) {
+		cr_assert_eq(result(&req[i], ret[i]), 4 * KIB);
+		req_exit(&req[i]);
+	}
+	teardown(f);
+}
+
+/* ---- faults ---- */
+
+static uint32_t add_fault(struct fixture *f, uint32_t kind, uint64_t nth, int error, uint32_t flags)
+{
+	struct iomap_fault fault = {
+		.size = sizeof(fault),
+		.kind = kind,
+		.nth = nth,
+		.limit = nth ? 1 : 0,
+		.error = error,
+		.flags = flags,
+	};
+	uint32_t id;
+
+	t_must(iomap_faulty_add(f->bdev, &fault, &id) == 0);
+	return id;
+}
+
+Test(direct_async_files, di02_what_is_delayed_completes_in_the_order_of_its_release)
+{
+	struct fixture *f = setup(ON_FAULTY, 1, 0, NULL);
+	uint32_t id = add_fault(f, IOMAP_FAULT_DELAY, 0, 0, 0);
+	struct req req[8];
+
+	for (unsigned i = 0; i < 8; i++) {
+		req_init(&req[i], f, 4 * KIB);
+		cr_assert_eq(submit(&req[i], i & 1, i * 4 * KIB), -IOMAP_EIOCBQUEUED);
+	}
+	cr_assert_eq(iomap_faulty_wait_held(f->bdev, 8), 0);
+	for (unsigned i = 8; i-- > 0;) {
+		cr_assert_eq(atomic_load(&req[i].calls), 0U);
+		cr_assert_eq(iomap_faulty_release(f->bdev, id, 1, IOMAP_RELEASE_LIFO), 1);
+		cr_assert_eq(result(&req[i], -IOMAP_EIOCBQUEUED), 4 * KIB);
+	}
+	cr_assert_eq(iomap_faulty_remove(f->bdev, id), 0);
+	for (unsigned i = 0; i < 8; i++)
+		req_exit(&req[i]);
+	teardown(f);
+}
+
+Test(direct_async_files, di02_each_of_several_ios_fails_in_turn)
+{
+	struct fixture *f = setup(ON_FAULTY, 0, 0, NULL);
+	struct req req[6];
+	ssize_t ret[6];
+
+	for (unsigned nth = 1; nth <= 6; nth++) {
+		uint32_t delay = add_fault(f, IOMAP_FAULT_DELAY, 0, 0, 0);
+		uint32_t id = add_fault(f, IOMAP_FAULT_FAIL, nth, -EREMOTEIO, 0);
+
+		for (unsigned i = 0; i < 6; i++) {
+			req_init(&req[i], f, 4 * KIB);
+			ret[i] = submit(&req[i], i & 1, i * 4 * KIB);
+		}
+		cr_assert_geq(iomap_faulty_release(f->bdev, delay, 6, IOMAP_RELEASE_FIFO), 5);
+		for (unsigned i = 0; i < 6; i++) {
+			cr_assert_eq(result(&req[i], ret[i]), i + 1 == nth ? -EREMOTEIO : 4 * KIB);
+			req_exit(&req[i]);
+		}
+		cr_assert_eq(iomap_faulty_remove(f->bdev, id), 0);
+		cr_assert_eq(iomap_faulty_remove(f->bdev, delay), 0);
+	}
+	teardown(f);
+}
+
+Test(direct_async_files, di02_a_device_that_is_gone_is_an_error_of_each)
+{
+	struct fixture *f = setup(ON_FAULTY, 0, 0, NULL);
+	uint32_t id = add_fault(f, IOMAP_FAULT_DELAY, 0, 0, 0);
+	struct req req[4];
+
+	for (unsigned i = 0; i < 4; i++) {
+		req_init(&req[i], f, 4 * KIB);
+		cr_assert_eq(submit(&req[i], IOMAP_ITER_DEST, i * 4 * KIB), -IOMAP_EIOCBQUEUED);
+	}
+	cr_assert_eq(iomap_faulty_set_gone(f->bdev, true), 0);
+	iomap_faulty_release(f->bdev, id, 4, IOMAP_RELEASE_FIFO);
+	for (unsigned i = 0; i < 4; i++) {
+		cr_assert_eq(result(&req[i], -IOMAP_EIOCBQUEUED), -ENODEV);
+		cr_assert_eq(run(&req[i], IOMAP_ITER_DEST, 0), -ENODEV);
+		req_exit(&req[i]);
+	}
+	teardown(f);
+}
