@@ -170,8 +170,12 @@ enum crash_kind {
 	CRASH_CUT_RANDOM, /* some, in any order, torn */
 };
 
-/* Which kinds are tried; each includes those before it. */
-enum crash_cuts { CRASH_IN_ORDER, CRASH_UNTORN, CRASH_ALL };
+/* Which kinds are tried. */
+enum crash_cuts {
+	CRASH_IN_ORDER, /* ALL, PREFIX: what has completed is there, as without a cache */
+	CRASH_UNTORN,	/* ALL, NONE, WHOLE */
+	CRASH_ALL,	/* ALL, NONE, RANDOM */
+};
 
 struct crash_plan {
 	enum crash_cuts cuts;

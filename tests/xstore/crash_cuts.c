@@ -206,19 +206,32 @@ static void try_cut(struct trial *trial, enum crash_kind kind, uint64_t seed)
 	crash_where.states++;
 }
 
+/* How many of the writes that are not durable have completed. */
+static uint64_t completed_nr(const struct trial *trial)
+{
+	struct iomap_writelog_event event;
+	uint64_t nr = 0;
+
+	while (!iomap_replay_write(trial->replay, nr, &event, sizeof(event)) &&
+	       event.type == IOMAP_WRITELOG_COMPLETE)
+		nr++;
+	return nr;
+}
+
 static void try_event(struct trial *trial)
 {
 	const struct crash_plan *plan = trial->plan;
 	struct iomap_replay_info info;
 
 	CRASH_OK(iomap_replay_info(trial->replay, &info, sizeof(info)));
-	try_cut(trial, CRASH_CUT_NONE, 0);
 	try_cut(trial, CRASH_CUT_ALL, 0);
-	if (!info.writes_nr)
+	if (plan->cuts == CRASH_IN_ORDER)
+		for (uint64_t n = completed_nr(trial); n < info.writes_nr; n++)
+			try_cut(trial, CRASH_CUT_PREFIX, n);
+	if (plan->cuts == CRASH_IN_ORDER)
 		return;
-	for (uint64_t n = 1; plan->cuts == CRASH_IN_ORDER && n < info.writes_nr; n++)
-		try_cut(trial, CRASH_CUT_PREFIX, n);
-	for (uint64_t n = 1; plan->cuts != CRASH_IN_ORDER && n <= plan->seeds; n++)
+	try_cut(trial, CRASH_CUT_NONE, 0);
+	for (uint64_t n = 1; info.writes_nr && n <= plan->seeds; n++)
 		try_cut(trial, plan->cuts == CRASH_UNTORN ? CRASH_CUT_WHOLE : CRASH_CUT_RANDOM, n);
 }
 

@@ -207,64 +207,94 @@ void crash_synced(struct crash_model *model, struct crash_object *object, int na
 
 /* ---- what an image owes ---- */
 
-/* For each byte the oldest version that it may be of. */
-static void oldest_versions(const struct crash_object *object, uint64_t moment, size_t *oldest)
+#define PIECE_BYTES 512
+
+/* What an object owes at a moment. */
+struct debt {
+	const struct crash_object *object;
+	uint64_t moment;
+	size_t whole; /* no byte is of an older version, nor the size */
+	size_t cut;   /* the size is not more than this version and those after it had */
+	size_t last;  /* the newest version that may be there */
+};
+
+static struct debt debt_of(const struct crash_object *object, uint64_t moment)
 {
-	memset(oldest, 0, CRASH_OBJECT_MAX * sizeof(*oldest));
+	struct debt debt = { object, moment, 0, 0, version_at(object, moment) };
+
 	for (size_t i = 0; i < object->promises_nr; i++) {
 		const struct crash_promise *p = &object->promises[i];
 
 		if (p->moment > moment)
 			continue;
-		for (int64_t pos = p->start; pos < p->end; pos++)
-			if (oldest[pos] < p->version)
-				oldest[pos] = p->version;
+		if (p->whole && p->version > debt.whole)
+			debt.whole = p->version;
+		if ((p->whole || p->cut) && p->version > debt.cut)
+			debt.cut = p->version;
 	}
+	return debt;
 }
 
-static bool size_may_be(const struct crash_object *object, size_t last, uint64_t moment,
-			int64_t size)
+static bool size_may_be(const struct debt *debt, int64_t size)
 {
+	const struct crash_version *versions = debt->object->versions;
 	int64_t least = INT64_MAX, most = 0;
-	size_t whole = 0, cut = 0;
+
+	for (size_t v = debt->whole; v <= debt->last; v++)
+		if (versions[v].size < least)
+			least = versions[v].size;
+	for (size_t v = debt->cut; v <= debt->last; v++)
+		if (versions[v].size > most)
+			most = versions[v].size;
+	return size >= least && size <= most;
+}
+
+/* The oldest version that the byte may be of. */
+static size_t oldest_at(const struct debt *debt, int64_t pos)
+{
+	const struct crash_object *object = debt->object;
+	size_t oldest = debt->whole;
 
 	for (size_t i = 0; i < object->promises_nr; i++) {
 		const struct crash_promise *p = &object->promises[i];
 
-		if (p->moment > moment)
-			continue;
-		if (p->whole && p->version > whole)
-			whole = p->version;
-		if ((p->whole || p->cut) && p->version > cut)
-			cut = p->version;
+		if (p->moment <= debt->moment && p->start <= pos && pos < p->end &&
+		    p->version > oldest)
+			oldest = p->version;
 	}
-	for (size_t v = whole; v <= last; v++)
-		if (object->versions[v].size < least)
-			least = object->versions[v].size;
-	for (size_t v = cut; v <= last; v++)
-		if (object->versions[v].size > most)
-			most = object->versions[v].size;
-	return size >= least && size <= most;
+	return oldest;
+}
+
+static bool byte_may_be(const struct debt *debt, int64_t pos, unsigned char byte)
+{
+	size_t oldest = oldest_at(debt, pos);
+
+	for (size_t v = debt->last + 1; v-- > oldest;)
+		if (debt->object->versions[v].bytes[pos] == byte)
+			return true;
+	return false;
 }
 
 static const char *judge_object(const struct crash_object *object, uint64_t moment,
 				const unsigned char *bytes, int64_t size)
 {
 	static char text[120];
-	static size_t oldest[CRASH_OBJECT_MAX];
-	size_t last = version_at(object, moment);
+	struct debt debt = debt_of(object, moment);
+	const unsigned char *newest = object->versions[debt.last].bytes;
 
-	if (!size_may_be(object, last, moment, size)) {
+	if (!size_may_be(&debt, size)) {
 		snprintf(text, sizeof(text), "has a wrong size, %lld", (long long)size);
 		return text;
 	}
-	oldest_versions(object, moment, oldest);
 	for (int64_t pos = 0; pos < size; pos++) {
-		size_t v = last;
+		int64_t left = size - pos < PIECE_BYTES ? size - pos : PIECE_BYTES;
 
-		while (v > oldest[pos] && object->versions[v].bytes[pos] != bytes[pos])
-			v--;
-		if (object->versions[v].bytes[pos] == bytes[pos])
+		/* mostly it is what was there last */
+		if (pos % PIECE_BYTES == 0 && !memcmp(bytes + pos, newest + pos, (size_t)left)) {
+			pos += left - 1;
+			continue;
+		}
+		if (byte_may_be(&debt, pos, bytes[pos]))
 			continue;
 		snprintf(text, sizeof(text), "is wrong at %lld: %s", (long long)pos,
 			 bytes[pos] == CRASH_POISON ? "poison" :

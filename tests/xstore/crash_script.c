@@ -44,8 +44,10 @@ struct run {
 	uint64_t random;
 	uint64_t moment;
 	bool faults;
-	bool committing; /* a commit is held */
-	uint32_t fault;	 /* rule of the fault that may hit this step, or 0 */
+	bool committing;     /* a commit is held */
+	uint32_t fault;	     /* rule of the fault that may hit this step, or 0 */
+	unsigned weight[16]; /* of each enum what */
+	int names_nr;
 };
 
 static size_t draw(struct run *run, size_t below)
@@ -87,12 +89,12 @@ static void fill(unsigned char *to, uint64_t moment, int64_t pos, size_t len)
 
 /* ---- holding ---- */
 
-static uint32_t hold(struct run *run, uint32_t opf, uint64_t nth)
+static uint32_t hold(struct run *run, uint32_t ops, uint32_t opf, uint64_t nth)
 {
 	struct iomap_fault fault = {
 		.size = sizeof(fault),
 		.kind = IOMAP_FAULT_DELAY,
-		.ops = IOMAP_FAULT_ON_WRITE,
+		.ops = ops,
 		.opf = opf,
 		.flags = draw(run, 2) ? IOMAP_FAULT_HOLD_END : 0,
 		.nth = nth,
@@ -203,10 +205,9 @@ static void step_write(struct run *run, struct slot *slot)
 	write_bytes(run, slot, pos, len);
 }
 
-static void step_truncate(struct run *run, struct slot *slot)
+static void truncate_to(struct run *run, struct slot *slot, int64_t size)
 {
 	int64_t old = crash_now(slot->object)->size;
-	int64_t size = (int64_t)draw(run, draw(run, 2) ? (size_t)old + 1 : CRASH_OBJECT_MAX);
 	struct crash_version *version;
 
 	settle(run, slot);
@@ -218,6 +219,13 @@ static void step_truncate(struct run *run, struct slot *slot)
 	CRASH_OK(iomap_truncate(slot->file, size));
 	if (size < old)
 		crash_truncated(slot->object, version->from);
+}
+
+static void step_truncate(struct run *run, struct slot *slot)
+{
+	size_t old = (size_t)crash_now(slot->object)->size;
+
+	truncate_to(run, slot, (int64_t)draw(run, draw(run, 2) ? old + 1 : CRASH_OBJECT_MAX));
 }
 
 static void step_fsync(struct run *run, int name)
@@ -255,7 +263,7 @@ static void step_start(struct run *run, struct slot *slot)
 	tick(run);
 	held = iomap_faulty_held_nr(run->script->low);
 	if (draw(run, 2))
-		rule = hold(run, 0, 0);
+		rule = hold(run, IOMAP_FAULT_ON_WRITE, 0, 0);
 	else
 		maybe_fault(run);
 	error = iomap_sync_range(slot->file, 0, INT64_MAX, IOMAP_SYNC_WRITE);
@@ -359,109 +367,284 @@ static void step_put(struct run *run, int name)
 		step_fsync(run, name);
 }
 
-/* ---- a commit, held while the script goes on ---- */
+/* ---- a sync or commit in a second thread, held while the script goes on ---- */
 
-struct committer {
+struct syncer {
 	struct run *run;
 	struct iomap_file *file; /* fsync of it, or NULL: xs_commit() */
+	uint64_t begin;
+	pthread_t thread;
 	int error;
 	atomic_bool over;
 };
 
-static void *committer_main(void *arg)
+static void *syncer_main(void *arg)
 {
-	struct committer *committer = arg;
+	struct syncer *syncer = arg;
 
-	if (committer->file)
-		committer->error = iomap_file_fsync(committer->file, 0);
+	if (syncer->file)
+		syncer->error = iomap_file_fsync(syncer->file, 0);
 	else
-		committer->error = xs_commit(committer->run->store);
-	atomic_store(&committer->over, true);
+		syncer->error = xs_commit(syncer->run->store);
+	atomic_store(&syncer->over, true);
 	return NULL;
+}
+
+/* Begin an fsync of the slot's object, or a commit. */
+static void syncer_begin(struct run *run, struct syncer *syncer, struct slot *slot)
+{
+	*syncer = (struct syncer){ .run = run, .begin = tick(run) };
+	syncer->file = slot ? slot->file : NULL;
+	tell(run, "%s begins", slot ? "fsync" : "commit");
+	CRASH_OK(-pthread_create(&syncer->thread, NULL, syncer_main, syncer));
+}
+
+/* Wait until something more than @before is held, or it is over.  Return: whether it is held. */
+static bool syncer_held(struct run *run, struct syncer *syncer, int64_t before)
+{
+	while (iomap_faulty_held_nr(run->script->low) == before) {
+		if (atomic_load(&syncer->over))
+			return false;
+		sched_yield();
+	}
+	run->script->held_nr++;
+	return true;
+}
+
+/*
+ * It cannot be over, since it needs what is held.  Looking for a while is not waiting for
+ * anything: it gives a mistake the time to show.
+ */
+static void syncer_not_over(const struct syncer *syncer, const char *what)
+{
+	for (int i = 0; i < 1000; i++) {
+		if (atomic_load(&syncer->over))
+			crash_die("acknowledged although %s is under way", what);
+		sched_yield();
+	}
+}
+
+static void syncer_join(struct syncer *syncer)
+{
+	CRASH_OK(-pthread_join(syncer->thread, NULL));
+}
+
+/* It has been joined. */
+static void syncer_end(struct run *run, struct syncer *syncer, int name)
+{
+	struct crash_model *model = &run->script->model;
+
+	tell(run, "%s ends: %d", syncer->file ? "fsync" : "commit", syncer->error);
+	CRASH_OK(syncer->error);
+	if (syncer->file)
+		crash_synced(model, run->slot[name].object, name, syncer->begin, tick(run));
+	else
+		crash_committed(model, syncer->begin, tick(run));
 }
 
 static void do_step(struct run *run);
 
-/* @before: what was held without it. */
-static void steps_while_held(struct run *run, struct committer *committer, int64_t before)
+static void steps_while_held(struct run *run)
 {
 	size_t nr = 1 + draw(run, 4);
 
-	while (!atomic_load(&committer->over) && iomap_faulty_held_nr(run->script->low) == before)
-		sched_yield();
 	run->committing = true;
 	while (nr--)
 		do_step(run);
 	run->committing = false;
 }
 
+/* Held: the super block, another block of the metadata, or a flush. */
+static uint32_t hold_commit(struct run *run)
+{
+	switch (draw(run, 3)) {
+	case 0:
+		return hold(run, IOMAP_FAULT_ON_WRITE, IOMAP_REQ_META | IOMAP_REQ_FUA, 1);
+	case 1:
+		return hold(run, IOMAP_FAULT_ON_WRITE, IOMAP_REQ_META, 1 + draw(run, 2));
+	default:
+		return hold(run, IOMAP_FAULT_ON_FLUSH, 0, 1);
+	}
+}
+
 static void step_held_commit(struct run *run, int name)
 {
 	struct slot *slot = &run->slot[name];
-	struct committer committer = { .run = run };
-	/* the super block, or one of the other writes of the commit */
-	bool super = draw(run, 2);
+	bool fsync = !slot->owes_error && !slot->object->tainted && draw(run, 2);
+	struct syncer syncer;
 	int64_t held;
-	uint64_t begin;
-	pthread_t thread;
 	uint32_t rule;
 
 	settle(run, slot);
 	held = iomap_faulty_held_nr(run->script->low);
-	begin = tick(run);
-	if (!slot->owes_error && !slot->object->tainted && draw(run, 2))
-		committer.file = slot->file;
-	slot->syncing = committer.file;
-	rule = super ? hold(run, IOMAP_REQ_META | IOMAP_REQ_FUA, 1) :
-		       hold(run, IOMAP_REQ_META, 1 + draw(run, 2));
-	tell(run, "%s begins, held at %s", committer.file ? "fsync" : "commit",
-	     super ? "its super block" : "a block");
-	CRASH_OK(-pthread_create(&thread, NULL, committer_main, &committer));
-	steps_while_held(run, &committer, held);
-	release(run, rule);
-	CRASH_OK(-pthread_join(thread, NULL));
+	rule = hold_commit(run);
+	syncer_begin(run, &syncer, fsync ? slot : NULL);
+	(void)syncer_held(run, &syncer, held);
+	slot->syncing = fsync;
+	steps_while_held(run);
 	slot->syncing = false;
-	tell(run, "it ends: %d", committer.error);
+	release(run, rule);
+	syncer_join(&syncer);
+	syncer_end(run, &syncer, name);
 	CRASH_OK(iomap_faulty_remove(run->script->low, rule));
-	CRASH_OK(committer.error);
-	if (committer.file)
-		crash_synced(&run->script->model, slot->object, name, begin, tick(run));
-	else
-		crash_committed(&run->script->model, begin, tick(run));
+}
+
+/* An fsync whose data is held, a single write, and maybe a commit meanwhile. */
+static void step_held_fsync(struct run *run, int name)
+{
+	struct slot *slot = &run->slot[name];
+	struct syncer syncer;
+	int64_t held;
+	uint32_t rule;
+
+	step_write_out(run, slot);
+	write_bytes(run, slot,
+		    (int64_t)draw(run, CRASH_OBJECT_MAX / XS_BLOCK_BYTES) * XS_BLOCK_BYTES,
+		    1 + draw(run, XS_BLOCK_BYTES));
+	held = iomap_faulty_held_nr(run->script->low);
+	rule = hold(run, IOMAP_FAULT_ON_WRITE, 0, 1);
+	syncer_begin(run, &syncer, slot);
+	if (syncer_held(run, &syncer, held))
+		syncer_not_over(&syncer, "its data");
+	CRASH_OK(iomap_faulty_remove(run->script->low, rule));
+	if (draw(run, 2))
+		step_commit(run);
+	release(run, rule);
+	syncer_join(&syncer);
+	syncer_end(run, &syncer, name);
+}
+
+/* An fsync of what a commit that is held has in it: it is not over before that. */
+static void step_joined_commit(struct run *run, int name)
+{
+	struct slot *slot = &run->slot[name];
+	struct syncer commit, fsync;
+	bool is_held;
+	int64_t held;
+	uint32_t rule;
+
+	step_write_out(run, slot);
+	truncate_to(run, slot, crash_now(slot->object)->size ? 0 : 1 + (int64_t)draw(run, 9000));
+	held = iomap_faulty_held_nr(run->script->low);
+	rule = hold(run, IOMAP_FAULT_ON_WRITE, IOMAP_REQ_META | IOMAP_REQ_FUA, 1);
+	syncer_begin(run, &commit, NULL);
+	is_held = syncer_held(run, &commit, held);
+	CRASH_OK(iomap_faulty_remove(run->script->low, rule));
+	syncer_begin(run, &fsync, slot);
+	if (is_held)
+		syncer_not_over(&fsync, "the super block that it needs");
+	release(run, rule);
+	syncer_join(&commit);
+	syncer_join(&fsync);
+	syncer_end(run, &commit, name);
+	syncer_end(run, &fsync, name);
 }
 
 /* ---- scripts ---- */
 
-/* While a commit is held, what would wait for it is replaced by a write. */
+enum what {
+	DO_WRITE,
+	DO_TRUNCATE,
+	DO_START,
+	DO_WRITE_OUT,
+	DO_UNLINK,
+	DO_PUT,
+	DO_FSYNC, /* from here on: waits for commits */
+	DO_COMMIT,
+	DO_HELD_COMMIT,
+	DO_HELD_FSYNC,
+	DO_JOINED_COMMIT,
+	DO_NR,
+};
+
+/*
+ * What a script does more or less often, or not at all, differs from seed to seed: what goes
+ * wrong needs some steps close to each other, and no third kind in between.
+ */
+static void draw_weights(struct run *run)
+{
+	static const unsigned char usual[DO_NR] = { 12, 5, 6, 3, 1, 1, 4, 4, 2, 1, 1 };
+
+	for (int what = 0; what < DO_NR; what++)
+		run->weight[what] = usual[what] * (unsigned)draw(run, 4);
+	run->weight[DO_WRITE] += 6;
+	run->names_nr = 1 + (int)draw(run, CRASH_NAMES);
+}
+
+static enum what draw_step(struct run *run)
+{
+	unsigned all = 0;
+	size_t drawn;
+	int what;
+
+	for (what = 0; what < DO_NR; what++)
+		all += run->weight[what];
+	drawn = draw(run, all);
+	for (what = 0; drawn >= run->weight[what]; what++)
+		drawn -= run->weight[what];
+	return (enum what)what;
+}
+
+static void do_step_on(struct run *run, int name, enum what what)
+{
+	struct slot *slot = &run->slot[name];
+
+	switch (what) {
+	case DO_WRITE:
+		step_write(run, slot);
+		break;
+	case DO_TRUNCATE:
+		step_truncate(run, slot);
+		break;
+	case DO_START:
+		step_start(run, slot);
+		break;
+	case DO_WRITE_OUT:
+		step_write_out(run, slot);
+		break;
+	case DO_UNLINK:
+		step_unlink(run, name);
+		break;
+	case DO_PUT:
+		step_put(run, name);
+		break;
+	case DO_FSYNC:
+		step_fsync(run, name);
+		break;
+	case DO_COMMIT:
+		step_commit(run);
+		break;
+	case DO_HELD_COMMIT:
+		step_held_commit(run, name);
+		break;
+	case DO_HELD_FSYNC:
+		step_held_fsync(run, name);
+		break;
+	case DO_JOINED_COMMIT:
+		step_joined_commit(run, name);
+		break;
+	case DO_NR:
+		break;
+	}
+}
+
+/* What cannot be done now becomes a write. */
 static void do_step(struct run *run)
 {
-	int name = (int)draw(run, CRASH_NAMES);
-	struct slot *slot = &run->slot[name];
-	size_t what = draw(run, 20);
+	int name = (int)draw(run, (size_t)run->names_nr);
+	const struct slot *slot = &run->slot[name];
+	enum what what = draw_step(run);
 
-	tell(run, "%s", crash_names[name]);
 	if (!slot->open)
-		step_put(run, name);
-	else if (what < 6 || (slot->syncing && what >= 8))
-		step_write(run, slot);
-	else if (what < 8)
-		step_truncate(run, slot);
-	else if (what < 11)
-		step_start(run, slot);
-	else if (what < 12 && !run->committing)
-		step_write_out(run, slot);
-	else if (what < 13)
-		step_unlink(run, name);
-	else if (what < 14)
-		step_put(run, name);
-	else if (run->committing)
-		step_write(run, slot);
-	else if (what < 16)
-		step_fsync(run, name);
-	else if (what < 18)
-		step_commit(run);
-	else
-		step_held_commit(run, name);
+		what = DO_PUT;
+	else if (run->committing && what >= DO_FSYNC)
+		what = DO_WRITE;
+	else if (slot->syncing && what != DO_TRUNCATE)
+		what = DO_WRITE;
+	else if (what >= DO_HELD_FSYNC && (slot->owes_error || slot->object->tainted))
+		what = DO_WRITE;
+	tell(run, "%s", crash_names[name]);
+	do_step_on(run, name, what);
 }
 
 static void stack_devices(struct crash_script *script, uint64_t seed)
@@ -492,6 +675,7 @@ void crash_script_run(struct crash_script *script, uint64_t seed)
 	CRASH_OK(iomap_writelog_restart(script->log));
 	script->device.watched = true;
 	CRASH_OK(xs_open(script->engine, script->top, false, &run.store, &why));
+	draw_weights(&run);
 	for (int step = 0; step < CRASH_STEPS; step++)
 		do_step(&run);
 	for (int name = 0; name < CRASH_NAMES; name++)

@@ -6,8 +6,8 @@
  *	IOMAP_FULL=1	   200,000 rather than 10,000 of them
  *	XS_STATES=n	   n of them
  *	XS_JOBS=n	   processes; with 1, the order in which states come is always the same
- *	XS_CUTS=order	   only cuts that leave the first so many writes, each whole
- *	XS_CUTS=whole	   only cuts that tear no write
+ *	XS_CUTS=order	   only states of a device that keeps what has completed
+ *	XS_CUTS=whole	   only states in which no write is torn
  *	IOMAP_TEST_SEED=n  the first seed; else 1
  *	XS_CRASH='...'	   only what a failure told to repeat
  */
