@@ -352,6 +352,22 @@ static int xs_setsize(struct iomap_inode *inode, int64_t old_size, int64_t new_s
 }
 
 /*
+ * Up to where the object is on the device with a direct write that ends at @end: as in
+ * writeback all of the last block, whose rest is zeros or had been written out before.  A
+ * size within a block that nobody is going to write would keep all that lies behind waiting.
+ */
+static uint64_t dio_reach(const struct iomap_inode *inode, int64_t end)
+{
+	uint64_t block_end = blocks_up((uint64_t)end) << XS_BLOCK_SHIFT;
+	uint64_t i_size = (uint64_t)iomap_i_size_read(inode);
+
+	/* i_size moves behind us */
+	if (i_size <= (uint64_t)end)
+		return (uint64_t)end;
+	return i_size < block_end ? i_size : block_end;
+}
+
+/*
  * Of what is read or written past the cache.  The device has the data, and nothing durable
  * names it yet as written, nor a size that covers it.  Whoever writes alone may have moved
  * the end; blocks below it that were written before are as they were.
@@ -373,7 +389,7 @@ static int xs_dio_end_io(struct iomap_kiocb *iocb, ssize_t size, int error, unsi
 	pthread_mutex_lock(&object->store->lock);
 	error = unwritten ? xs_extents_room(object, 2) : 0;
 	if (!error) {
-		size_reached(object, from, blocks_up((uint64_t)end), (uint64_t)end);
+		size_reached(object, from, blocks_up((uint64_t)end), dio_reach(inode, end));
 		xs_extents_convert(object, from, blocks_up((uint64_t)end));
 	}
 	pthread_mutex_unlock(&object->store->lock);

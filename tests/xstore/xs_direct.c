@@ -199,6 +199,29 @@ Test(xs_direct, a_write_that_fails_leaves_unwritten_space_and_the_size)
 	xst_end(&f);
 }
 
+/* The size must not stay where the direct write ends, in a block that nobody writes again. */
+Test(xs_direct, a_direct_write_below_dirty_data_does_not_keep_the_size_back)
+{
+	struct xst_fixture f = xst_begin(MIB, MIB);
+	struct xs_object *object = new_object(f.store, "o");
+	struct iomap_file *file = open_direct(object, 0);
+	unsigned char *all = aligned(26376);
+
+	memset(all, 0, 26376);
+	memset(all + 22000, 'b', 4376);
+	XST_OK(xst_write(object, all + 22000, 4376, 22000));
+	memset(all + 8192, 'd', 6656);
+	cr_assert_eq(iomap_write(file, all + 8192, 6656, 8192), 6656);
+	iomap_file_close(file);
+	XST_OK(xst_fsync(object));
+	XST_OK(xs_put(object));
+	XST_OK(xs_close(f.store));
+	f.store = xst_open(f.engine, f.bdev);
+	xst_assert_holds(f.store, "o", all, 26376);
+	free(all);
+	xst_end(&f);
+}
+
 /* Buffered and direct, aligned and by sectors, truncations, preallocation: one model. */
 Test(xs_direct, both_ways_at_random_agree_with_a_model)
 {
