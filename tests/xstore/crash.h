@@ -88,6 +88,7 @@ struct crash_promise {
 	int64_t start, end;
 	size_t version;
 	bool whole; /* the size is not older either */
+	bool reach; /* the size covers the range, unless what came since is smaller */
 	bool cut;   /* nor larger than what came since */
 };
 
@@ -126,6 +127,9 @@ void crash_name_set(struct crash_model *model, int name, struct crash_object *ob
 void crash_written(struct crash_object *object, uint64_t moment);
 /* The same of some bytes. */
 void crash_written_range(struct crash_object *object, uint64_t moment, int64_t start, int64_t end);
+/* They have been written with O_DSYNC. */
+void crash_synced_range(struct crash_object *object, uint64_t begin, uint64_t moment, int64_t start,
+			int64_t end);
 /* It has been truncated to what it is now. */
 void crash_truncated(struct crash_object *object, uint64_t moment);
 /* A failed write of it was reported: nothing more is promised, what is acknowledged stays. */

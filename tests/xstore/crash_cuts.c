@@ -5,7 +5,7 @@
  * Of an image, the last mark says what had been done and promised, so:
  *
  *	- it opens, and check finds nothing;
- *	- every name and every byte is as the model allows;
+ *	- every name and every byte is as the model allows, read through the cache and past it;
  *	- no sector is read that nobody has written;
  *	- an object can be put, written anew and removed, and then it checks again, and what
  *	  was there before is what it was.
@@ -48,16 +48,16 @@ static void check(struct iomap_bdev *bdev)
 		crash_die("check: data, metadata and free space do not add up");
 }
 
-static struct iomap_file *open_object(struct xs_object *object)
+static struct iomap_file *open_object(struct xs_object *object, unsigned flags)
 {
 	struct iomap_file *file;
 
-	CRASH_OK(iomap_file_open(&object->inode, 0, &file));
+	CRASH_OK(iomap_file_open(&object->inode, flags, &file));
 	return file;
 }
 
 /* All of an object, at most CRASH_OBJECT_MAX bytes.  Return: its size, -1: not there. */
-static int64_t get(struct xs_store *store, const char *name, unsigned char *bytes)
+static int64_t get(struct xs_store *store, const char *name, unsigned flags, unsigned char *bytes)
 {
 	struct xs_object *object;
 	struct iomap_file *file;
@@ -68,7 +68,7 @@ static int64_t get(struct xs_store *store, const char *name, unsigned char *byte
 		return -1;
 	CRASH_OK(error);
 	size = iomap_i_size_read(&object->inode);
-	file = open_object(object);
+	file = open_object(object, flags);
 	while (at < size && at < CRASH_OBJECT_MAX) {
 		ssize_t got = iomap_read(file, bytes + at, (size_t)(CRASH_OBJECT_MAX - at), at);
 
@@ -81,12 +81,14 @@ static int64_t get(struct xs_store *store, const char *name, unsigned char *byte
 	return size;
 }
 
-static void judge_names(const struct trial *trial, struct xs_store *store, uint64_t moment)
+/* @flags: of the opened files. */
+static void judge_names(const struct trial *trial, struct xs_store *store, uint64_t moment,
+			unsigned flags)
 {
-	unsigned char bytes[CRASH_OBJECT_MAX];
+	_Alignas(XS_BLOCK_BYTES) unsigned char bytes[CRASH_OBJECT_MAX];
 
 	for (int name = 0; name < CRASH_NAMES; name++) {
-		int64_t size = get(store, crash_names[name], bytes);
+		int64_t size = get(store, crash_names[name], flags, bytes);
 		const char *wrong =
 			crash_judge_name(&trial->script->model, name, moment, bytes, size);
 
@@ -103,7 +105,7 @@ static void put_new(struct xs_store *store, const char *name, size_t len, int by
 
 	memset(bytes, byte, len);
 	CRASH_OK(xs_create(store, &object));
-	file = open_object(object);
+	file = open_object(object, 0);
 	if (iomap_write(file, bytes, len, 0) != (ssize_t)len)
 		crash_die("cannot write after the cut");
 	CRASH_OK(iomap_file_fsync(file, 0));
@@ -124,12 +126,12 @@ static void judge(struct trial *trial, uint64_t moment)
 	error = xs_open(trial->engine, bdev, false, &store, &why);
 	if (error)
 		crash_die("open: %s: %s", strerror(-error), why.text);
-	judge_names(trial, store, moment);
+	judge_names(trial, store, moment, 0);
 	put_new(store, "new", 3 * XS_BLOCK_BYTES, 1);
 	put_new(store, "new", 100, 2);
 	CRASH_OK(xs_unlink(store, "new"));
 	CRASH_OK(xs_commit(store));
-	judge_names(trial, store, moment);
+	judge_names(trial, store, moment, IOMAP_O_DIRECT);
 	CRASH_OK(xs_close(store));
 	check(bdev);
 }

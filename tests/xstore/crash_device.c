@@ -12,8 +12,6 @@
 
 #include "crash.h"
 
-#define SECTOR_BYTES 512U
-
 const char *const crash_names[CRASH_NAMES] = { "alpha", "beta", "gamma", "delta" };
 struct crash_where crash_where;
 
@@ -86,10 +84,10 @@ struct iomap_engine *crash_engine(uint64_t cache_bytes)
 
 static void look_for_poison(const unsigned char *bytes, uint64_t addr, uint64_t len)
 {
-	for (uint64_t at = 0; at < len; at += SECTOR_BYTES) {
+	for (uint64_t at = 0; at < len; at += IOMAP_SECTOR_SIZE) {
 		const unsigned char *sector = bytes + addr + at;
 
-		if (sector[0] == CRASH_POISON && !memcmp(sector, sector + 1, SECTOR_BYTES - 1))
+		if (sector[0] == CRASH_POISON && !memcmp(sector, sector + 1, IOMAP_SECTOR_SIZE - 1))
 			crash_die("poison is read at 0x%" PRIx64, addr + at);
 	}
 }

@@ -7,6 +7,7 @@
  * from a moment on a range is not older than some version.  It is made by
  *
  *	fsync		  of the whole object, and of its name, if it has one
+ *	O_DSYNC		  of what is written, with a size that covers it
  *	write-out, commit of the whole object or the range written: xs_commit() makes durable
  *			  what had been written to the device
  *	truncate, commit  of what is behind the new end: what was cut off does not come back,
@@ -145,6 +146,16 @@ void crash_written_range(struct crash_object *object, uint64_t moment, int64_t s
 			.made = moment, .moment = CRASH_NEVER, .start = start, .end = end });
 }
 
+void crash_synced_range(struct crash_object *object, uint64_t begin, uint64_t moment, int64_t start,
+			int64_t end)
+{
+	promise(object, (struct crash_promise){ .made = begin,
+						.moment = moment,
+						.start = start,
+						.end = end,
+						.reach = true });
+}
+
 void crash_truncated(struct crash_object *object, uint64_t moment)
 {
 	promise(object, (struct crash_promise){ .made = moment,
@@ -235,14 +246,26 @@ static struct debt debt_of(const struct crash_object *object, uint64_t moment)
 	return debt;
 }
 
+static int64_t least_size(const struct debt *debt, size_t version, int64_t least)
+{
+	for (size_t v = version; v <= debt->last; v++)
+		if (debt->object->versions[v].size < least)
+			least = debt->object->versions[v].size;
+	return least;
+}
+
 static bool size_may_be(const struct debt *debt, int64_t size)
 {
 	const struct crash_version *versions = debt->object->versions;
-	int64_t least = INT64_MAX, most = 0;
+	int64_t least = least_size(debt, debt->whole, INT64_MAX), most = 0;
 
-	for (size_t v = debt->whole; v <= debt->last; v++)
-		if (versions[v].size < least)
-			least = versions[v].size;
+	for (size_t i = 0; i < debt->object->promises_nr; i++) {
+		const struct crash_promise *p = &debt->object->promises[i];
+
+		if (p->reach && p->moment <= debt->moment &&
+		    size < least_size(debt, p->version, p->end))
+			return false;
+	}
 	for (size_t v = debt->cut; v <= debt->last; v++)
 		if (versions[v].size > most)
 			most = versions[v].size;

@@ -34,7 +34,8 @@ struct slot {
 	struct crash_object *object;
 	uint32_t held;	 /* rule that holds some of its writes, or 0 */
 	bool owes_error; /* a write failed; the next fsync has to say so */
-	bool syncing;	 /* a held commit is that of its fsync */
+	bool syncing;	 /* a held commit is that of its fsync: it can be written, no more */
+	bool busy;	 /* a second thread is writing it: hands off */
 };
 
 struct run {
@@ -48,6 +49,7 @@ struct run {
 	uint32_t fault;	     /* rule of the fault that may hit this step, or 0 */
 	unsigned weight[16]; /* of each enum what */
 	int names_nr;
+	unsigned char *aligned; /* CRASH_OBJECT_MAX, for direct I/O */
 };
 
 static size_t draw(struct run *run, size_t below)
@@ -177,18 +179,26 @@ static void close_slot(struct run *run, struct slot *slot)
 	memset(slot, 0, sizeof(*slot));
 }
 
+/* Make the version of a write to come. */
+static struct crash_version *version_of_write(struct run *run, struct slot *slot, int64_t pos,
+					      size_t len)
+{
+	uint64_t moment = tick(run);
+	struct crash_version *version = crash_change(slot->object, moment);
+
+	fill(version->bytes + pos, moment, pos, len);
+	if (version->size < pos + (int64_t)len)
+		version->size = pos + (int64_t)len;
+	return version;
+}
+
 static void write_bytes(struct run *run, struct slot *slot, int64_t pos, size_t len)
 {
-	uint64_t moment;
 	struct crash_version *version;
 	ssize_t put;
 
 	settle(run, slot);
-	moment = tick(run);
-	version = crash_change(slot->object, moment);
-	fill(version->bytes + pos, moment, pos, len);
-	if (version->size < pos + (int64_t)len)
-		version->size = pos + (int64_t)len;
+	version = version_of_write(run, slot, pos, len);
 	tell(run, "write [%lld, %lld)", (long long)pos, (long long)pos + (long long)len);
 	put = iomap_write(slot->file, version->bytes + pos, len, pos);
 	if (put != (ssize_t)len)
@@ -203,6 +213,78 @@ static void step_write(struct run *run, struct slot *slot)
 	if (draw(run, 3) || pos + (int64_t)len > CRASH_OBJECT_MAX)
 		pos = (int64_t)draw(run, CRASH_OBJECT_MAX - len);
 	write_bytes(run, slot, pos, len);
+}
+
+/* Sectors, for a direct write. */
+static void draw_sectors(struct run *run, int64_t *pos, size_t *len)
+{
+	*len = IOMAP_SECTOR_SIZE * (1 + draw(run, draw(run, 2) ? 20 : 3));
+	*pos = (int64_t)(IOMAP_SECTOR_SIZE *
+			 draw(run, (CRASH_OBJECT_MAX - *len) / IOMAP_SECTOR_SIZE + 1));
+}
+
+/* What a write in one go has come to: all of it, or the fault. */
+static void wrote(struct run *run, struct slot *slot, ssize_t put, size_t len)
+{
+	tell(run, "  which gives %zd", put);
+	if (put == (ssize_t)len)
+		return;
+	if (!run->faults)
+		crash_die("write: %zd of %zu", put, len);
+	crash_taint(slot->object);
+}
+
+/*
+ * Past the cache, or durable when it returns, or both.  Direct ones are durable with the next
+ * commit.
+ */
+static void step_write_through(struct run *run, struct slot *slot)
+{
+	/* what is durable at once waits for a commit */
+	unsigned flags = run->committing || draw(run, 2) ? 0 : IOMAP_O_DSYNC;
+	struct crash_version *version;
+	struct iomap_file *file;
+	uint64_t begin;
+	int64_t pos;
+	size_t len;
+	ssize_t put;
+
+	settle(run, slot);
+	draw_sectors(run, &pos, &len);
+	if (!flags || draw(run, 2))
+		flags |= IOMAP_O_DIRECT;
+	version = version_of_write(run, slot, pos, len);
+	begin = version->from;
+	CRASH_OK(iomap_file_open(&slot->open->inode, flags, &file));
+	tell(run, "write [%lld, %lld)%s%s", (long long)pos, (long long)pos + (long long)len,
+	     flags & IOMAP_O_DIRECT ? " direct" : "", flags & IOMAP_O_DSYNC ? " durable" : "");
+	memcpy(run->aligned, version->bytes + pos, len);
+	maybe_fault(run);
+	put = iomap_write(file, run->aligned, len, pos);
+	if (end_fault(run) && put == (ssize_t)len && flags & IOMAP_O_DSYNC)
+		crash_die("a durable write says nothing of an error");
+	wrote(run, slot, put, len);
+	iomap_file_close(file);
+	if (flags & IOMAP_O_DSYNC)
+		crash_synced_range(slot->object, begin, tick(run), pos, pos + (int64_t)len);
+	else
+		crash_written_range(slot->object, begin, pos, pos + (int64_t)len);
+}
+
+static void step_preallocate(struct run *run, struct slot *slot)
+{
+	int64_t pos = (int64_t)draw(run, CRASH_OBJECT_MAX - 1);
+	int64_t len = 1 + (int64_t)draw(run, (size_t)(CRASH_OBJECT_MAX - pos));
+	bool keep_size = draw(run, 2);
+	struct crash_version *version;
+
+	settle(run, slot);
+	version = crash_change(slot->object, tick(run));
+	if (!keep_size && version->size < pos + len)
+		version->size = pos + len;
+	tell(run, "preallocate [%lld, %lld)%s", (long long)pos, (long long)(pos + len),
+	     keep_size ? ", same size" : "");
+	CRASH_OK(xs_preallocate(slot->open, pos, len, keep_size));
 }
 
 static void truncate_to(struct run *run, struct slot *slot, int64_t size)
@@ -271,7 +353,7 @@ static void step_start(struct run *run, struct slot *slot)
 	if (end_fault(run)) {
 		slot->owes_error = true;
 		crash_taint(slot->object);
-	} else if (error && !slot->owes_error) {
+	} else if (error && !slot->owes_error && !slot->object->tainted) {
 		crash_die("sync_range: %s", strerror(-error));
 	}
 	if (rule) {
@@ -293,7 +375,7 @@ static void step_write_out(struct run *run, struct slot *slot)
 	error = iomap_sync_range(slot->file, 0, INT64_MAX,
 				 IOMAP_SYNC_WAIT_BEFORE | IOMAP_SYNC_WRITE | IOMAP_SYNC_WAIT_AFTER);
 	tell(run, "write out: %d", error);
-	if (error && !slot->owes_error)
+	if (error && !slot->owes_error && !slot->object->tainted)
 		crash_die("sync_range: %s", strerror(-error));
 	if (!error)
 		crash_written(slot->object, begin);
@@ -367,11 +449,14 @@ static void step_put(struct run *run, int name)
 		step_fsync(run, name);
 }
 
-/* ---- a sync or commit in a second thread, held while the script goes on ---- */
+/* ---- a sync, commit or write in a second thread, held while the script goes on ---- */
 
 struct syncer {
 	struct run *run;
 	struct iomap_file *file; /* fsync of it, or NULL: xs_commit() */
+	size_t len;		 /* ... or write of so many bytes of `aligned` to it */
+	int64_t pos;
+	ssize_t put;
 	uint64_t begin;
 	pthread_t thread;
 	int error;
@@ -382,12 +467,20 @@ static void *syncer_main(void *arg)
 {
 	struct syncer *syncer = arg;
 
-	if (syncer->file)
+	if (syncer->len)
+		syncer->put =
+			iomap_write(syncer->file, syncer->run->aligned, syncer->len, syncer->pos);
+	else if (syncer->file)
 		syncer->error = iomap_file_fsync(syncer->file, 0);
 	else
 		syncer->error = xs_commit(syncer->run->store);
 	atomic_store(&syncer->over, true);
 	return NULL;
+}
+
+static void syncer_start(struct syncer *syncer)
+{
+	CRASH_OK(-pthread_create(&syncer->thread, NULL, syncer_main, syncer));
 }
 
 /* Begin an fsync of the slot's object, or a commit. */
@@ -396,7 +489,7 @@ static void syncer_begin(struct run *run, struct syncer *syncer, struct slot *sl
 	*syncer = (struct syncer){ .run = run, .begin = tick(run) };
 	syncer->file = slot ? slot->file : NULL;
 	tell(run, "%s begins", slot ? "fsync" : "commit");
-	CRASH_OK(-pthread_create(&syncer->thread, NULL, syncer_main, syncer));
+	syncer_start(syncer);
 }
 
 /* Wait until something more than @before is held, or it is over.  Return: whether it is held. */
@@ -514,6 +607,41 @@ static void step_held_fsync(struct run *run, int name)
 	syncer_end(run, &syncer, name);
 }
 
+/* A direct write that is held, and a commit meanwhile. */
+static void step_held_direct(struct run *run, int name)
+{
+	struct slot *slot = &run->slot[name];
+	struct syncer syncer = { .run = run };
+	struct crash_version *version;
+	int64_t held;
+	uint32_t rule;
+
+	settle(run, slot);
+	draw_sectors(run, &syncer.pos, &syncer.len);
+	version = version_of_write(run, slot, syncer.pos, syncer.len);
+	syncer.begin = version->from;
+	memcpy(run->aligned, version->bytes + syncer.pos, syncer.len);
+	CRASH_OK(iomap_file_open(&slot->open->inode, IOMAP_O_DIRECT, &syncer.file));
+	held = iomap_faulty_held_nr(run->script->low);
+	rule = hold(run, IOMAP_FAULT_ON_WRITE, 0, 1);
+	tell(run, "direct write of %zu at %lld begins", syncer.len, (long long)syncer.pos);
+	syncer_start(&syncer);
+	if (syncer_held(run, &syncer, held))
+		syncer_not_over(&syncer, "its data");
+	CRASH_OK(iomap_faulty_remove(run->script->low, rule));
+	slot->busy = true;
+	if (draw(run, 2))
+		steps_while_held(run);
+	step_commit(run);
+	slot->busy = false;
+	release(run, rule);
+	syncer_join(&syncer);
+	wrote(run, slot, syncer.put, syncer.len);
+	iomap_file_close(syncer.file);
+	crash_written_range(slot->object, syncer.begin, syncer.pos,
+			    syncer.pos + (int64_t)syncer.len);
+}
+
 /* An fsync of what a commit that is held has in it: it is not over before that. */
 static void step_joined_commit(struct run *run, int name)
 {
@@ -549,10 +677,13 @@ enum what {
 	DO_WRITE_OUT,
 	DO_UNLINK,
 	DO_PUT,
-	DO_FSYNC, /* from here on: waits for commits */
+	DO_WRITE_THROUGH,
+	DO_PREALLOCATE, /* from here on: may wait for a commit */
+	DO_FSYNC,
 	DO_COMMIT,
 	DO_HELD_COMMIT,
-	DO_HELD_FSYNC,
+	DO_HELD_FSYNC, /* from here on: of an object without errors */
+	DO_HELD_DIRECT,
 	DO_JOINED_COMMIT,
 	DO_NR,
 };
@@ -563,7 +694,13 @@ enum what {
  */
 static void draw_weights(struct run *run)
 {
-	static const unsigned char usual[DO_NR] = { 12, 5, 6, 3, 1, 1, 4, 4, 2, 1, 1 };
+	static const unsigned char usual[DO_NR] = {
+		[DO_WRITE] = 10,	[DO_TRUNCATE] = 5,	[DO_START] = 6,
+		[DO_WRITE_OUT] = 3,	[DO_UNLINK] = 1,	[DO_PUT] = 1,
+		[DO_WRITE_THROUGH] = 3, [DO_PREALLOCATE] = 2,	[DO_FSYNC] = 4,
+		[DO_COMMIT] = 4,	[DO_HELD_COMMIT] = 2,	[DO_HELD_FSYNC] = 1,
+		[DO_HELD_DIRECT] = 1,	[DO_JOINED_COMMIT] = 1,
+	};
 
 	for (int what = 0; what < DO_NR; what++)
 		run->weight[what] = usual[what] * (unsigned)draw(run, 4);
@@ -608,6 +745,12 @@ static void do_step_on(struct run *run, int name, enum what what)
 	case DO_PUT:
 		step_put(run, name);
 		break;
+	case DO_WRITE_THROUGH:
+		step_write_through(run, slot);
+		break;
+	case DO_PREALLOCATE:
+		step_preallocate(run, slot);
+		break;
 	case DO_FSYNC:
 		step_fsync(run, name);
 		break;
@@ -619,6 +762,9 @@ static void do_step_on(struct run *run, int name, enum what what)
 		break;
 	case DO_HELD_FSYNC:
 		step_held_fsync(run, name);
+		break;
+	case DO_HELD_DIRECT:
+		step_held_direct(run, name);
 		break;
 	case DO_JOINED_COMMIT:
 		step_joined_commit(run, name);
@@ -637,12 +783,14 @@ static void do_step(struct run *run)
 
 	if (!slot->open)
 		what = DO_PUT;
-	else if (run->committing && what >= DO_FSYNC)
+	else if (run->committing && what >= DO_PREALLOCATE)
 		what = DO_WRITE;
 	else if (slot->syncing && what != DO_TRUNCATE)
 		what = DO_WRITE;
 	else if (what >= DO_HELD_FSYNC && (slot->owes_error || slot->object->tainted))
 		what = DO_WRITE;
+	if (slot->busy)
+		return;
 	tell(run, "%s", crash_names[name]);
 	do_step_on(run, name, what);
 }
@@ -676,12 +824,16 @@ void crash_script_run(struct crash_script *script, uint64_t seed)
 	script->device.watched = true;
 	CRASH_OK(xs_open(script->engine, script->top, false, &run.store, &why));
 	draw_weights(&run);
+	run.aligned = aligned_alloc(XS_BLOCK_BYTES, CRASH_OBJECT_MAX);
+	if (!run.aligned)
+		crash_die("no memory");
 	for (int step = 0; step < CRASH_STEPS; step++)
 		do_step(&run);
 	for (int name = 0; name < CRASH_NAMES; name++)
 		close_slot(&run, &run.slot[name]);
 	step_commit(&run);
 	CRASH_OK(xs_close(run.store));
+	free(run.aligned);
 }
 
 void crash_script_end(struct crash_script *script)
