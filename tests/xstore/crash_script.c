@@ -28,6 +28,8 @@
 
 #include "crash.h"
 
+#define WEIGHTS_NR 16
+
 struct slot {
 	struct xs_object *open;
 	struct iomap_file *file;
@@ -45,10 +47,11 @@ struct run {
 	uint64_t random;
 	uint64_t moment;
 	bool faults;
-	bool committing;     /* a commit is held */
-	uint32_t fault;	     /* rule of the fault that may hit this step, or 0 */
-	unsigned weight[16]; /* of each enum what */
+	bool committing;	     /* a commit is held */
+	uint32_t fault;		     /* rule of the fault that may hit this step, or 0 */
+	unsigned weight[WEIGHTS_NR]; /* of each enum what */
 	int names_nr;
+	unsigned fillers_nr;
 	unsigned char *aligned; /* CRASH_OBJECT_MAX, for direct I/O */
 };
 
@@ -414,12 +417,29 @@ static void step_unlink(struct run *run, int name)
 		step_commit(run);
 }
 
+/* An object whose long name fills the metadata, so that there are more blocks of it. */
+static void add_filler(struct run *run)
+{
+	char name[XS_NAME_MAX + 1];
+	struct xs_object *object;
+
+	memset(name, 'x', XS_NAME_MAX);
+	name[XS_NAME_MAX] = '\0';
+	snprintf(name, sizeof(name), "%03u", run->fillers_nr++);
+	name[3] = 'x';
+	CRASH_OK(xs_create(run->store, &object));
+	CRASH_OK(xs_link(object, name));
+	CRASH_OK(xs_put(object));
+}
+
 /* A new object takes the name: before or after its data has been synced. */
 static void step_put(struct run *run, int name)
 {
 	struct slot *slot = &run->slot[name], old = *slot;
 	bool late = draw(run, 3) == 0;
 
+	if (draw(run, 2))
+		add_filler(run);
 	*slot = (struct slot){ .object = crash_object_new(&run->script->model, tick(run)) };
 	tell(run, "create");
 	CRASH_OK(xs_create(run->store, &slot->open));
@@ -607,6 +627,31 @@ static void step_held_fsync(struct run *run, int name)
 	syncer_end(run, &syncer, name);
 }
 
+/* A write in place that ends while a flush is held: that flush does not make it durable. */
+static void step_held_flush(struct run *run, int name)
+{
+	struct slot *slot = &run->slot[name];
+	struct syncer syncer;
+	int64_t held;
+	uint32_t rule;
+
+	write_bytes(run, slot, 0, 1 + draw(run, XS_BLOCK_BYTES));
+	step_fsync(run, name);
+	write_bytes(run, slot, 0, 1 + draw(run, XS_BLOCK_BYTES / 2));
+	step_write_out(run, slot);
+	held = iomap_faulty_held_nr(run->script->low);
+	rule = hold(run, IOMAP_FAULT_ON_FLUSH, 0, 1);
+	syncer_begin(run, &syncer, NULL);
+	(void)syncer_held(run, &syncer, held);
+	CRASH_OK(iomap_faulty_remove(run->script->low, rule));
+	write_bytes(run, slot, 0, 1 + draw(run, XS_BLOCK_BYTES / 2));
+	step_write_out(run, slot);
+	release(run, rule);
+	syncer_join(&syncer);
+	syncer_end(run, &syncer, name);
+	step_commit(run);
+}
+
 /* A direct write that is held, and a commit meanwhile. */
 static void step_held_direct(struct run *run, int name)
 {
@@ -642,7 +687,13 @@ static void step_held_direct(struct run *run, int name)
 			    syncer.pos + (int64_t)syncer.len);
 }
 
-/* An fsync of what a commit that is held has in it: it is not over before that. */
+/* To another size, in any case. */
+static void truncate_other(struct run *run, struct slot *slot)
+{
+	truncate_to(run, slot, crash_now(slot->object)->size ? 0 : 1 + (int64_t)draw(run, 9000));
+}
+
+/* An fsync of what a commit that is held has in it, or just not: it is not over before that. */
 static void step_joined_commit(struct run *run, int name)
 {
 	struct slot *slot = &run->slot[name];
@@ -652,12 +703,14 @@ static void step_joined_commit(struct run *run, int name)
 	uint32_t rule;
 
 	step_write_out(run, slot);
-	truncate_to(run, slot, crash_now(slot->object)->size ? 0 : 1 + (int64_t)draw(run, 9000));
+	truncate_other(run, slot);
 	held = iomap_faulty_held_nr(run->script->low);
 	rule = hold(run, IOMAP_FAULT_ON_WRITE, IOMAP_REQ_META | IOMAP_REQ_FUA, 1);
 	syncer_begin(run, &commit, NULL);
 	is_held = syncer_held(run, &commit, held);
 	CRASH_OK(iomap_faulty_remove(run->script->low, rule));
+	if (draw(run, 2))
+		truncate_other(run, slot);
 	syncer_begin(run, &fsync, slot);
 	if (is_held)
 		syncer_not_over(&fsync, "the super block that it needs");
@@ -683,10 +736,13 @@ enum what {
 	DO_COMMIT,
 	DO_HELD_COMMIT,
 	DO_HELD_FSYNC, /* from here on: of an object without errors */
+	DO_HELD_FLUSH,
 	DO_HELD_DIRECT,
 	DO_JOINED_COMMIT,
 	DO_NR,
 };
+
+_Static_assert(DO_NR <= WEIGHTS_NR, "each has one");
 
 /*
  * What a script does more or less often, or not at all, differs from seed to seed: what goes
@@ -695,11 +751,11 @@ enum what {
 static void draw_weights(struct run *run)
 {
 	static const unsigned char usual[DO_NR] = {
-		[DO_WRITE] = 10,	[DO_TRUNCATE] = 5,	[DO_START] = 6,
-		[DO_WRITE_OUT] = 3,	[DO_UNLINK] = 1,	[DO_PUT] = 1,
-		[DO_WRITE_THROUGH] = 3, [DO_PREALLOCATE] = 2,	[DO_FSYNC] = 4,
-		[DO_COMMIT] = 4,	[DO_HELD_COMMIT] = 2,	[DO_HELD_FSYNC] = 1,
-		[DO_HELD_DIRECT] = 1,	[DO_JOINED_COMMIT] = 1,
+		[DO_WRITE] = 10,	[DO_TRUNCATE] = 5,    [DO_START] = 6,
+		[DO_WRITE_OUT] = 3,	[DO_UNLINK] = 1,      [DO_PUT] = 1,
+		[DO_WRITE_THROUGH] = 3, [DO_PREALLOCATE] = 2, [DO_FSYNC] = 4,
+		[DO_COMMIT] = 4,	[DO_HELD_COMMIT] = 2, [DO_HELD_FSYNC] = 1,
+		[DO_HELD_FLUSH] = 1,	[DO_HELD_DIRECT] = 1, [DO_JOINED_COMMIT] = 1,
 	};
 
 	for (int what = 0; what < DO_NR; what++)
@@ -762,6 +818,9 @@ static void do_step_on(struct run *run, int name, enum what what)
 		break;
 	case DO_HELD_FSYNC:
 		step_held_fsync(run, name);
+		break;
+	case DO_HELD_FLUSH:
+		step_held_flush(run, name);
 		break;
 	case DO_HELD_DIRECT:
 		step_held_direct(run, name);
@@ -827,6 +886,8 @@ void crash_script_run(struct crash_script *script, uint64_t seed)
 	run.aligned = aligned_alloc(XS_BLOCK_BYTES, CRASH_OBJECT_MAX);
 	if (!run.aligned)
 		crash_die("no memory");
+	for (size_t nr = 16 * draw(&run, 3); nr; nr--)
+		add_filler(&run);
 	for (int step = 0; step < CRASH_STEPS; step++)
 		do_step(&run);
 	for (int name = 0; name < CRASH_NAMES; name++)
