@@ -445,10 +445,6 @@ static void check(void *arg, struct tf *tf)
 	} else if (tf->kind == TF_APPLICATION) {
 		/* room for what the end of a write-out converts: the write-out fails */
 		expected = tf_events(tf, NULL, 2) ? 2 : 1;
-		/* room to note what is free after the commit: it is free when opened again */
-		if (!tf->events_nr && (!strcmp(tf->at.call, "truncate") ||
-				       !strcmp(tf->at.call, "rm") || !strcmp(tf->at.call, "put")))
-			expected = 0;
 	} else if (tf->kind == IOMAP_FAIL_THREAD_CREATE || !strcmp(tf->at.call, "create")) {
 		expected = 1;
 	} else if (tf->events_nr == 0) {
