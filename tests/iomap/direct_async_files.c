@@ -65,7 +65,7 @@ static int writepages(struct iomap_address_space *mapping, struct iomap_writebac
 
 static const struct iomap_address_space_operations aops = { .writepages = writepages };
 
-enum { ON_FILE, ON_FAULTY };
+enum { ON_FILE, ON_FAULTY, ON_FAULTY_FILE };
 
 /* With blocks of its own: holes are read before one can look. */
 static void fill_file(const char *path)
@@ -95,12 +95,17 @@ static struct fixture *setup(unsigned on, uint32_t nr_workers, uint32_t flags, c
 	opts.flags = flags;
 	opts.backend = backend;
 	f->engine = t_engine(&opts, &f->log);
-	if (on == ON_FILE) {
+	if (on == ON_FAULTY) {
+		cr_assert_eq(iomap_bdev_open_memory(f->engine, FILE_BYTES, &f->lower), 0);
+	} else {
 		f->path = t_temp(FILE_BYTES);
 		fill_file(f->path);
-		cr_assert_eq(iomap_bdev_open(f->engine, f->path, &bdev_opts, &f->bdev), 0);
+		cr_assert_eq(iomap_bdev_open(f->engine, f->path, &bdev_opts, &f->lower), 0);
+	}
+	if (on == ON_FILE) {
+		f->bdev = f->lower;
+		f->lower = NULL;
 	} else {
-		cr_assert_eq(iomap_bdev_open_memory(f->engine, FILE_BYTES, &f->lower), 0);
 		cr_assert_eq(iomap_faulty_create(f->lower, NULL, &f->bdev), 0);
 	}
 	args.bdev = f->bdev;
@@ -435,6 +440,29 @@ static uint32_t add_fault(struct fixture *f, uint32_t kind, uint64_t nth, int er
 
 	t_must(iomap_faulty_add(f->bdev, &fault, &id) == 0);
 	return id;
+}
+
+/* Both have been submitted; the watcher turns to the first, and the second needs another one. */
+Test(direct_async_files, di02_a_worker_that_turns_to_ki_complete_is_relieved)
+{
+	struct fixture *f = setup(ON_FAULTY_FILE, 2, 0, NULL);
+	uint32_t id = add_fault(f, IOMAP_FAULT_DELAY, 0, 0, 0);
+	struct req first, second;
+
+	req_init(&first, f, 4 * KIB);
+	req_init(&second, f, 4 * KIB);
+	first.wait_for = &second;
+	cr_assert_eq(submit(&first, IOMAP_ITER_DEST, 0), -IOMAP_EIOCBQUEUED);
+	cr_assert_eq(submit(&second, IOMAP_ITER_DEST, 4 * KIB), -IOMAP_EIOCBQUEUED);
+	cr_assert_eq(iomap_faulty_release(f->bdev, id, 1, IOMAP_RELEASE_FIFO), 1);
+	sem_wait_long(&first.begun);
+	cr_assert_eq(iomap_faulty_release(f->bdev, id, 1, IOMAP_RELEASE_FIFO), 1);
+	sem_wait_long(&first.done);
+	cr_assert_eq(result(&second, -IOMAP_EIOCBQUEUED), 4 * KIB);
+	cr_assert_eq(iomap_faulty_remove(f->bdev, id), 0);
+	req_exit(&first);
+	req_exit(&second);
+	teardown(f);
 }
 
 Test(direct_async_files, di02_what_is_delayed_completes_in_the_order_of_its_release)
