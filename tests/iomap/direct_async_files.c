@@ -92,6 +92,8 @@ static struct fixture *setup(unsigned on, uint32_t nr_workers, uint32_t flags, c
 	opts.cache_bytes = 2 << 20;
 	opts.max_callers = 8;
 	opts.nr_workers = nr_workers;
+	/* the flusher looks at the queues as well, when it looks */
+	opts.flush_interval_ms = 3600 * 1000;
 	opts.flags = flags;
 	opts.backend = backend;
 	f->engine = t_engine(&opts, &f->log);
