@@ -161,6 +161,11 @@ struct crash_script {
 };
 
 /* Every third seed lets I/O fail as well. */
+static inline bool crash_seed_has_faults(uint64_t seed)
+{
+	return seed % 3 == 0;
+}
+
 void crash_script_run(struct crash_script *script, uint64_t seed);
 void crash_script_end(struct crash_script *script);
 

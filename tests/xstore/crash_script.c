@@ -869,7 +869,9 @@ static void stack_devices(struct crash_script *script, uint64_t seed)
 
 void crash_script_run(struct crash_script *script, uint64_t seed)
 {
-	struct run run = { .script = script, .random = seed, .faults = seed % 3 == 0 };
+	struct run run = { .script = script,
+			   .random = seed,
+			   .faults = crash_seed_has_faults(seed) };
 	struct xs_why why = { .text = "" };
 
 	memset(script, 0, sizeof(*script));

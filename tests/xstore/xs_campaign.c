@@ -7,7 +7,7 @@
  *	XS_STATES=n	   n of them
  *	XS_JOBS=n	   processes; with 1, the order in which states come is always the same
  *	XS_CUTS=order	   only states of a device that keeps what has completed
- *	XS_CUTS=whole	   only states in which no write is torn
+ *	XS_CUTS=whole	   only states in which no write is torn; with either no I/O fails
  *	IOMAP_TEST_SEED=n  the first seed; else 1
  *	XS_CRASH='...'	   only what a failure told to repeat
  */
@@ -68,10 +68,15 @@ static struct campaign *campaign_new(void)
 
 static void work(struct campaign *campaign)
 {
-	while (__atomic_load_n(&campaign->plan.distinct, __ATOMIC_RELAXED) <
-	       campaign->plan.distinct_max)
-		crash_try_seed(__atomic_fetch_add(&campaign->next_seed, 1, __ATOMIC_RELAXED),
-			       &campaign->plan);
+	struct crash_plan *plan = &campaign->plan;
+
+	while (__atomic_load_n(&plan->distinct, __ATOMIC_RELAXED) < plan->distinct_max) {
+		uint64_t seed = __atomic_fetch_add(&campaign->next_seed, 1, __ATOMIC_RELAXED);
+
+		/* what fails tears and drops writes as well */
+		if (plan->cuts == CRASH_ALL || !crash_seed_has_faults(seed))
+			crash_try_seed(seed, plan);
+	}
 }
 
 /* Return: whether all of them came to a good end. */
