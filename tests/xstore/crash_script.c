@@ -60,6 +60,16 @@ static size_t draw(struct run *run, size_t below)
 	return (size_t)(crash_random(&run->random) % below);
 }
 
+/* For direct I/O. */
+static unsigned char *aligned_bytes(void)
+{
+	unsigned char *bytes = aligned_alloc(XS_BLOCK_BYTES, CRASH_OBJECT_MAX);
+
+	if (!bytes)
+		crash_die("no memory");
+	return bytes;
+}
+
 /* The next moment; what was before it is over. */
 static uint64_t tick(struct run *run)
 {
@@ -474,7 +484,8 @@ static void step_put(struct run *run, int name)
 struct syncer {
 	struct run *run;
 	struct iomap_file *file; /* fsync of it, or NULL: xs_commit() */
-	size_t len;		 /* ... or write of so many bytes of `aligned` to it */
+	size_t len;		 /* ... or write of so many bytes of `bytes` to it */
+	unsigned char *bytes;
 	int64_t pos;
 	ssize_t put;
 	uint64_t begin;
@@ -488,8 +499,7 @@ static void *syncer_main(void *arg)
 	struct syncer *syncer = arg;
 
 	if (syncer->len)
-		syncer->put =
-			iomap_write(syncer->file, syncer->run->aligned, syncer->len, syncer->pos);
+		syncer->put = iomap_write(syncer->file, syncer->bytes, syncer->len, syncer->pos);
 	else if (syncer->file)
 		syncer->error = iomap_file_fsync(syncer->file, 0);
 	else
@@ -665,7 +675,9 @@ static void step_held_direct(struct run *run, int name)
 	draw_sectors(run, &syncer.pos, &syncer.len);
 	version = version_of_write(run, slot, syncer.pos, syncer.len);
 	syncer.begin = version->from;
-	memcpy(run->aligned, version->bytes + syncer.pos, syncer.len);
+	/* its own, since the script goes on with direct writes */
+	syncer.bytes = aligned_bytes();
+	memcpy(syncer.bytes, version->bytes + syncer.pos, syncer.len);
 	CRASH_OK(iomap_file_open(&slot->open->inode, IOMAP_O_DIRECT, &syncer.file));
 	held = iomap_faulty_held_nr(run->script->low);
 	rule = hold(run, IOMAP_FAULT_ON_WRITE, 0, 1);
@@ -683,6 +695,7 @@ static void step_held_direct(struct run *run, int name)
 	syncer_join(&syncer);
 	wrote(run, slot, syncer.put, syncer.len);
 	iomap_file_close(syncer.file);
+	free(syncer.bytes);
 	crash_written_range(slot->object, syncer.begin, syncer.pos,
 			    syncer.pos + (int64_t)syncer.len);
 }
@@ -885,9 +898,7 @@ void crash_script_run(struct crash_script *script, uint64_t seed)
 	script->device.watched = true;
 	CRASH_OK(xs_open(script->engine, script->top, false, &run.store, &why));
 	draw_weights(&run);
-	run.aligned = aligned_alloc(XS_BLOCK_BYTES, CRASH_OBJECT_MAX);
-	if (!run.aligned)
-		crash_die("no memory");
+	run.aligned = aligned_bytes();
 	for (size_t nr = 16 * draw(&run, 3); nr; nr--)
 		add_filler(&run);
 	for (int step = 0; step < CRASH_STEPS; step++)
