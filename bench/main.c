@@ -1,0 +1,183 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * main.c - iomap-bench: the command line.
+ *
+ *	iomap-bench list
+ *	iomap-bench run [SCENARIO...] [--quick|--full|--smoke] [--json FILE] [--dir DIR]
+ *
+ * SCENARIO is a scenario's name or the beginning of a case's id: bdev-rand,
+ * bdev-rand/io_uring/read.
+ */
+#include <errno.h>
+#include <getopt.h>
+#include <string.h>
+
+#include "bench.h"
+
+extern const struct bench_scenario bench_bdev_rand, bench_bdev_seq;
+
+const struct bench_scenario *const bench_scenarios[] = {
+	&bench_bdev_rand,
+	&bench_bdev_seq,
+	NULL,
+};
+
+static const struct {
+	unsigned rounds;
+	double round_s;
+} modes[] = {
+	[BENCH_SMOKE] = { 1, 0.003 },
+	[BENCH_QUICK] = { 3, 0.06 },
+	[BENCH_FULL] = { 11, 0.25 },
+};
+
+static int usage(FILE *to)
+{
+	fputs("usage: iomap-bench list\n"
+	      "       iomap-bench run [SCENARIO...] [--quick|--full|--smoke] [--json FILE]"
+	      " [--dir DIR]\n",
+	      to);
+	return to == stdout ? 0 : 64;
+}
+
+static int list(void)
+{
+	struct bench_case c;
+
+	for (unsigned s = 0; bench_scenarios[s]; s++) {
+		const struct bench_scenario *scenario = bench_scenarios[s];
+
+		printf("%-16s %s\n", scenario->id, scenario->what);
+		if (scenario->not_yet)
+			printf("    not yet: %s\n", scenario->not_yet);
+		for (unsigned i = 0; scenario->get; i++) {
+			memset(&c, 0, sizeof(c));
+			if (!scenario->get(i, &c))
+				break;
+			if (strcmp(c.id, scenario->id) != 0)
+				printf("    %s\n", c.id);
+		}
+	}
+	return 0;
+}
+
+/* A whole word of @id, by '/'. */
+static bool begins(const char *id, const char *wanted)
+{
+	size_t len = strlen(wanted);
+
+	return strncmp(id, wanted, len) == 0 && (!id[len] || id[len] == '/');
+}
+
+struct run {
+	struct bench_ctx ctx;
+	char **wanted;
+	int nr_wanted;
+	bool found[64];
+	FILE *json;
+};
+
+static bool is_wanted(struct run *run, const char *id)
+{
+	bool found = !run->nr_wanted;
+
+	for (int i = 0; i < run->nr_wanted; i++)
+		if (begins(id, run->wanted[i]))
+			found = run->found[i] = true;
+	return found;
+}
+
+static void not_yet(struct run *run, const struct bench_scenario *scenario)
+{
+	if (is_wanted(run, scenario->id))
+		printf("%s\n  not yet: %s\n", scenario->id, scenario->not_yet);
+}
+
+static int run_scenario(struct run *run, const struct bench_scenario *scenario)
+{
+	static struct bench_result result;
+	struct bench_case c;
+
+	if (scenario->not_yet) {
+		not_yet(run, scenario);
+		return 0;
+	}
+	for (unsigned i = 0;; i++) {
+		memset(&c, 0, sizeof(c));
+		if (!scenario->get(i, &c))
+			return 0;
+		if (!is_wanted(run, c.id))
+			continue;
+		if (bench_run_case(&run->ctx, scenario, &c, &result) != 0)
+			return -1;
+		bench_print(&result);
+		if (run->json)
+			bench_json_add(run->json, &result);
+	}
+}
+
+static int run_all(struct run *run)
+{
+	int rc = 0;
+
+	for (unsigned s = 0; bench_scenarios[s] && !rc; s++)
+		rc = run_scenario(run, bench_scenarios[s]);
+	for (int i = 0; i < run->nr_wanted && !rc; i++)
+		if (!run->found[i])
+			rc = bench_error("no scenario %s: see iomap-bench list", run->wanted[i]);
+	return rc;
+}
+
+static int run_command(int argc, char **argv)
+{
+	static const struct option options[] = {
+		{ "quick", no_argument, NULL, 'q' },	{ "full", no_argument, NULL, 'f' },
+		{ "smoke", no_argument, NULL, 's' },	{ "json", required_argument, NULL, 'j' },
+		{ "dir", required_argument, NULL, 'd' }, { 0 },
+	};
+	struct run run = { .ctx = { .mode = BENCH_QUICK, .dir = "." } };
+	const char *json = NULL;
+	int option, rc;
+
+	while ((option = getopt_long(argc, argv, "", options, NULL)) != -1)
+		switch (option) {
+		case 'q': run.ctx.mode = BENCH_QUICK; break;
+		case 'f': run.ctx.mode = BENCH_FULL; break;
+		case 's': run.ctx.mode = BENCH_SMOKE; break;
+		case 'j': json = optarg; break;
+		case 'd': run.ctx.dir = optarg; break;
+		default: return usage(stderr);
+		}
+	run.ctx.rounds = modes[run.ctx.mode].rounds;
+	run.ctx.round_s = modes[run.ctx.mode].round_s;
+	run.wanted = argv + optind;
+	run.nr_wanted = argc - optind;
+	if (run.nr_wanted > (int)sizeof(run.found))
+		return usage(stderr);
+	if (json) {
+		run.json = fopen(json, "w");
+		if (!run.json) {
+			bench_error("%s: %s", json, strerror(errno));
+			return 1;
+		}
+		bench_json_begin(run.json);
+	}
+	rc = run_all(&run);
+	if (run.json) {
+		bench_json_end(run.json);
+		if (fclose(run.json) != 0)
+			rc = bench_error("%s: %s", json, strerror(errno));
+	}
+	return rc ? 1 : 0;
+}
+
+int main(int argc, char **argv)
+{
+	if (argc > 1 && strcmp(argv[1], "run") == 0)
+		return run_command(argc - 1, argv + 1);
+	if (argc == 2 && strcmp(argv[1], "list") == 0)
+		return list();
+	if (argc == 2 && strcmp(argv[1], "--help") == 0)
+		return usage(stdout);
+	return usage(stderr);
+}
