@@ -7,6 +7,7 @@
 #include <sched.h>
 
 #include <iomap/faulty.h>
+#include <iomap/writelog.h>
 
 #define MIB (UINT64_C(1) << 20)
 
@@ -168,6 +169,90 @@ Test(xs_tree, an_object_of_many_extents_takes_many_leaves_and_gives_them_back)
 	xst_assert_holds(f.store, "o", model, BLOCKS * 2048 + 1);
 	free(block);
 	free(model);
+	xst_end(&f);
+}
+
+/* What is on the device is what is in memory. */
+static void assert_committed(struct xst_fixture *f, const char *name)
+{
+	struct xs_store *store = xst_open(f->engine, f->bdev);
+	struct xs_extent *now, *there;
+	uint32_t now_nr, there_nr;
+
+	XST_OK(xs_extents(f->store, name, &now, &now_nr));
+	XST_OK(xs_extents(store, name, &there, &there_nr));
+	cr_assert_eq(now_nr, there_nr);
+	for (uint32_t i = 0; i < now_nr; i++)
+		cr_assert(now[i].file == there[i].file && now[i].disk == there[i].disk &&
+				  now[i].nr == there[i].nr &&
+				  now[i].unwritten == there[i].unwritten,
+			  "extent %u", i);
+	free(now);
+	free(there);
+	XST_OK(xs_close(store));
+}
+
+/* One change in each commit: it and its neighbours may lie in two leaves. */
+Test(xs_tree, each_change_of_an_extent_reaches_its_leaves)
+{
+	enum { BLOCKS = 1600 };
+	struct xst_fixture f = xst_begin(16 * MIB, MIB);
+	unsigned char *blocks = aligned_alloc(4096, 4 * 4096);
+	struct xs_object *object;
+	struct iomap_file *file;
+	uint64_t random = 21;
+
+	XST_OK(make(f.store, "o", 0));
+	XST_OK(xs_lookup(f.store, "o", &object));
+	XST_OK(xs_preallocate(object, 0, BLOCKS * 4096, false));
+	XST_OK(iomap_file_open(&object->inode, IOMAP_O_DIRECT, &file));
+	memset(blocks, 'm', 4 * 4096);
+	for (int64_t at = 0; at < BLOCKS; at += 2)
+		cr_assert_eq(iomap_write(file, blocks, 4096, at * 4096), 4096);
+	for (int n = 0; n < 1500; n++) {
+		int64_t at = (int64_t)(xst_random(&random) % BLOCKS);
+
+		if (n % 30 == 29) {
+			/* cut it where long extents have grown over the ends of leaves */
+			XST_OK(iomap_truncate(file, (at / 2 + BLOCKS / 2) * 4096));
+			XST_OK(xs_commit(f.store));
+			assert_committed(&f, "o");
+			XST_OK(xs_preallocate(object, 0, BLOCKS * 4096, false));
+		} else {
+			cr_assert_eq(iomap_write(file, blocks, 4096, at * 4096), 4096);
+		}
+		XST_OK(xs_commit(f.store));
+		assert_committed(&f, "o");
+	}
+	iomap_file_close(file);
+	XST_OK(xs_put(object));
+	free(blocks);
+	xst_end(&f);
+}
+
+/* The first leaf takes over one after the other, of its own parent and of the next. */
+Test(xs_tree, objects_that_go_in_their_order_take_the_leaves_along)
+{
+	enum { NR = 4400 };
+	struct xst_fixture f = xst_begin(16 * MIB, MIB);
+	char name[XS_NAME_MAX + 1];
+	struct xs_usage usage;
+
+	for (unsigned i = 0; i < NR; i++) {
+		snprintf(name, sizeof(name), "%0200u", i);
+		XST_OK(make(f.store, name, 0));
+	}
+	XST_OK(xs_commit(f.store));
+	cr_assert_gt(nodes_nr(f.store), 220U);
+	for (unsigned i = 0; i < NR; i++) {
+		snprintf(name, sizeof(name), "%0200u", i);
+		XST_OK(xs_unlink(f.store, name));
+		XST_OK(xs_commit(f.store));
+		if (i % 5 == 0)
+			xst_check(f.bdev);
+	}
+	xs_usage(f.store, &usage);
+	cr_assert_eq(usage.meta_nr, XS_SUPER_SLOTS);
 	xst_end(&f);
 }
 
@@ -337,6 +422,144 @@ Test(xs_tree, a_full_store_stands_any_number_of_failed_commits)
 	f.bdev = memory;
 	f.store = xst_open(f.engine, f.bdev);
 	xst_end(&f);
+}
+
+/* Told to have failed, and landed: what it names stays whole until that is settled. */
+Test(xs_tree, a_super_block_that_landed_though_it_failed_is_not_pulled_from_under)
+{
+	struct iomap_fault fault = {
+		.size = sizeof(fault),
+		.kind = IOMAP_FAULT_SHORTEN,
+		.ops = IOMAP_FAULT_ON_WRITE,
+		.opf = IOMAP_REQ_FUA,
+		.nth = 1,
+		.amount = XS_BLOCK_BYTES,
+		.error = -EIO,
+	};
+	struct xst_fixture f = xst_begin(MIB, MIB);
+	struct iomap_bdev *memory = f.bdev;
+	struct xs_usage before, after;
+	struct xs_counts counts;
+	struct xs_why why;
+
+	XST_OK(xs_close(f.store));
+	XST_OK(iomap_faulty_create(memory, NULL, &f.bdev));
+	f.store = xst_open(f.engine, f.bdev);
+	XST_OK(make(f.store, "one", 0));
+	XST_OK(xs_commit(f.store));
+	XST_OK(make(f.store, "two", 0));
+	xs_usage(f.store, &before);
+	XST_OK(iomap_faulty_add(f.bdev, &fault, NULL));
+	cr_assert_eq(xs_commit(f.store), -EIO);
+	XST_OK(xs_check(memory, &counts, &why));
+	cr_assert_eq(counts.objects_nr, 2U);
+	/* and so its node is not free, though nobody else has one like it */
+	xs_usage(f.store, &after);
+	cr_assert_eq(after.free_nr, before.free_nr - 1);
+	XST_OK(xs_commit(f.store));
+	xs_usage(f.store, &after);
+	cr_assert_eq(after.free_nr, before.free_nr);
+	XST_OK(xs_check(memory, &counts, &why));
+	XST_OK(xs_close(f.store));
+	XST_OK(iomap_bdev_close(f.bdev));
+	f.bdev = memory;
+	f.store = xst_open(f.engine, f.bdev);
+	xst_end(&f);
+}
+
+/* ---- power cuts ---- */
+
+enum { CUT_NAMES = 40, CUT_COMMITS = 150 };
+
+/* Which objects there are after each commit. */
+typedef bool names_at[CUT_COMMITS + 1][CUT_NAMES];
+
+static void run_commits(struct xs_store *store, struct iomap_bdev *log, names_at there)
+{
+	char name[XS_NAME_MAX + 1];
+	uint64_t random = 99;
+
+	for (int n = 1; n <= CUT_COMMITS; n++) {
+		memcpy(there[n], there[n - 1], sizeof(there[n]));
+		for (uint64_t k = xst_random(&random) % 12 + 1; k; k--) {
+			unsigned i = (unsigned)(xst_random(&random) % CUT_NAMES);
+
+			snprintf(name, sizeof(name), "%0250u", i);
+			if (there[n][i])
+				XST_OK(xs_unlink(store, name));
+			else if ((n / 15) % 2 == 0 || xst_random(&random) % 4 == 0)
+				XST_OK(make(store, name, 0));
+			else
+				continue;
+			there[n][i] = !there[n][i];
+		}
+		XST_OK(xs_commit(store));
+		XST_OK(iomap_writelog_mark(log, (uint64_t)n));
+	}
+}
+
+static bool holds_names(struct xs_store *store, const bool *there)
+{
+	char name[XS_NAME_MAX + 1];
+	struct xs_info info;
+
+	for (unsigned i = 0; i < CUT_NAMES; i++) {
+		snprintf(name, sizeof(name), "%0250u", i);
+		if ((xs_info(store, name, &info) == 0) != there[i])
+			return false;
+	}
+	return true;
+}
+
+/* In a store so small that blocks are used again at once. */
+Test(xs_tree, a_power_cut_leaves_the_tree_of_one_commit_or_of_the_next)
+{
+	struct iomap_engine *engine = xst_engine(MIB);
+	bool(*there)[CUT_NAMES] = calloc(CUT_COMMITS + 1, sizeof(*there));
+	const uint64_t bytes = UINT64_C(80) << 10;
+	struct iomap_writelog_info log_info;
+	struct iomap_bdev *log, *target;
+	struct iomap_replay_info info;
+	struct iomap_replay *replay;
+	struct xs_store *store;
+
+	XST_OK(iomap_writelog_open_memory(engine, bytes, NULL, NULL, &log));
+	XST_OK(iomap_bdev_open_memory(engine, bytes, &target));
+	XST_OK(xs_mkfs(log, 0, XST_ID));
+	XST_OK(iomap_writelog_restart(log));
+	store = xst_open(engine, log);
+	run_commits(store, log, there);
+	XST_OK(xs_close(store));
+	XST_OK(iomap_writelog_info(log, &log_info, sizeof(log_info)));
+	XST_OK(iomap_replay_open(log, &replay));
+	for (uint64_t n = 0; n <= log_info.events_nr; n++) {
+		XST_OK(iomap_replay_seek(replay, n));
+		XST_OK(iomap_replay_info(replay, &info, sizeof(info)));
+		for (uint64_t seed = 0; seed < 6; seed++) {
+			uint64_t next = info.mark < CUT_COMMITS ? info.mark + 1 : info.mark;
+			struct iomap_cut cut = {
+				.size = sizeof(cut),
+				.mode = seed == 0 ? IOMAP_CUT_NONE :
+					seed == 1 ? IOMAP_CUT_ALL :
+						    IOMAP_CUT_RANDOM,
+				.seed = n * 8 + seed,
+			};
+
+			XST_OK(iomap_replay_store(replay, &cut, target, NULL));
+			xst_check(target);
+			store = xst_open(engine, target);
+			cr_assert(holds_names(store, there[info.mark]) ||
+					  holds_names(store, there[next]),
+				  "event %llu, seed %llu", (unsigned long long)n,
+				  (unsigned long long)seed);
+			XST_OK(xs_close(store));
+		}
+	}
+	iomap_replay_close(replay);
+	XST_OK(iomap_bdev_close(target));
+	XST_OK(iomap_bdev_close(log));
+	XST_OK(iomap_engine_destroy(engine));
+	free(there);
 }
 
 /* ---- callers together ---- */
