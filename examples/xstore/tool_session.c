@@ -62,6 +62,23 @@ static int open_status(const struct request *request, int error)
 	return complain_error(request->path, error, NULL);
 }
 
+/*
+ * A store may be in use for a moment longer than the process that used it: the kernel takes a
+ * killed one's io_uring apart, and with it its lock on the file, a little later.
+ */
+static int open_device(struct session *session, const char *path,
+		       const struct iomap_bdev_opts *opts)
+{
+	const struct timespec pause = { .tv_nsec = 20 * 1000 * 1000 };
+	int error = iomap_bdev_open(session->engine, path, opts, &session->bdev);
+
+	for (int tries = 0; error == -EBUSY && tries < 50; tries++) {
+		nanosleep(&pause, NULL);
+		error = iomap_bdev_open(session->engine, path, opts, &session->bdev);
+	}
+	return error;
+}
+
 int session_open(struct session *session, const struct request *request, bool readonly, bool mount)
 {
 	struct iomap_bdev_opts bdev_opts = { .size = sizeof(bdev_opts) };
@@ -86,7 +103,7 @@ int session_open(struct session *session, const struct request *request, bool re
 		bdev_opts.flags |= IOMAP_BDEV_READONLY;
 	if (request->given & OPTION_BUFFERED)
 		bdev_opts.flags |= IOMAP_BDEV_BUFFERED;
-	error = iomap_bdev_open(session->engine, request->path, &bdev_opts, &session->bdev);
+	error = open_device(session, request->path, &bdev_opts);
 	if (error)
 		return open_status(request, error);
 	if (mount)
