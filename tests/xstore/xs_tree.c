@@ -230,6 +230,43 @@ Test(xs_tree, each_change_of_an_extent_reaches_its_leaves)
 	xst_end(&f);
 }
 
+/* An extent of the second leaf that has grown over the end of that is cut behind the end. */
+static void cut_at(int64_t block)
+{
+	enum { BLOCKS = 400 };
+	struct xst_fixture f = xst_begin(4 * MIB, MIB);
+	unsigned char *data = aligned_alloc(4096, 4096);
+	struct xs_object *object;
+	struct iomap_file *file;
+
+	XST_OK(make(f.store, "o", 0));
+	XST_OK(xs_lookup(f.store, "o", &object));
+	XST_OK(xs_preallocate(object, 0, BLOCKS * 4096, false));
+	XST_OK(iomap_file_open(&object->inode, IOMAP_O_DIRECT, &file));
+	memset(data, 'c', 4096);
+	for (int64_t at = 0; at < BLOCKS; at += 2)
+		cr_assert_eq(iomap_write(file, data, 4096, at * 4096), 4096);
+	XST_OK(xs_commit(f.store));
+	cr_assert_gt(nodes_nr(f.store), 3U);
+	for (int64_t at = 181; at < block + 3; at += 2)
+		cr_assert_eq(iomap_write(file, data, 4096, at * 4096), 4096);
+	XST_OK(xs_commit(f.store));
+	assert_committed(&f, "o");
+	XST_OK(iomap_truncate(file, block * 4096));
+	XST_OK(xs_commit(f.store));
+	assert_committed(&f, "o");
+	iomap_file_close(file);
+	XST_OK(xs_put(object));
+	free(data);
+	xst_end(&f);
+}
+
+Test(xs_tree, an_extent_that_is_cut_behind_the_end_of_its_leaf_is_cut_on_the_device)
+{
+	for (int64_t block = 210; block < 240; block++)
+		cut_at(block);
+}
+
 /* The first leaf takes over one after the other, of its own parent and of the next. */
 Test(xs_tree, objects_that_go_in_their_order_take_the_leaves_along)
 {
