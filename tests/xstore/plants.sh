@@ -43,7 +43,7 @@ compile() {
 		"$build/compile_commands.json" |
 		sed 's/^ *"command": "//; s/",$//; s/\\"/"/g; s/ -o [^ ]* -c .*//')
 	[ -n "$command" ] || fail "$1 is not compiled in $build"
-	(cd "$scratch" && eval "$command -Wno-error -o '$2' -c '$scratch/$1'") ||
+	(cd "$scratch" && eval "$command -w -o '$2' -c '$scratch/$1'") ||
 		fail "$1 does not compile"
 }
 
