@@ -135,9 +135,11 @@ has_tests() {
 		ctest --test-dir "build/check-$1" -N -L "$2" 2> /dev/null | grep -q 'Total Tests: [1-9]'
 }
 
-with_threads_backend() {
-	IOMAP_BACKEND=threads
+# with_backend BACKEND TREE CTEST ARGUMENTS
+with_backend() {
+	IOMAP_BACKEND=$1
 	export IOMAP_BACKEND
+	shift
 	suite "$@"
 	rc=$?
 	unset IOMAP_BACKEND
@@ -193,13 +195,16 @@ stage "build: clang TSan" build tsan clang Debug -DIOMAP_SANITIZE=thread
 
 stage "suite: gcc Debug" suite gcc-debug -LE campaign
 stage "block: clang" suite clang-debug -L block
-stage "block: thread pool instead of io_uring" with_threads_backend gcc-debug -L block
+stage "block: libaio instead of io_uring" with_backend libaio gcc-debug -L block
+stage "block: thread pool instead of io_uring" with_backend threads gcc-debug -L block
 stage "block: ordinary user, 64 KiB of locked memory" as_ordinary_user gcc-debug -L block
 if has_tests gcc-release release; then
 	stage "release: gcc Release" suite gcc-release -L release
 fi
 stage "suite: ASan+UBSan" suite asan -LE campaign
 if [ $full = 1 ]; then
+	stage "suite: libaio instead of io_uring" with_backend libaio gcc-debug -LE campaign
+	stage "suite: thread pool instead of io_uring" with_backend threads gcc-debug -LE campaign
 	stage "suite: TSan" suite tsan -LE campaign
 else
 	stage "concurrent: TSan" suite tsan -L concurrent -LE campaign

@@ -55,7 +55,8 @@ struct iomap_alloc_hooks {
 enum iomap_fail_kind {
 	IOMAP_FAIL_ALLOC,	  /* memory through the hooks, slabs of pools among it */
 	IOMAP_FAIL_ARENA_MAP,	  /* address space for folio memory and its descriptors */
-	IOMAP_FAIL_RING_SETUP,	  /* a ring of io_uring: -ENOMEM */
+	IOMAP_FAIL_RING_SETUP,	  /* a ring of io_uring or a context of libaio: -ENOMEM; the
+				   * latter's eventfds: -EMFILE */
 	IOMAP_FAIL_THREAD_CREATE, /* a thread of the library: -EAGAIN */
 	IOMAP_FAIL_EVENTFD,	  /* a descriptor to wake a waiting thread: -EMFILE */
 	IOMAP_FAIL_POOL,	  /* a bio, an ioend, an index node, block state: its pool is
@@ -91,7 +92,7 @@ struct iomap_engine_opts {
 	uint32_t max_callers;	      /* threads that may be inside calls at once [16]; the cache
 				       * must have room for eight base folios for each */
 	uint32_t flags;		      /* IOMAP_ENGINE_xxx */
-	const char *backend;	      /* "io_uring", "threads"; NULL: $IOMAP_BACKEND, then the
+	const char *backend;	      /* "io_uring", "libaio", "threads"; NULL: $IOMAP_BACKEND, then the
 				       * best that works.  A named backend has no fallback. */
 	uint32_t nr_queues;	      /* I/O queues [number of CPUs, at most 4], <= 32 */
 	uint32_t queue_depth;	      /* requests in flight in each queue [128], <= 4096 */
@@ -132,8 +133,8 @@ static inline void iomap_engine_opts_init(struct iomap_engine_opts *opts)
  * @opts: options, copied; NULL for all defaults
  * @out: receives the engine
  *
- * Blocks.  When io_uring is denied or missing the "threads" backend is taken and one log
- * line says why.
+ * Blocks.  When io_uring is denied or missing "libaio" is taken, else "threads", and one log
+ * line says which and why.
  *
  * Return: 0; -EINVAL for options that contradict each other (a log line says which), an
  * unknown backend or flag; -ENOMEM; the error of a named backend that does not work.
@@ -152,7 +153,7 @@ IOMAP_API IOMAP_MUST_CHECK int iomap_engine_create(const struct iomap_engine_opt
 IOMAP_API IOMAP_MUST_CHECK int iomap_engine_destroy(struct iomap_engine *engine);
 
 /**
- * iomap_engine_backend - name of the I/O backend in use: "io_uring" or "threads"
+ * iomap_engine_backend - name of the I/O backend in use: "io_uring", "libaio" or "threads"
  *
  * Any context.  The string is static.
  */

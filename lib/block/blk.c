@@ -3,9 +3,11 @@
  * blk.c - the layer's state in an engine: which backend, how many queues.
  *
  * The backend is the one named by the options, else by $IOMAP_BACKEND: these have no
- * fallback.  Else io_uring, and where that does not work (seccomp, sysctl, memlock, an old
- * kernel) the threads, with one log line that says which and why.
+ * fallback.  Else the first of io_uring, libaio and the threads that works (what stands
+ * against the others: seccomp, sysctl, memlock, an old kernel), with one log line that says
+ * which and why.
  */
+#include <stdio.h>
 #include <unistd.h>
 
 #include "block/internal.h"
@@ -17,9 +19,12 @@
 #define BLK_IO_THREADS_MAX 1024U
 #define BLK_BIOS_RESERVED 64U
 #define BLK_STACKED_RESERVED 16U
+#define BLK_REFUSED_BYTES 320
 
+/* The best one first. */
 static const struct iomap__backend *const blk_backends[] = {
 	&iomap__uring_backend,
+	&iomap__aio_backend,
 	&iomap__threads_backend,
 };
 
@@ -44,35 +49,47 @@ static int blk_try_backend(struct iomap__blk *blk, const struct iomap__backend *
 	return backend->create(blk, why);
 }
 
-static int blk_start_backend(struct iomap__blk *blk, const char *name)
+static int blk_start_named(struct iomap__blk *blk, const char *name)
 {
-	const struct iomap__backend *backend;
+	const struct iomap__backend *backend = blk_find_backend(name);
 	const char *why = NULL;
 	int error;
 
+	if (!backend) {
+		iomap__log(blk->env, IOMAP_LOG_ERROR, "unknown backend \"%s\"", name);
+		return -EINVAL;
+	}
+	error = blk_try_backend(blk, backend, &why);
+	if (error)
+		iomap__log(blk->env, IOMAP_LOG_ERROR, "backend %s does not work: %s: %s", name, why,
+			   strerror(-error));
+	return error;
+}
+
+static int blk_start_backend(struct iomap__blk *blk, const char *name)
+{
+	char refused[BLK_REFUSED_BYTES] = "";
+	const char *why = NULL;
+	int error = -ENODEV, at = 0;
+	unsigned i;
+
 	if (!name || !*name)
 		name = getenv("IOMAP_BACKEND");
-	if (name && *name) {
-		backend = blk_find_backend(name);
-		if (!backend) {
-			iomap__log(blk->env, IOMAP_LOG_ERROR, "unknown backend \"%s\"", name);
-			return -EINVAL;
-		}
-		error = blk_try_backend(blk, backend, &why);
-		if (error)
-			iomap__log(blk->env, IOMAP_LOG_ERROR, "backend %s does not work: %s: %s",
-				   name, why, strerror(-error));
-		return error;
+	if (name && *name)
+		return blk_start_named(blk, name);
+	for (i = 0; i < iomap__array_len(blk_backends); i++) {
+		error = blk_try_backend(blk, blk_backends[i], &why);
+		if (!error && i)
+			iomap__log(blk->env, IOMAP_LOG_WARN, "%s, using %s", refused,
+				   blk_backends[i]->name);
+		if (!error)
+			return 0;
+		at += snprintf(refused + at, sizeof(refused) - (size_t)at,
+			       "%s%s does not work (%s: %s)", i ? ", " : "", blk_backends[i]->name,
+			       why, strerror(-error));
+		at = iomap__min(at, (int)sizeof(refused) - 1);
 	}
-	error = blk_try_backend(blk, &iomap__uring_backend, &why);
-	if (!error)
-		return 0;
-	iomap__log(blk->env, IOMAP_LOG_WARN, "io_uring does not work (%s: %s), using threads", why,
-		   strerror(-error));
-	error = blk_try_backend(blk, &iomap__threads_backend, &why);
-	if (error)
-		iomap__log(blk->env, IOMAP_LOG_ERROR, "backend threads does not work: %s: %s", why,
-			   strerror(-error));
+	iomap__log(blk->env, IOMAP_LOG_ERROR, "%s", refused);
 	return error;
 }
 

@@ -213,7 +213,7 @@ void iomap__inline_submit(struct iomap_bdev *bdev, struct iomap_bio *bio);
 /* Bios that wait for one of this thread to end: do them now, the thread is about to wait. */
 void iomap__inline_flush(struct iomap__thread *self);
 
-/* ---- queues (queue.c), backends (uring.c, threads.c) ---- */
+/* ---- queues (queue.c), backends (uring.c, aio.c, threads.c) ---- */
 
 struct iomap__waiter;
 
@@ -240,10 +240,13 @@ struct iomap__backend {
 	 * sleeps on its futex, and the backend calls iomap__park_work_ended().
 	 */
 	void (*sleep)(struct iomap__blk *blk, struct iomap__waiter *waiter);
+	/* Polls readable while there is something to collect; sometimes when there is not. */
+	int (*poll_fd)(struct iomap__queue *queue);
 	/* Wake the thread that sleeps in @queue alone, if there is one. */
 	void (*kick)(struct iomap__queue *queue);
 };
 extern const struct iomap__backend iomap__uring_backend;
+extern const struct iomap__backend iomap__aio_backend;
 extern const struct iomap__backend iomap__threads_backend;
 
 struct iomap__queue {
@@ -289,6 +292,15 @@ struct iomap__waiter {
 	struct iomap_list_head bucket;
 	struct iomap_list_head sleepers;
 };
+
+/* Not in its home queue alone: it may lose a queue while it sleeps, or has a deadline. */
+static inline bool iomap__sleeps_elsewhere(const struct iomap__waiter *waiter)
+{
+	return waiter->eventfd >= 0 || waiter->deadline_ns ||
+	       waiter->asleep_roles != UINT32_C(1) << waiter->home->index;
+}
+/* Sleep in the queues of @waiter->asleep_roles, and on its eventfd (poll.c). */
+void iomap__sleep_poll(struct iomap__blk *blk, struct iomap__waiter *waiter);
 
 void iomap__park_init(struct iomap__blk *blk);
 void iomap__park_exit(struct iomap__blk *blk);

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * threads.c - the backend for where io_uring is missing or denied: a pool of I/O threads
- * that make blocking system calls.
+ * threads.c - the backend for where io_uring and libaio are missing or denied: a pool of
+ * I/O threads that make blocking system calls.
  *
  * A step goes: prepared list of its queue -> work list of the pool -> an I/O thread ->
  * `done` of its queue -> the queue's reaper, who runs the callbacks.  I/O threads run none
- * of them, so both backends keep the same promises about where callbacks run.
+ * of them, so all backends keep the same promises about where callbacks run.
  *
  * `done` is a stack that I/O threads push to and the reaper takes as a whole.  A push and a
  * take are read-modify-writes with acquire and release: they hand the bio over, and they

@@ -12,15 +12,12 @@
  * as well.  The completion side is used by the queue's reaper only.
  */
 #include <liburing.h>
-#include <poll.h>
 #include <sched.h>
-#include <unistd.h>
 
 #include "block/internal.h"
 
 #define URING_NEEDED (IORING_FEAT_NODROP | IORING_FEAT_SUBMIT_STABLE | IORING_FEAT_RW_CUR_POS)
 #define URING_SEND_RETRIES 1000U
-#define URING_NO_EVENTFD_NS 1000000 /* how long to sleep where nobody can kick us */
 
 struct uring {
 	struct io_uring ring;
@@ -192,52 +189,17 @@ static void uring_collect(struct iomap__queue *queue, struct iomap__bio_list *li
 		io_uring_cq_advance(ring, nr);
 }
 
-/* Several rings, or a deadline. */
-static void uring_sleep_poll(struct iomap__blk *blk, struct iomap__waiter *waiter)
+static int uring_poll_fd(struct iomap__queue *queue)
 {
-	struct pollfd fds[IOMAP__QUEUES_MAX + 1];
-	struct timespec now, left = { .tv_sec = 0 }, *timeout = NULL;
-	uint64_t count, left_ns = 0, now_ns;
-	unsigned i, nr = 0;
-
-	for (i = 0; i < blk->nr_queues; i++)
-		if (waiter->asleep_roles & UINT32_C(1) << i)
-			fds[nr++] = (struct pollfd){
-				.fd = uring_of(&blk->queues[i])->ring_fd,
-				.events = POLLIN,
-			};
-	if (waiter->eventfd >= 0)
-		fds[nr++] = (struct pollfd){ .fd = waiter->eventfd, .events = POLLIN };
-	else
-		left_ns = URING_NO_EVENTFD_NS;
-	if (waiter->deadline_ns) {
-		clock_gettime(CLOCK_MONOTONIC, &now);
-		now_ns = (uint64_t)now.tv_sec * 1000000000U + (uint64_t)now.tv_nsec;
-		if (now_ns >= waiter->deadline_ns)
-			return;
-		if (!left_ns || left_ns > waiter->deadline_ns - now_ns)
-			left_ns = waiter->deadline_ns - now_ns;
-	}
-	if (left_ns) {
-		left.tv_sec = (time_t)(left_ns / 1000000000U);
-		left.tv_nsec = (long)(left_ns % 1000000000U);
-		timeout = &left;
-	}
-	iomap__count(syscalls_nr);
-	if (ppoll(fds, nr, timeout, NULL) > 0 && waiter->eventfd >= 0 && fds[nr - 1].revents) {
-		iomap__count(syscalls_nr);
-		if (read(waiter->eventfd, &count, sizeof(count)) < 0)
-			return; /* emptied by its previous user */
-	}
+	return uring_of(queue)->ring_fd;
 }
 
 static void uring_sleep(struct iomap__blk *blk, struct iomap__waiter *waiter)
 {
 	int error;
 
-	if (waiter->eventfd >= 0 || waiter->deadline_ns ||
-	    waiter->asleep_roles != UINT32_C(1) << waiter->home->index) {
-		uring_sleep_poll(blk, waiter);
+	if (iomap__sleeps_elsewhere(waiter)) {
+		iomap__sleep_poll(blk, waiter);
 		return;
 	}
 	error = uring_enter(uring_of(waiter->home), 0, 1, IORING_ENTER_GETEVENTS);
@@ -366,5 +328,6 @@ const struct iomap__backend iomap__uring_backend = {
 	.collect = uring_collect,
 	.ready = uring_ready,
 	.sleep = uring_sleep,
+	.poll_fd = uring_poll_fd,
 	.kick = uring_kick,
 };

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * bd02_backends.c - every backend by name, and what is taken where io_uring is denied.
+ * bd02_backends.c - every backend by name, and what is taken where the better ones are denied.
  *
  * Each test is a process of its own, so it may deny itself system calls and give up root.
  */
@@ -64,7 +64,7 @@ static void use(struct iomap_engine *engine, const char *path)
 	free(in);
 }
 
-/* From now on @nr fails with @error in this process. */
+/* From now on @nr fails with @error in this process, besides what fails already. */
 static void deny(int nr, int error)
 {
 	struct sock_filter filter[] = {
@@ -121,6 +121,11 @@ Test(bd02, bd02_io_uring_by_name)
 	named("io_uring");
 }
 
+Test(bd02, bd02_libaio_by_name)
+{
+	named("libaio");
+}
+
 Test(bd02, bd02_threads_by_name)
 {
 	named("threads");
@@ -152,24 +157,41 @@ Test(bd02, bd02_an_unknown_backend_is_refused)
 	cr_assert_eq(t_log_count(&log, IOMAP_LOG_ERROR, "carrier pigeon"), 1U);
 }
 
-static void denied(int nr, int error, const char *what)
+/* @backend is what is left. */
+static void left(const char *backend, const char *what)
 {
 	struct iomap_engine *engine;
 	char *path = t_temp(BYTES);
 	struct t_log log;
 
-	need_uring();
-	deny(nr, error);
 	cr_assert_eq(create(NULL, &log, &engine), 0);
-	cr_assert_str_eq(iomap_engine_backend(engine), "threads");
+	cr_assert_str_eq(iomap_engine_backend(engine), backend);
 	cr_assert_eq(log.nr, 1U, "one line");
 	cr_assert(strstr(log.line[0].text, what), "%s", log.line[0].text);
-	cr_assert(strstr(log.line[0].text, "threads"), "%s", log.line[0].text);
+	cr_assert(strstr(log.line[0].text, backend), "%s", log.line[0].text);
 	use(engine, path);
-	cr_assert_eq(create("io_uring", &log, &engine), -error, "by name there is no fallback");
-	setenv("IOMAP_BACKEND", "io_uring", 1);
-	cr_assert_eq(create(NULL, &log, &engine), -error, "nor by the environment");
 	t_temp_free(path);
+}
+
+/* Does not work by name, nor by the environment: there is no fallback. */
+static void no_fallback(const char *backend, int error)
+{
+	struct iomap_engine *engine;
+	struct t_log log;
+
+	cr_assert_eq(create(backend, &log, &engine), -error, "by name");
+	cr_assert_eq(t_log_count(&log, IOMAP_LOG_ERROR, backend), 1U);
+	setenv("IOMAP_BACKEND", backend, 1);
+	cr_assert_eq(create(NULL, &log, &engine), -error, "by the environment");
+	unsetenv("IOMAP_BACKEND");
+}
+
+static void denied(int nr, int error, const char *what)
+{
+	need_uring();
+	deny(nr, error);
+	left("libaio", what);
+	no_fallback("io_uring", error);
 }
 
 Test(bd02, bd02_io_uring_denied_by_seccomp)
@@ -192,10 +214,40 @@ Test(bd02, bd02_no_memory_that_may_be_locked)
 	denied(SYS_io_uring_setup, ENOMEM, "Cannot allocate memory");
 }
 
+/* With libaio gone as well. */
+static void both_denied(int nr, int error, const char *what)
+{
+	unsetenv("IOMAP_BACKEND");
+	deny(SYS_io_uring_setup, EPERM);
+	deny(nr, error);
+	left("threads", what);
+	no_fallback("libaio", error);
+}
+
+Test(bd02, bd02_libaio_denied_by_seccomp)
+{
+	both_denied(SYS_io_setup, EPERM, "libaio does not work (io_setup: Operation not permitted)");
+}
+
+Test(bd02, bd02_no_context_of_libaio_left)
+{
+	both_denied(SYS_io_setup, EAGAIN, "io_setup");
+}
+
+Test(bd02, bd02_libaio_that_may_be_set_up_but_not_submitted_to)
+{
+	both_denied(SYS_io_submit, EPERM, "io_submit");
+}
+
+Test(bd02, bd02_libaio_that_may_be_set_up_but_not_waited_for)
+{
+	both_denied(SYS_io_getevents, EPERM, "io_getevents");
+}
+
 static void as_nobody(rlim_t memlock)
 {
 	struct rlimit limit = { .rlim_cur = memlock, .rlim_max = memlock };
-	const char *backends[] = { NULL, "threads" };
+	const char *backends[] = { NULL, "libaio", "threads" };
 	char *path;
 
 	if (geteuid() != 0)
@@ -209,7 +261,7 @@ static void as_nobody(rlim_t memlock)
 	cr_assert_eq(prctl(PR_SET_DUMPABLE, 1, 0, 0, 0), 0);
 	/* what is taken by itself: io_uring by name may rightly fail here */
 	unsetenv("IOMAP_BACKEND");
-	for (int i = 0; i < 2; i++) {
+	for (size_t i = 0; i < sizeof(backends) / sizeof(backends[0]); i++) {
 		struct iomap_engine *engine;
 		struct t_log log;
 
@@ -230,14 +282,15 @@ Test(bd02, bd02_an_ordinary_user_with_64_kib_of_locked_memory)
 	as_nobody(65536);
 }
 
-/* Fallback of a system that has neither: the error of the last one. */
-Test(bd02, bd02_neither_works)
+/* Fallback of a system that has none of them: the error of the last one. */
+Test(bd02, bd02_none_works)
 {
 	struct iomap_engine *engine;
 	struct t_log log;
 
 	unsetenv("IOMAP_BACKEND");
 	deny(SYS_io_uring_setup, EPERM);
+	deny(SYS_io_setup, EPERM);
 	/* what the C library starts threads with; the leak checker needs the older clone() */
 	deny(SYS_clone3, EAGAIN);
 	cr_assert_eq(create(NULL, &log, &engine), -EAGAIN);

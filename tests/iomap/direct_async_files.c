@@ -243,6 +243,11 @@ Test(direct_async_files, di02_the_same_by_the_thread_pool)
 	wait_on_a_semaphore("threads", 0);
 }
 
+Test(direct_async_files, di02_the_same_by_libaio)
+{
+	wait_on_a_semaphore("libaio", 0);
+}
+
 /* ki_complete of the first one waits for the second one, which has yet to be reaped. */
 static void wait_inside(const char *backend)
 {
@@ -386,6 +391,11 @@ Test(direct_async_files, di02_many_from_many_threads, .timeout = 300)
 Test(direct_async_files, di02_many_by_a_single_worker, .timeout = 300)
 {
 	many(NULL, 1);
+}
+
+Test(direct_async_files, di02_many_by_libaio, .timeout = 300)
+{
+	many("libaio", 2);
 }
 
 Test(direct_async_files, di02_many_by_the_thread_pool, .timeout = 300)

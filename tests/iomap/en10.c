@@ -850,6 +850,14 @@ Test(en10, en10_each_failure_on_a_file_by_io_uring)
 	script_free(s);
 }
 
+Test(en10, en10_each_failure_on_a_file_by_libaio)
+{
+	struct script *s = script_on_file("libaio");
+
+	script_run(s, "file, libaio", check, false);
+	script_free(s);
+}
+
 Test(en10, en10_each_failure_on_a_file_by_threads)
 {
 	struct script *s = script_on_file("threads");
