@@ -74,18 +74,20 @@ void iomap__dio_wait(struct iomap__dio *dio)
 
 int64_t iomap__dio_size(const struct iomap__dio *dio)
 {
-	int64_t start = dio->iocb->ki_pos, end = dio->iter.pos, size;
+	/* a read of the last sector ends at 2^63 */
+	uint64_t start = (uint64_t)dio->iocb->ki_pos, end = (uint64_t)dio->iter.pos;
 	uint64_t block = iomap_i_blocksize(dio->iter.inode);
+	int64_t size;
 
 	if (dio->write) {
 		if (dio->open_tail)
-			end = (int64_t)iomap__round_down((uint64_t)end, block);
+			end = iomap__round_down(end, block);
 	} else {
 		/* a truncation that the caller's lock does not keep off */
 		size = iomap__min(dio->i_size, iomap_i_size_read(dio->iter.inode));
-		end = iomap__min(end, size);
+		end = iomap__min(end, (uint64_t)size);
 	}
-	return iomap__max(end - start, 0);
+	return end > start ? (int64_t)(end - start) : 0;
 }
 
 ssize_t iomap__dio_complete(struct iomap__dio *dio, int64_t end, int err)

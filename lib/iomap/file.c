@@ -237,8 +237,12 @@ static ssize_t file_read(struct iomap_file *file, struct iomap_iov_iter *to, int
 	iomap__file_check(file);
 	if (pos < 0)
 		return -EINVAL;
-	/* no byte lies beyond the largest position */
-	iomap_iov_iter_truncate(to, (uint64_t)(INT64_MAX - pos));
+	/*
+	 * No byte lies beyond the largest position; but what is read past the cache is whole
+	 * sectors, and the last one ends behind it.
+	 */
+	iomap_iov_iter_truncate(to, (uint64_t)INT64_MAX - (uint64_t)pos +
+					    (file->flags & IOMAP_O_DIRECT ? 1 : 0));
 	if (!iomap_iov_iter_count(to))
 		return 0;
 	iomap_kiocb_init(&iocb, file, pos);

@@ -167,9 +167,6 @@ static void read_some(struct far *f, struct iomap_file *file, int64_t unit)
 	size_t want = (int64_t)len < left ? len : (size_t)left;
 	ssize_t ret;
 
-	/* no read ends behind the last position, so that sector cannot be had as a whole */
-	if (unit > 1 && pos > INT64_MAX - (int64_t)len)
-		return;
 	ret = iomap_read(file, f->buf, len, pos);
 	cr_assert_eq(ret, (ssize_t)want, "%zu bytes at FAR+%lld of %lld by %lld: %zd", len,
 		     (long long)(pos - FAR), (long long)(f->size - FAR), (long long)unit, ret);
@@ -247,6 +244,24 @@ Test(far, tr02_the_largest_position_is_one_like_others)
 			step(f);
 		tear_down(f);
 	}
+}
+
+Test(far, dr01_the_last_sector_is_read_directly)
+{
+	struct far *f = set_up(9, 1);
+	const int64_t last = INT64_MAX - 511;
+
+	cr_assert_eq(iomap_write(f->buffered, "end", 3, INT64_MAX - 3), 3);
+	cr_assert_eq(iomap_fsync(f->buffered, 0, INT64_MAX, 0), 0);
+	cr_assert_eq(iomap_read(f->direct, f->buf, 512, last), 511);
+	cr_assert_eq(memcmp(f->buf + 508, "end", 3), 0);
+	memset(f->buf, 0xee, SPAN);
+	cr_assert_eq(iomap_read(f->direct, f->buf, SPAN, last - 512), 1023);
+	cr_assert_eq(memcmp(f->buf + 1020, "end", 3), 0);
+	/* of what is asked for behind it, nothing is there, whatever the size */
+	cr_assert_eq(iomap_truncate(f->buffered, last), 0);
+	cr_assert_eq(iomap_read(f->direct, f->buf, 4096, last), 0);
+	tear_down(f);
 }
 
 Test(far, tr02_odd_arguments_of_the_cache_calls)
