@@ -77,8 +77,8 @@ struct work_calls {
 
 static void *worker_main(void *arg);
 
-/* Lock held. */
-static void worker_start(struct iomap__workers *workers)
+/* Lock held.  False: there is no thread to be had. */
+static bool worker_start(struct iomap__workers *workers)
 {
 	struct worker *worker = &workers->worker[workers->nr];
 	struct iomap__env *env = &workers->engine->env;
@@ -92,10 +92,12 @@ static void worker_start(struct iomap__workers *workers)
 	if (!iomap__fails(env, IOMAP_FAIL_THREAD_CREATE))
 		error = pthread_create(&worker->thread, NULL, worker_main, worker);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	if (error)
+	if (error) {
 		iomap__log(env, IOMAP_LOG_ERROR, "engine: no worker thread: %s", strerror(error));
-	else
-		iomap__store_release(&workers->nr, workers->nr + 1);
+		return false;
+	}
+	iomap__store_release(&workers->nr, workers->nr + 1);
+	return true;
 }
 
 /* Lock held.  Call @worker, which is off its list or post. */
@@ -127,10 +129,7 @@ static bool call_idle(struct iomap__workers *workers, struct work_calls *calls)
 		calls->idle = worker_call(iomap__container_of(first, struct worker, idle));
 		return true;
 	}
-	if (workers->nr == workers->max || workers->stop)
-		return false;
-	worker_start(workers);
-	return true;
+	return workers->nr < workers->max && !workers->stop && worker_start(workers);
 }
 
 /* Lock held.  There is work in the queue. */
@@ -205,7 +204,8 @@ static void work_dequeued(struct iomap_work *work)
 	iomap__fetch_and(&work->state, ~WORK_QUEUED);
 }
 
-static void work_run(struct iomap__workers *workers, struct iomap_work *work)
+/* True: it was queued again meanwhile, and is so now. */
+static bool work_run(struct iomap__workers *workers, struct iomap_work *work)
 {
 	struct iomap__thread *self = iomap__thread_self();
 	struct iomap__work_frame frame = {
@@ -233,11 +233,12 @@ static void work_run(struct iomap__workers *workers, struct iomap_work *work)
 	if (frame.again)
 		iomap__list_add_tail(&frame.again->entry, &workers->queue);
 	call_waiters(workers, &calls);
-	if (!calls.event)
-		return;
-	iomap__mutex_unlock(&workers->lock);
-	calls_carry_out(workers, &calls);
-	iomap__mutex_lock(&workers->lock);
+	if (calls.event) {
+		iomap__mutex_unlock(&workers->lock);
+		calls_carry_out(workers, &calls);
+		iomap__mutex_lock(&workers->lock);
+	}
+	return frame.again;
 }
 
 /* Until the worker is called. */
@@ -372,6 +373,20 @@ void iomap__work_notify(struct iomap_engine *engine)
 	iomap__io_wake(engine->blk, &workers->event);
 }
 
+/* Lock held at entry and exit. */
+static void flush_run(struct iomap__workers *workers, struct iomap_work *work)
+{
+	struct work_calls calls = { .event = false };
+
+	if (!work_run(workers, work))
+		return;
+	/* a worker that was called for it has left it with us, and sleeps again */
+	call_for_work(workers, &calls);
+	iomap__mutex_unlock(&workers->lock);
+	calls_carry_out(workers, &calls);
+	iomap__mutex_lock(&workers->lock);
+}
+
 /* Lock held.  The caller runs it itself: where nobody else would, or perhaps nobody could. */
 static bool flush_by_caller(struct iomap__workers *workers, struct iomap_work *work)
 {
@@ -386,7 +401,7 @@ static bool flush_by_caller(struct iomap__workers *workers, struct iomap_work *w
 		if (work_frame_of(workers, work))
 			return false;
 		iomap__list_del(item);
-		work_run(workers, work);
+		flush_run(workers, work);
 		return true;
 	}
 	return false;
@@ -553,6 +568,10 @@ bool iomap__workers_finish(struct iomap_engine *engine)
 		work_run(workers, work);
 	workers->nr = 0;
 	workers->stop = false;
+	/* what was run may have submitted I/O, and then the engine lives on */
+	calls = (struct work_calls){ .event = false };
+	if (atomic_load(&workers->watched))
+		call_idle(workers, &calls);
 	iomap__mutex_unlock(&workers->lock);
 	return true;
 }

@@ -697,6 +697,39 @@ Test(direct_async, di02_without_a_worker_to_be_had_it_waits)
 	as_close(as);
 }
 
+static atomic_uint works_run;
+
+static void count_run(struct iomap_work *work)
+{
+	(void)work;
+	atomic_fetch_add(&works_run, 1);
+}
+
+Test(direct_async, di02_the_watcher_works_where_no_second_worker_can_be_had)
+{
+	struct as *as = failing_store();
+	struct iomap_engine *engine = as->ts.engine;
+	struct iomap_work work;
+	struct req req;
+
+	td_hold(as->ts.dev, TD_READ);
+	req_init(&req, as, 4 * KIB, 0);
+	cr_assert_eq(submit_read(&req), -IOMAP_EIOCBQUEUED);
+	/* the one there is has nothing else to do, and watches */
+	atomic_store(&failing, IOMAP_FAIL_THREAD_CREATE);
+	iomap_init_work(&work, count_run);
+	for (unsigned i = 1; i <= 100; i++) {
+		cr_assert(iomap_queue_work(engine, &work));
+		iomap_flush_work(engine, &work);
+		cr_assert_eq(atomic_load(&works_run), i);
+	}
+	td_open_gates(as->ts.dev);
+	req_wait(&req);
+	cr_assert_eq(req.ret, 4 * KIB);
+	req_free(&req);
+	as_close(as);
+}
+
 Test(direct_async, di02_without_memory_it_fails_before_anything_is_done)
 {
 	struct as *as = failing_store();

@@ -574,11 +574,11 @@ static bool fail_threads(void *ctx, enum iomap_fail_kind kind, uint64_t n)
 	return false;
 }
 
-Test(work, what_no_thread_could_be_had_for_waits_for_one_or_for_poll)
+/* All threads but workers can be had. */
+static struct iomap_engine *engine_short_of_threads(void)
 {
 	struct iomap_engine_opts opts;
 	struct iomap_engine *engine;
-	struct job job[2];
 
 	t_gate_init(&gate);
 	iomap_engine_opts_init(&opts);
@@ -588,6 +588,14 @@ Test(work, what_no_thread_could_be_had_for_waits_for_one_or_for_poll)
 	atomic_store(&threads_left, 100); /* flusher, I/O threads */
 	engine = t_engine(&opts, &log_lines);
 	atomic_store(&threads_left, 0);
+	return engine;
+}
+
+Test(work, what_no_thread_could_be_had_for_waits_for_one_or_for_poll)
+{
+	struct iomap_engine *engine = engine_short_of_threads();
+	struct job job[2];
+
 	job_init(&job[0], engine);
 	job_init(&job[1], engine);
 	cr_assert(iomap_queue_work(engine, &job[0].work));
@@ -605,6 +613,46 @@ Test(work, what_no_thread_could_be_had_for_waits_for_one_or_for_poll)
 	job_wait(&job[0], &job[0].ran, 3);
 	job_wait(&job[1], &job[1].ran, 1);
 	engine_end(engine);
+}
+
+static long flush_job(void *arg)
+{
+	struct job *job = arg;
+
+	iomap_flush_work(job->engine, &job->work);
+	return 0;
+}
+
+/* The worker that is called for it finds it running elsewhere, and goes to sleep again. */
+static void queue_what_is_flushed(void)
+{
+	struct iomap_engine *engine = engine_short_of_threads();
+	struct job job, other;
+	struct t_task task;
+
+	job_init(&job, engine);
+	job_init(&other, engine);
+	job.shut = true;
+	cr_assert(iomap_queue_work(engine, &job.work));
+	t_start(&task, flush_job, &job);
+	job_wait(&job, &job.begun, 1);
+	atomic_store(&threads_left, 100);
+	cr_assert(iomap_queue_work(engine, &job.work));
+	for (unsigned i = 1; i <= 10; i++) {
+		cr_assert(iomap_queue_work(engine, &other.work));
+		job_wait(&other, &other.ran, i);
+		iomap_flush_work(engine, &other.work);
+	}
+	job_open(&job);
+	job_wait(&job, &job.ran, 2);
+	t_join(&task);
+	engine_end(engine);
+}
+
+Test(work, what_is_queued_while_a_caller_flushes_it_runs_once_more)
+{
+	for (unsigned i = 0; i < 20; i++)
+		queue_what_is_flushed();
 }
 
 Test(work, so_many_workers_are_too_many)
