@@ -85,6 +85,7 @@ struct crash_version {
 struct crash_promise {
 	uint64_t made;	 /* when what it takes had been done, but for a commit */
 	uint64_t moment; /* when a commit was acknowledged; CRASH_NEVER: not yet */
+	uint64_t until;	 /* when it ended; 0: it has not */
 	int64_t start, end;
 	size_t version;
 	bool whole; /* the size is not older either */
@@ -132,8 +133,12 @@ void crash_synced_range(struct crash_object *object, uint64_t begin, uint64_t mo
 			int64_t end);
 /* It has been truncated to what it is now. */
 void crash_truncated(struct crash_object *object, uint64_t moment);
-/* A failed write of it was reported: nothing more is promised, what is acknowledged stays. */
-void crash_taint(struct crash_object *object);
+/*
+ * A write of it fails, from @moment on: nothing more is promised; what is acknowledged stays,
+ * but what was cut off may come back, as the zeros in its place may be what could not be
+ * written.
+ */
+void crash_taint(struct crash_object *object, uint64_t moment);
 /* A commit that began at @begin was acknowledged at @end. */
 void crash_committed(struct crash_model *model, uint64_t begin, uint64_t end);
 /* An fsync of @object, or of what @name stands for if it is not negative, likewise. */

@@ -169,13 +169,18 @@ void crash_truncated(struct crash_object *object, uint64_t moment)
  * What could not be written stays as it was on the device, and a commit to come is right not
  * to wait for it: so it promises nothing of the object.
  */
-void crash_taint(struct crash_object *object)
+void crash_taint(struct crash_object *object, uint64_t moment)
 {
 	size_t nr = 0;
 
-	for (size_t i = 0; i < object->promises_nr; i++)
-		if (object->promises[i].moment != CRASH_NEVER)
-			object->promises[nr++] = object->promises[i];
+	for (size_t i = 0; i < object->promises_nr; i++) {
+		if (object->promises[i].moment == CRASH_NEVER)
+			continue;
+		object->promises[nr] = object->promises[i];
+		if (object->promises[nr].cut && !object->promises[nr].until)
+			object->promises[nr].until = moment;
+		nr++;
+	}
 	object->promises_nr = nr;
 	object->tainted = true;
 }
@@ -220,6 +225,11 @@ void crash_synced(struct crash_model *model, struct crash_object *object, int na
 
 #define PIECE_BYTES 512
 
+static bool holds_at(const struct crash_promise *promise, uint64_t moment)
+{
+	return promise->moment <= moment && (!promise->until || moment < promise->until);
+}
+
 /* What an object owes at a moment. */
 struct debt {
 	const struct crash_object *object;
@@ -236,7 +246,7 @@ static struct debt debt_of(const struct crash_object *object, uint64_t moment)
 	for (size_t i = 0; i < object->promises_nr; i++) {
 		const struct crash_promise *p = &object->promises[i];
 
-		if (p->moment > moment)
+		if (!holds_at(p, moment))
 			continue;
 		if (p->whole && p->version > debt.whole)
 			debt.whole = p->version;
@@ -262,7 +272,7 @@ static bool size_may_be(const struct debt *debt, int64_t size)
 	for (size_t i = 0; i < debt->object->promises_nr; i++) {
 		const struct crash_promise *p = &debt->object->promises[i];
 
-		if (p->reach && p->moment <= debt->moment &&
+		if (p->reach && holds_at(p, debt->moment) &&
 		    size < least_size(debt, p->version, p->end))
 			return false;
 	}
@@ -281,7 +291,7 @@ static size_t oldest_at(const struct debt *debt, int64_t pos)
 	for (size_t i = 0; i < object->promises_nr; i++) {
 		const struct crash_promise *p = &object->promises[i];
 
-		if (p->moment <= debt->moment && p->start <= pos && pos < p->end &&
+		if (holds_at(p, debt->moment) && p->start <= pos && pos < p->end &&
 		    p->version > oldest)
 			oldest = p->version;
 	}

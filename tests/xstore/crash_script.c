@@ -244,7 +244,7 @@ static void wrote(struct run *run, struct slot *slot, ssize_t put, size_t len)
 		return;
 	if (!run->faults)
 		crash_die("write: %zd of %zu", put, len);
-	crash_taint(slot->object);
+	crash_taint(slot->object, run->moment);
 }
 
 /*
@@ -341,7 +341,7 @@ static void step_fsync(struct run *run, int name)
 	if (error && !slot->owes_error && !slot->object->tainted)
 		crash_die("%s: fsync: %s", crash_names[name], strerror(-error));
 	if (error)
-		crash_taint(slot->object);
+		crash_taint(slot->object, run->moment);
 	else
 		crash_synced(&run->script->model, slot->object, name, begin, tick(run));
 	slot->owes_error = false;
@@ -365,7 +365,7 @@ static void step_start(struct run *run, struct slot *slot)
 	tell(run, "start to write out%s: %d", rule ? ", held" : "", error);
 	if (end_fault(run)) {
 		slot->owes_error = true;
-		crash_taint(slot->object);
+		crash_taint(slot->object, run->moment);
 	} else if (error && !slot->owes_error && !slot->object->tainted) {
 		crash_die("sync_range: %s", strerror(-error));
 	}
