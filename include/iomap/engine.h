@@ -174,6 +174,35 @@ IOMAP_API const char *iomap_engine_backend(const struct iomap_engine *engine);
 IOMAP_API int iomap_engine_poll(struct iomap_engine *engine, unsigned budget,
 				bool may_block_callbacks);
 
+/* One thing that the library can or cannot do. */
+struct iomap_feature {
+	const char *name; /* static; the list is at iomap_features() */
+	int available;	  /* 1 or 0 */
+	char detail[116]; /* 0: why not; 1: may say how, or be empty */
+};
+
+/**
+ * iomap_features - what can be had here, and why the rest cannot
+ * @engine: of this engine; NULL: of this process, as an engine with default options finds it
+ * @out: receives the first @nr features; may be NULL when that is 0
+ * @element_size: sizeof(struct iomap_feature): elements of an older version are filled as far
+ *	as they go, those of a newer one with zeros behind
+ * @nr: elements of @out
+ *
+ * Names: "io_uring", "libaio", "threads" as far as they are built in, the best first (for an
+ * engine: available is the one in use); "backend" (detail: the name of the one in use, or
+ * that would be taken); "fua", "atomic", "registered_buffers", "registered_files", "polled",
+ * "nowait", "mmap", "dax".  Later versions add names; look for those you know.  Limits of a
+ * device are in iomap_bdev_limits().
+ *
+ * Any thread; blocks for moments.  Backends are probed at the first call that asks for one
+ * not in use, and the answer holds for the process: what is denied to it later is not seen.
+ *
+ * Return: number of features there are; -EINVAL.
+ */
+IOMAP_API int iomap_features(struct iomap_engine *engine, struct iomap_feature *out,
+			     size_t element_size, unsigned nr);
+
 /* Counters since creation unless said otherwise; bytes unless the name says otherwise. */
 struct iomap_engine_stats {
 	uint64_t cache_bytes;	    /* the bound */

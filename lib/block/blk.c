@@ -38,15 +38,37 @@ static const struct iomap__backend *blk_find_backend(const char *name)
 	return NULL;
 }
 
+_Static_assert(iomap__array_len(blk_backends) <= IOMAP__BACKENDS_MAX, "room for refusals");
+
+unsigned iomap__backends_nr(void)
+{
+	return iomap__array_len(blk_backends);
+}
+
+const struct iomap__backend *iomap__backend_nth(unsigned nth)
+{
+	return blk_backends[nth];
+}
+
+const char *iomap__backend_name(unsigned nth)
+{
+	return blk_backends[nth]->name;
+}
+
 static int blk_try_backend(struct iomap__blk *blk, const struct iomap__backend *backend,
 			   const char **why)
 {
 	unsigned i;
+	int error;
 
 	for (i = 0; i < blk->nr_queues; i++)
 		blk->queues[i].depth = blk->depth;
 	blk->backend = backend;
-	return backend->create(blk, why);
+	error = backend->create(blk, why);
+	for (i = 0; error && i < iomap__array_len(blk_backends); i++)
+		if (blk_backends[i] == backend)
+			blk->refused[i] = (struct iomap__refusal){ *why, error };
+	return error;
 }
 
 static int blk_start_named(struct iomap__blk *blk, const char *name)
@@ -179,6 +201,30 @@ exit_stacked:
 exit_bios:
 	iomap_bio_set_exit(&blk->bios);
 free_blk:
+	blk_free(blk);
+	return error;
+}
+
+int iomap__blk_probe(struct iomap_engine *engine, const struct iomap__backend *backend,
+		     const char **why)
+{
+	struct iomap__blk *blk;
+	int error;
+
+	*why = "memory";
+	blk = iomap__alloc_aligned(&engine->env, IOMAP__CACHE_LINE, sizeof(*blk));
+	if (!blk)
+		return -ENOMEM;
+	memset(blk, 0, sizeof(*blk));
+	blk->engine = engine;
+	blk->env = &engine->env;
+	iomap__park_init(blk);
+	blk->nr_queues = blk->depth = blk->nr_io_threads = 1;
+	error = blk_create_queues(blk);
+	if (!error)
+		error = blk_try_backend(blk, backend, why);
+	if (!error)
+		backend->destroy(blk);
 	blk_free(blk);
 	return error;
 }

@@ -38,6 +38,16 @@ int iomap__blk_create(struct iomap_engine *engine);
 void iomap__blk_destroy(struct iomap_engine *engine);
 bool iomap__blk_busy(struct iomap_engine *engine); /* a bdev is open */
 const char *iomap__blk_backend(const struct iomap_engine *engine);
+/*
+ * Backends by number, the best one first.  @engine: may be NULL, for the process.
+ * available: whether the @nth is in use (in an engine) or works; @why gets a reason, or what
+ * there is to say.  taken: the name of the one in use, or that an engine would take now; NULL:
+ * none would.
+ */
+unsigned iomap__backends_nr(void);
+const char *iomap__backend_name(unsigned nth);
+int iomap__backend_available(struct iomap_engine *engine, unsigned nth, char *why, size_t size);
+const char *iomap__backend_taken(struct iomap_engine *engine);
 /* Fill the block counters of @stats (bios_nr, read_bytes, written_bytes, flushes_nr). */
 void iomap__blk_stats(struct iomap_engine *engine, struct iomap_engine_stats *stats);
 

@@ -321,6 +321,23 @@ enum {
 	IOMAP__BLKSTAT_FLUSHES,
 };
 
+#define IOMAP__BACKENDS_MAX 8U
+
+/* Why a backend was not taken: what failed, a static string, and how; error 0: it was not tried. */
+struct iomap__refusal {
+	const char *why;
+	int error;
+};
+
+/* The backends there are, the best one first (blk.c). */
+const struct iomap__backend *iomap__backend_nth(unsigned nth);
+/*
+ * Create and destroy the backend in a layer of its own, with one queue of one request.
+ * @engine: zeroed but for env.  0 or -errno; *why says what failed.
+ */
+int iomap__blk_probe(struct iomap_engine *engine, const struct iomap__backend *backend,
+		     const char **why);
+
 struct iomap__blk {
 	struct iomap__stats stats;
 	struct iomap_engine *engine;
@@ -331,6 +348,7 @@ struct iomap__blk {
 	unsigned nr_io_threads;
 	struct iomap__queue *queues;
 	void *backend_data;
+	struct iomap__refusal refused[IOMAP__BACKENDS_MAX]; /* by number; constant after creation */
 	struct iomap_bio_set bios;	  /* the engine's own */
 	struct iomap__pool stacked_pool; /* struct iomap__stacked */
 	struct iomap__pool bdev_pool;	 /* struct iomap_bdev */
