@@ -74,13 +74,13 @@ static struct iomap_engine *engine_with(const char *backend, struct t_log *log)
 /* What the engine says of its backend agrees with its name. */
 static void uses(struct iomap_engine *engine, const char *name)
 {
-	static const char *const backends[] = { "io_uring", "threads" };
+	static const char *const backends[] = { "io_uring", "libaio", "threads" };
 
 	cr_assert_str_eq(iomap_engine_backend(engine), name);
 	cr_assert_str_eq(feature(engine, "backend").detail, name);
 	cr_assert_eq(feature(engine, "backend").available, 1);
 	cr_assert_eq(feature(engine, name).available, 1);
-	for (unsigned i = 0; i < 2; i++)
+	for (unsigned i = 0; i < 3; i++)
 		if (strcmp(backends[i], name))
 			cr_assert_eq(feature(engine, backends[i]).available, 0);
 }
