@@ -42,8 +42,8 @@ IOMAP_API IOMAP_MUST_CHECK int iomap_file_open(struct iomap_inode *inode, unsign
  * iomap_file_close - close a file
  *
  * Writes nothing.  No call on the file may be running; reads ahead that it has started go on.
- * Waits for a ki_complete of the file that is running, unless it is the one that calls.  NULL
- * is ignored.
+ * Waits for a ki_complete of the file that is running, unless it is the one that calls; that
+ * may submit another iocb meanwhile.  NULL is ignored.
  * Return: 0; -EBUSY while an asynchronous iocb of the file is under way, and it is still open;
  * -EINVAL for a file that is closed already (debug builds abort).
  */

@@ -212,8 +212,7 @@ struct iomap_file {
 	unsigned flags; /* IOMAP_O_xxx */
 	unsigned mode;	/* IOMAP_FMODE_xxx */
 	uint32_t wb_err; /* errseq cursor; advanced under `lock` */
-	uint32_t async_nr;     /* iocbs whose ki_complete is still to be called */
-	uint32_t callbacks_nr; /* ki_completes that are running */
+	uint32_t uses; /* asynchronous iocbs and running ki_completes: iomap/file.c */
 	struct iomap__mutex lock; /* wb_err; readahead state is racy by design, relaxed */
 	struct iomap__ra_state ra;
 };

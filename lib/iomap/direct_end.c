@@ -14,8 +14,8 @@
  *			reports		ki_complete
  *
  * What is held meanwhile, from before the submitter lets go: i_dio_count of the inode, until it
- * is completed; async_nr of the file, until ki_complete is about to run, and callbacks_nr from
- * then until it has returned; a watch on its bios (work.c), until the last one has ended.
+ * is completed; a use of the file (file.c), until ki_complete has returned; a watch on its bios
+ * (work.c), until the last one has ended.
  *
  * Who waits in iomap_inode_dio_wait() has i_rwsem and perhaps is a worker, or the only thread
  * there is.  So it completes what has been queued for the inode itself, and queues it again

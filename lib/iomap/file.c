@@ -18,7 +18,7 @@
  * so does what is left to the cache when direct I/O will not do.
  *
  * An asynchronous iocb keeps its file open: closing gives -EBUSY until its ki_complete is about
- * to be called, and waits while it runs.  So whoever learns there that the I/O is over can
+ * to be called, and waits while it runs; -EBUSY once more when that has submitted another one.  So whoever learns there that the I/O is over can
  * close the file, in ki_complete itself or elsewhere, and no callback comes after it.
  *
  * Locks: i_rwsem; file->lock guards the error cursor.
@@ -78,14 +78,27 @@ int iomap_file_open(struct iomap_inode *inode, unsigned flags, struct iomap_file
 
 /* ---- asynchronous iocbs ---- */
 
+/*
+ * file->uses: iocbs whose ki_complete is still to be called, and ki_completes that are running.
+ * In one word, so that who closes sees both at one time: a ki_complete may submit again, and
+ * then end, between two looks.
+ */
+#define FILE_CALLBACK 0x1U
+#define FILE_CALLBACKS 0xfffU
+#define FILE_ASYNC 0x1000U
+#define FILE_ASYNC_MAX 0xfff00000U
+
 void iomap__kiocb_begin(struct iomap_kiocb *iocb)
 {
-	iomap__fetch_add(&iocb->ki_filp->async_nr, 1);
+	uint32_t before = iomap__fetch_add(&iocb->ki_filp->uses, FILE_ASYNC);
+
+	(void)before;
+	iomap__assert_msg(before < FILE_ASYNC_MAX, "too many asynchronous iocbs of one file");
 }
 
 void iomap__kiocb_cancel(struct iomap_kiocb *iocb)
 {
-	iomap__fetch_sub(&iocb->ki_filp->async_nr, 1);
+	iomap__fetch_sub(&iocb->ki_filp->uses, FILE_ASYNC);
 }
 
 void iomap__kiocb_complete(struct iomap_kiocb *iocb, long ret)
@@ -93,35 +106,37 @@ void iomap__kiocb_complete(struct iomap_kiocb *iocb, long ret)
 	struct iomap__work_frame *frame = iomap__thread_self()->work;
 	struct iomap_file *file = iocb->ki_filp;
 	struct iomap__blk *blk = file->inode->i_engine->blk;
-	const uint32_t *word = &file->callbacks_nr;
+	const uint32_t *word = &file->uses;
 
-	/* in this order: who finds async_nr 0 finds the callback counted */
-	iomap__fetch_add(&file->callbacks_nr, 1);
-	iomap__fetch_sub(&file->async_nr, 1);
+	iomap__fetch_sub(&file->uses, FILE_ASYNC - FILE_CALLBACK);
 	frame->file = file;
 	iocb->ki_complete(iocb, ret);
 	if (!frame->file)
 		return; /* it has closed it */
 	frame->file = NULL;
-	/* release: pairs with file_wait_callbacks(); from here on the address is only a key */
-	iomap__fetch_sub(&file->callbacks_nr, 1);
+	/* release: pairs with file_unused(); from here on the address is only a key */
+	iomap__fetch_sub(&file->uses, FILE_CALLBACK);
 	iomap__io_wake(blk, word);
 }
 
-/* Until no ki_complete but the one that has called us is running. */
-static void file_wait_callbacks(struct iomap_file *file)
+/* Until no ki_complete but the one that has called us is running.  False: an iocb is under way. */
+static bool file_unused(struct iomap_file *file)
 {
-	struct iomap__work_frame *frame = iomap__thread_self()->work;
-	uint32_t own = 0, nr;
+	struct iomap__work_frame *frame;
+	uint32_t own = 0, uses;
 
-	for (; frame; frame = frame->outer) {
-		if (frame->file != file)
-			continue;
-		frame->file = NULL;
-		own = 1;
+	for (frame = iomap__thread_self()->work; frame; frame = frame->outer)
+		if (frame->file == file)
+			own = FILE_CALLBACK;
+	while ((uses = iomap__load_acquire(&file->uses)) > own) {
+		if (uses & ~FILE_CALLBACKS)
+			return false;
+		iomap__io_wait(file->inode->i_engine->blk, &file->uses, uses);
 	}
-	while ((nr = iomap__load_acquire(&file->callbacks_nr)) > own)
-		iomap__io_wait(file->inode->i_engine->blk, &file->callbacks_nr, nr);
+	for (frame = iomap__thread_self()->work; frame; frame = frame->outer)
+		if (frame->file == file)
+			frame->file = NULL;
+	return true;
 }
 
 int iomap_file_close(struct iomap_file *file)
@@ -131,12 +146,8 @@ int iomap_file_close(struct iomap_file *file)
 	if (!file)
 		return 0;
 	/* not of one that is closed; and it is open until its last callback has returned */
-	if (iomap__load(&file->magic) == IOMAP__FILE_MAGIC) {
-		/* acquire: pairs with iomap__kiocb_complete(), which counts its callback before */
-		if (iomap__load_acquire(&file->async_nr))
-			return -EBUSY;
-		file_wait_callbacks(file);
-	}
+	if (iomap__load(&file->magic) == IOMAP__FILE_MAGIC && !file_unused(file))
+		return -EBUSY;
 	/* exchanged: of two that close it at once, one is told */
 	if (__atomic_exchange_n(&file->magic, 0, __ATOMIC_RELAXED) != IOMAP__FILE_MAGIC) {
 		iomap__assert_msg(false, "file %p is closed twice, or was never opened",

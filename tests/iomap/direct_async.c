@@ -971,6 +971,57 @@ static long destroy_thread(void *arg)
 	return iomap_inode_destroy(arg, IOMAP_DESTROY_WAIT);
 }
 
+/* Whether a close of the file is about to be called; under the gate. */
+static bool closing;
+
+/* Some time after the close could have seen that no iocb is under way. */
+static void submit_again(struct req *req)
+{
+	t_lock(&req->as->gate);
+	while (!closing)
+		t_wait(&req->as->gate);
+	t_unlock(&req->as->gate);
+	for (unsigned i = 0; i < 1000; i++)
+		sched_yield();
+	t_must(submit_read(req->other) == -IOMAP_EIOCBQUEUED);
+}
+
+static long close_once(void *arg)
+{
+	struct as *as = arg;
+
+	t_lock(&as->gate);
+	closing = true;
+	t_wake(&as->gate);
+	t_unlock(&as->gate);
+	return iomap_file_close(as->file);
+}
+
+Test(direct_async, di02_a_close_that_waits_sees_what_ki_complete_submits)
+{
+	struct as *as = mapped();
+	struct req a, b;
+	struct t_task task;
+
+	req_init(&a, as, 4 * KIB, 0);
+	req_init(&b, as, 4 * KIB, 4 * KIB);
+	a.hook = submit_again;
+	a.other = &b;
+	td_hold(as->ts.dev, TD_READ);
+	cr_assert_eq(submit_read(&a), -IOMAP_EIOCBQUEUED);
+	cr_assert_eq(td_release(as->ts.dev, 1), 1U);
+	req_wait(&a);
+	t_start(&task, close_once, as);
+	cr_assert_eq(t_join(&task), -EBUSY);
+	cr_assert_eq(req_calls(&b), 0U);
+	td_open_gates(as->ts.dev);
+	req_wait(&b);
+	cr_assert_eq(b.ret, 4 * KIB);
+	as_close(as);
+	req_free(&a);
+	req_free(&b);
+}
+
 Test(direct_async, di02_an_inode_waits_for_io_of_the_applications_own)
 {
 	struct as *as = mapped();
