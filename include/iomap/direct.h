@@ -102,11 +102,12 @@ struct iomap_dio_ops {
  * not waited for: use IOMAP_DIO_FORCE_WAIT if your end_io, or the next writer, cannot do with
  * a shared lock, or with none.
  *
- * Return: bytes, fewer when an error of the callbacks follows them; 0 for a read at or
- * beyond i_size; -IOMAP_EIOCBQUEUED: ki_complete will be called; -ENOTBLK: use the buffered
- * call instead, nothing was done (dirty data is held back with IOMAP_WB_DEFER or comes back,
- * release_folio keeps a folio, the mapping is IOMAP_DELALLOC, a part of a block has its old
- * data elsewhere, or a callback said so);
+ * Return: bytes, fewer when an error of the callbacks follows them, or what -ENOTBLK would be
+ * returned for (the rest is for the buffered call); 0 for a read at or beyond i_size;
+ * -IOMAP_EIOCBQUEUED: ki_complete will be called; -ENOTBLK: use the buffered call instead,
+ * nothing was done (dirty data is held back with IOMAP_WB_DEFER or comes back, release_folio
+ * keeps a folio, the mapping is IOMAP_DELALLOC, a part of a block has its old data elsewhere,
+ * or a callback said so);
  * -EINVAL (alignment, flags, negative position), before anything was submitted;
  * -EFBIG at or beyond i_maxbytes; -EIO for a broken mapping; -ENOMEM; the first error of
  * the device, of writing out, of the callbacks or of the sync.  Kernel counterpart:

@@ -229,15 +229,22 @@ static ssize_t file_read_direct(struct iomap_kiocb *iocb, struct iomap_iov_iter 
 	struct iomap_inode *inode = iocb->ki_filp->inode;
 	const struct iomap_inode_ops *op = inode->i_op;
 	const struct iomap_ops *ops;
-	ssize_t ret;
+	ssize_t done, rest;
 
 	ops = !op ? NULL : op->direct ? op->direct : op->read ? op->read : op->write;
 	if (!ops)
 		return -EINVAL;
 	iomap_inode_lock_shared(inode);
-	ret = iomap_dio_rw(iocb, to, ops, op->dio_ops, 0, NULL, 0);
+	done = iomap_dio_rw(iocb, to, ops, op->dio_ops, 0, NULL, 0);
 	iomap_inode_unlock_shared(inode);
-	return ret == -ENOTBLK ? iomap_file_read_iter(iocb, to) : ret;
+	if (done < 0 && done != -ENOTBLK)
+		return done;
+	/* what direct I/O will not do may also come after a part that it did */
+	if (done >= 0 && (!iomap_iov_iter_count(to) || iocb->ki_pos >= iomap_i_size_read(inode)))
+		return done;
+	done = iomap__max(done, 0);
+	rest = iomap_file_read_iter(iocb, to);
+	return done && rest < 0 ? done : done + rest;
 }
 
 static ssize_t file_read(struct iomap_file *file, struct iomap_iov_iter *to, int64_t pos)

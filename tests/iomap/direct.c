@@ -361,6 +361,32 @@ Test(direct, di02_begin_may_ask_for_the_cache)
 	ds_close(ds);
 }
 
+/* A count that is short below the end of the file would be taken for that end. */
+Test(direct, di02_the_rest_of_a_read_is_left_to_the_cache)
+{
+	struct ds *ds = mapped(64 * KIB, 12);
+	char *buf = memory(32 * KIB);
+
+	poison(&ds->ts);
+	ts_dev_fill(&ds->ts, 64 * KIB, 64 * KIB, 0, 1);
+	ts_map(&ds->ts, 8 * KIB, 4 * KIB, IOMAP_DELALLOC, 0, IOMAP_NULL_ADDR);
+	cr_assert_eq(dio_read(ds, buf, 32 * KIB, 0), 8 * KIB);
+	cr_assert_eq(dio_read(ds, buf, 8 * KIB, 8 * KIB), -ENOTBLK);
+	memset(buf, 0x5a, 32 * KIB);
+	cr_assert_eq(iomap_read(ds->file, buf, 32 * KIB, 0), 32 * KIB);
+	cr_assert_lt(t_mismatch(buf, 8 * KIB, 0, 1), 0);
+	cr_assert(t_all(buf + 8 * KIB, 4 * KIB, 0));
+	cr_assert_lt(t_mismatch(buf + 12 * KIB, 20 * KIB, 12 * KIB, 1), 0);
+	/* a begin that fails fails again, and what was read before it counts */
+	ts_drop(&ds->ts);
+	ts_map(&ds->ts, 8 * KIB, 4 * KIB, IOMAP_MAPPED, 0, 72 * KIB);
+	ds->ts.map_max_bytes = 8 * KIB;
+	ts_fail(&ds->ts, TS_BEGIN, 2, -ENOLCK, 1000);
+	cr_assert_eq(iomap_read(ds->file, buf, 32 * KIB, 0), 8 * KIB);
+	free(buf);
+	ds_close(ds);
+}
+
 static ssize_t hold_back(struct ts *ts, struct iomap_writepage_ctx *wpc, struct iomap_folio *folio,
 			 uint64_t pos, unsigned len, uint64_t end_pos)
 {
