@@ -42,6 +42,9 @@ struct iomap {
  * iomap_begin: required.  Fill @iomap with the mapping that covers @pos; it may start
  *   earlier and be shorter or longer than asked.  @srcmap, when its type is set to other
  *   than IOMAP_HOLE, is where old data is read from (copy-on-write).  May block.
+ *     What is IOMAP_MAPPED anybody may read from the device at once.  IOMAP_F_NEW tells only
+ *   this caller that nothing has been written there: where others read beside a write, answer
+ *   IOMAP_UNWRITTEN or IOMAP_DELALLOC for what it has allocated, to all of them.
  *   Return 0 or -errno, which ends the operation; no iomap_end follows an error.
  * iomap_end: optional.  Called once for each iomap_begin that returned 0.  @written: bytes
  *   of the mapping that were worked on from @pos, 0 after a failure.  May block.  Its error

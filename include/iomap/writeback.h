@@ -96,6 +96,10 @@ struct iomap_writepage_ctx {
  *   that the library does not know.  Return: bytes handled (> 0; the rest is asked for
  *   again), -errno, or IOMAP_WB_DEFER.  After -errno it gives back the reservations from @pos
  *   to the end of the folio, and is not called again for this folio.
+ *     Of reserved or unwritten space it makes no more IOMAP_MAPPED than [pos, pos + len), at
+ *   once or better when that has been written.  The rest may belong to a write that has not
+ *   come to it yet: nothing of it is in the cache, and whoever reads it, that write included,
+ *   would get what the device happens to hold.
  * writeback_submit: required.  Send what was built, or with @error set end it unsubmitted
  *   with that error; usually iomap_ioend_writeback_submit().  Called when the context holds
  *   something in wb_ctx.  Return: 0 or -errno.

@@ -254,6 +254,68 @@ static void run(const struct ts_config *cfg, bool own_setsize, bool async, uint6
 	free(z);
 }
 
+/*
+ * A write into a hole, overtaken by a sync, and by a read of what it has yet to write, when it
+ * has come to its second folio.
+ */
+struct overtaken {
+	struct ts *ts;
+	bool read, done;
+};
+
+static long overtake(void *arg)
+{
+	struct overtaken *o = arg;
+
+	t_must(ts_fsync(o->ts) == 0);
+	if (o->read)
+		t_must(ts_reads_all(o->ts, 4 * KIB, 4 * KIB, 0));
+	return 0;
+}
+
+static void before_the_second(struct ts *ts, struct iomap_iter *iter, int64_t pos)
+{
+	struct overtaken *o = ts->hook.arg;
+	struct t_task task;
+
+	(void)iter;
+	if (pos < 4 * KIB || o->done)
+		return;
+	o->done = true;
+	t_start(&task, overtake, o);
+	t_must(t_join(&task) == 0);
+}
+
+static void overtaken_write(enum ts_alloc alloc, uint32_t blkbits, bool read)
+{
+	struct ts *ts = ts_open(&(struct ts_config){
+		.alloc = alloc, .blkbits = blkbits, .i_size = 16 * KIB, .with_write_ops = true });
+	struct overtaken o = { .ts = ts, .read = read };
+
+	t_lock(&ts->dev->gate);
+	memset(ts->dev->mem, POISON, ts->dev->bytes);
+	t_unlock(&ts->dev->gate);
+	ts->hook.arg = &o;
+	ts->hook.get = before_the_second;
+	ts_write(ts, 1000, 6000, 1);
+	cr_assert(o.done);
+	for (int i = 0; i < 2; i++) {
+		cr_assert(ts_reads_all(ts, 0, 1000, 0));
+		cr_assert(ts_reads(ts, 1000, 6000, 1));
+		cr_assert(ts_reads_all(ts, 7000, 16 * KIB - 7000, 0), "%d, %u, %d, %d", alloc,
+			  blkbits, read, i);
+		cr_assert_eq(ts_fsync(ts), 0);
+		ts_drop(ts);
+	}
+	ts_close(ts);
+}
+
+Test(zones, wb03_bw03_a_write_overtaken_by_writeback_and_readers_fills_its_blocks_with_zeros)
+{
+	for (unsigned i = 0; i < 8; i++)
+		overtaken_write(i & 1 ? TS_DELALLOC : TS_UNWRITTEN, i & 2 ? 12 : 10, i & 4);
+}
+
 Test(zones, tr02_dr02_dw01_data_below_a_wandering_end_is_nobodys_to_lose)
 {
 	static const enum ts_alloc alloc[] = { TS_UNWRITTEN, TS_DELALLOC, TS_UNWRITTEN };

@@ -344,29 +344,35 @@ static int store_end(struct iomap_inode *inode, int64_t pos, int64_t length, ssi
 	return rc;
 }
 
+/* The part of the extent that [pos, pos + len) covers, as written. */
+static struct ts_extent written_part(struct ts_extent e, uint64_t pos, uint64_t len)
+{
+	uint64_t skip = pos - (uint64_t)e.offset, left = e.length - skip;
+
+	e.type = IOMAP_MAPPED;
+	e.offset = (int64_t)pos;
+	e.length = len < left ? len : left;
+	e.addr += has_addr(&e) ? skip : 0;
+	return e;
+}
+
 ssize_t ts_range(struct ts *ts, struct iomap_writepage_ctx *wpc, struct iomap_folio *folio,
 		 uint64_t pos, unsigned len, uint64_t end_pos)
 {
-	struct ts_extent e;
+	struct ts_extent e, written;
 
 	t_lock(&ts->gate);
 	e = map_get(ts, (int64_t)pos);
+	/* no more than that: the write which took the extent may not have come to its rest yet */
+	written = written_part(e, pos, len);
 	if (e.type == IOMAP_DELALLOC) {
-		e.type = IOMAP_MAPPED;
-		e.addr = space_take(ts, e.length);
-		map_put(ts, e);
+		written.addr = space_take(ts, written.length);
+		map_put(ts, written);
+		e = written;
 	}
 	fill_iomap(ts, &e, (int64_t)pos, &wpc->iomap);
-	if (e.type == IOMAP_UNWRITTEN) {
-		struct ts_extent written = e;
-		uint64_t end = (uint64_t)e.offset + e.length;
-
-		written.type = IOMAP_MAPPED;
-		written.offset = (int64_t)pos;
-		written.length = pos + len < end ? len : end - pos;
-		written.addr = e.addr + (pos - (uint64_t)e.offset);
+	if (e.type == IOMAP_UNWRITTEN)
 		map_put(ts, written);
-	}
 	t_unlock(&ts->gate);
 	return iomap_add_to_ioend(wpc, folio, (int64_t)pos, (int64_t)end_pos, len);
 }

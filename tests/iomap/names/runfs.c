@@ -363,26 +363,63 @@ static void runfs_readahead(struct readahead_control *rac)
 
 /* ---- writeback ---- */
 
-/* Give the run that covers @pos a place if it has none, and map it. */
-static int runfs_place(struct runfs_info *ri, loff_t pos, struct iomap *iomap)
+/*
+ * Give [pos, pos + len) of the reserved run a place, and no more: what the write that reserved
+ * it has not come to yet must go on reading as zeros.  Takes @placed and @rest where it has
+ * use for them.  ri_lock is held.
+ */
+static struct runfs_run *runfs_place(struct runfs_info *ri, struct runfs_run *run,
+				     struct runfs_run **placed, struct runfs_run **rest)
 {
-	struct runfs_run *run;
+	struct runfs_run *new = *placed;
+	loff_t run_end = run->start + (loff_t)run->len;
+	loff_t end = min_t(loff_t, new->start + (loff_t) new->len, run_end);
+
+	run->len = (u64)(new->start - run->start);
+	new->len = (u64)(end - new->start);
+	new->sector = ri->next_sector;
+	new->state = RUNFS_PLACED;
+	ri->next_sector += new->len >> SECTOR_SHIFT;
+	runfs_insert(ri, new);
+	*placed = NULL;
+	if (end < run_end) {
+		(*rest)->start = end;
+		(*rest)->len = (u64)(run_end - end);
+		runfs_insert(ri, *rest);
+		*rest = NULL;
+	}
+	if (!run->len) {
+		list_del_init(&run->list);
+		kfree(run);
+	}
+	ri->cookie++;
+	return new;
+}
+
+/* Map the dirty [pos, pos + len), or a part of it. */
+static int runfs_map_dirty(struct runfs_info *ri, loff_t pos, unsigned len, struct iomap *iomap)
+{
+	struct runfs_run *placed = runfs_new_run(pos, len), *rest = runfs_new_run(pos, len), *run;
+	int error = -EIO;
 	loff_t next;
 
+	if (IS_ERR(placed) || IS_ERR(rest)) {
+		error = -ENOMEM;
+		goto out;
+	}
 	spin_lock(&ri->ri_lock);
 	run = runfs_find(ri, pos, &next);
-	if (run && run->state == RUNFS_RESERVED) {
-		run->sector = ri->next_sector;
-		run->state = RUNFS_PLACED;
-		ri->next_sector += run->len >> SECTOR_SHIFT;
-		ri->cookie++;
-	}
-	if (run)
+	if (run && run->state == RUNFS_RESERVED)
+		run = runfs_place(ri, run, &placed, &rest);
+	if (run) {
 		runfs_fill(ri, run, iomap);
+		error = iomap->addr + iomap->length <= bdev_nr_bytes(ri->bdev) ? 0 : -ENOSPC;
+	}
 	spin_unlock(&ri->ri_lock);
-	if (!run)
-		return -EIO;
-	return iomap->addr + iomap->length <= bdev_nr_bytes(ri->bdev) ? 0 : -ENOSPC;
+out:
+	kfree(IS_ERR(placed) ? NULL : placed);
+	kfree(IS_ERR(rest) ? NULL : rest);
+	return error;
 }
 
 static ssize_t runfs_writeback_range(struct iomap_writepage_ctx *wpc, struct folio *folio, u64 pos,
@@ -395,7 +432,7 @@ static ssize_t runfs_writeback_range(struct iomap_writepage_ctx *wpc, struct fol
 	if ((loff_t)pos < wpc->iomap.offset ||
 	    (loff_t)pos >= wpc->iomap.offset + (loff_t)wpc->iomap.length) {
 		memset(&wpc->iomap, 0, sizeof(wpc->iomap));
-		error = runfs_place(ri, (loff_t)pos, &wpc->iomap);
+		error = runfs_map_dirty(ri, (loff_t)pos, len, &wpc->iomap);
 		if (error)
 			return error;
 	}
@@ -478,8 +515,8 @@ static ssize_t runfs_dio_write(struct kiocb *iocb, struct iov_iter *from)
 	if (((unsigned long)iocb->ki_pos | iov_iter_alignment(from)) & mask)
 		return -ENOTBLK;
 	/* end_io moves i_size under the lock of the caller */
-	return iomap_dio_rw(iocb, from, &runfs_iomap_ops, &runfs_dio_ops, IOMAP_DIO_FORCE_WAIT, NULL,
-			    0);
+	return iomap_dio_rw(iocb, from, &runfs_iomap_ops, &runfs_dio_ops, IOMAP_DIO_FORCE_WAIT,
+			    NULL, 0);
 }
 
 /* ---- the end of the file ---- */
