@@ -11,24 +11,19 @@
  * bi_end_io stops doing so; the round is what had completed by then, and the rest is waited for
  * outside the measured time.
  */
-#include <iomap/iomap.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "bdev.h"
+#include "cached.h"
 
 #define CACHE_EXTRA (64ULL << 20)
-#define READ_BYTES ((size_t)1 << 20)
 
 struct ours {
 	struct bdev_io io;
 	struct bench_round round;
 	struct iomap_engine *engine;
 	struct iomap_bdev *bdev;
-	/* the arena's memory */
-	struct iomap_bdev *memory;
-	struct iomap_inode inode;
-	bool inode_up;
+	struct cached memory; /* the arena's */
 	struct iomap_folio **folios;
 	unsigned nr_folios;
 
@@ -48,81 +43,22 @@ static void ours_log(void *ctx, enum iomap_log_level level, const char *message)
 
 /* ---- memory of the arena ---- */
 
-static int memory_begin(struct iomap_inode *inode, int64_t pos, int64_t length, unsigned flags,
-			struct iomap *iomap, struct iomap *srcmap)
+static int memory_get(struct ours *o)
 {
-	(void)pos, (void)length, (void)flags, (void)srcmap;
-	iomap->type = IOMAP_MAPPED;
-	iomap->length = (uint64_t)iomap_i_size_read(inode);
-	iomap->addr = 0;
-	iomap->bdev = inode->i_bdev;
-	return 0;
-}
-static const struct iomap_ops memory_ops = { .iomap_begin = memory_begin };
-
-static int memory_read_folio(struct iomap_file *file, struct iomap_folio *folio)
-{
-	(void)file;
-	return iomap_bio_read_folio(folio, &memory_ops);
-}
-static void memory_readahead(struct iomap_readahead_control *rac)
-{
-	iomap_bio_readahead(rac, &memory_ops);
-}
-static const struct iomap_address_space_operations memory_aops = {
-	.read_folio = memory_read_folio,
-	.readahead = memory_readahead,
-};
-
-static int memory_read(struct ours *o, uint64_t bytes)
-{
-	char *chunk = bench_memory(READ_BYTES);
-	struct iomap_file *file;
-	uint64_t at;
-	ssize_t n = 1;
-	int error = iomap_file_open(&o->inode, 0, &file);
-
-	for (at = 0; !error && at < bytes && n > 0; at += (uint64_t)n)
-		n = iomap_read(file, chunk, READ_BYTES, (int64_t)at);
-	if (!error)
-		iomap_file_close(file);
-	bench_memory_free(chunk, READ_BYTES);
-	return error ? error : n > 0 ? 0 : -5;
-}
-
-static int memory_take_folios(struct ours *o, uint64_t bytes)
-{
+	uint64_t bytes = (uint64_t)o->io.p->depth * o->io.p->bytes, pos = 0;
 	struct iomap_folio *folio;
-	uint64_t pos = 0;
 
+	if (cached_open(&o->memory, o->engine, bytes) != 0)
+		return -1;
 	o->folios = calloc(bytes / IOMAP_PAGE_SIZE, sizeof(struct iomap_folio *));
 	while (pos < bytes) {
-		folio = iomap_filemap_get_folio(o->inode.i_mapping, pos >> IOMAP_PAGE_SHIFT);
+		folio = iomap_filemap_get_folio(o->memory.inode.i_mapping, pos >> IOMAP_PAGE_SHIFT);
 		if (!folio)
 			return bench_error("a folio of the bench's own inode is not cached");
 		o->folios[o->nr_folios++] = folio;
 		pos += iomap_folio_size(folio);
 	}
 	return 0;
-}
-
-static int memory_get(struct ours *o)
-{
-	uint64_t bytes = (uint64_t)o->io.p->depth * o->io.p->bytes;
-	struct iomap_inode_args args = {
-		.size = sizeof(args), .a_ops = &memory_aops, .i_size = (int64_t)bytes
-	};
-	int error = iomap_bdev_open_memory(o->engine, bytes, &o->memory);
-
-	args.bdev = o->memory;
-	if (!error)
-		error = iomap_inode_init(o->engine, &o->inode, &args);
-	o->inode_up = !error;
-	if (!error)
-		error = memory_read(o, bytes);
-	if (error)
-		return bench_error("memory of the arena: %s", strerror(-error));
-	return memory_take_folios(o, bytes);
 }
 
 /* Bytes [at, at + len) of the memory into @bio. */
@@ -209,11 +145,8 @@ void bdev_ours_teardown(struct bench_ctx *ctx, void *state)
 		iomap_bio_put(o->bios[i]);
 	for (unsigned i = 0; i < o->nr_folios; i++)
 		iomap_folio_put(o->folios[i]);
-	if (o->inode_up)
-		error = iomap_inode_destroy(&o->inode, IOMAP_DESTROY_DISCARD);
-	if (!error && o->memory)
-		error = iomap_bdev_close(o->memory);
-	if (!error && o->bdev)
+	cached_close(&o->memory);
+	if (o->bdev)
 		error = iomap_bdev_close(o->bdev);
 	if (!error && o->engine)
 		error = iomap_engine_destroy(o->engine);

@@ -14,11 +14,15 @@
 
 #include "bench.h"
 
+extern const struct bench_scenario bench_self, bench_self_fio;
 extern const struct bench_scenario bench_bdev_rand, bench_bdev_seq;
+extern const struct bench_scenario bench_hit_read, bench_hit_write, bench_hit_batch;
+extern const struct bench_scenario bench_hit_same, bench_hit_2t, bench_write_2t, bench_hit_pin;
 
 const struct bench_scenario *const bench_scenarios[] = {
-	&bench_bdev_rand,
-	&bench_bdev_seq,
+	&bench_self,	  &bench_self_fio,  &bench_bdev_rand, &bench_bdev_seq, &bench_hit_read,
+	&bench_hit_write, &bench_hit_batch, &bench_hit_same,  &bench_hit_2t,   &bench_write_2t,
+	&bench_hit_pin,
 	NULL,
 };
 
@@ -77,19 +81,19 @@ struct run {
 	FILE *json;
 };
 
-static bool is_wanted(struct run *run, const char *id)
+static bool is_wanted(struct run *run, const struct bench_scenario *scenario, const char *id)
 {
 	bool found = !run->nr_wanted;
 
 	for (int i = 0; i < run->nr_wanted; i++)
-		if (begins(id, run->wanted[i]))
+		if (begins(id, run->wanted[i]) || strcmp(scenario->id, run->wanted[i]) == 0)
 			found = run->found[i] = true;
 	return found;
 }
 
 static void not_yet(struct run *run, const struct bench_scenario *scenario)
 {
-	if (is_wanted(run, scenario->id))
+	if (is_wanted(run, scenario, scenario->id))
 		printf("%s\n  not yet: %s\n", scenario->id, scenario->not_yet);
 }
 
@@ -106,7 +110,7 @@ static int run_scenario(struct run *run, const struct bench_scenario *scenario)
 		memset(&c, 0, sizeof(c));
 		if (!scenario->get(i, &c))
 			return 0;
-		if (!is_wanted(run, c.id))
+		if (!is_wanted(run, scenario, c.id))
 			continue;
 		if (bench_run_case(&run->ctx, scenario, &c, &result) != 0)
 			return -1;

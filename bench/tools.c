@@ -149,3 +149,11 @@ void bench_fd_path(int fd, char *path, size_t bytes)
 {
 	snprintf(path, bytes, "/proc/%d/fd/%d", (int)getpid(), fd);
 }
+
+uint64_t bench_set_bytes(const struct bench_ctx *ctx, bool large)
+{
+	static const uint64_t small_set[] = { 1ULL << 20, 8ULL << 20, 8ULL << 20 };
+	static const uint64_t large_set[] = { 4ULL << 20, 256ULL << 20, 1ULL << 30 };
+
+	return large ? large_set[ctx->mode] : small_set[ctx->mode];
+}

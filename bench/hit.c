@@ -1,0 +1,297 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * hit.c - what a cache hit costs: the hit-read-* and hit-write-* scenarios.
+ *
+ * Random aligned pieces of a cached set are read by iomap_read(), or overwritten by
+ * iomap_file_buffered_write() in folios that are dirty already; the peers are pread and pwrite in
+ * the kernel's cache of a file on XFS, and memcpy, the limit.  Before each round a side goes once
+ * over its whole set, because the kernel may have reclaimed idle pages of a file, and memory that
+ * was left alone for long is slow at first.
+ *
+ * i_rwsem is held by the writer for its whole round: what a write takes besides it is counted.
+ */
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "hit.h"
+
+#define OPS_A_LOOK_BYTES (256U << 10) /* moved between two looks at the clock */
+#define OPS_A_LOOK_MAX 512U
+
+struct hit_side {
+	const struct hit_param *p;
+	uint64_t set_bytes, seed;
+	char *buffer;
+	struct cached cached;
+	struct iomap_engine *engine;
+	char *memory;
+	int fd;
+};
+
+void __attribute__((noinline, noclone)) hit_copy(void *to, const void *from, size_t bytes)
+{
+	memcpy(to, from, bytes);
+}
+
+/* ---- life ---- */
+
+static void side_teardown(struct bench_ctx *ctx, void *state)
+{
+	struct hit_side *s = state;
+	int error = 0;
+
+	(void)ctx;
+	cached_close(&s->cached);
+	if (s->engine)
+		error = iomap_engine_destroy(s->engine);
+	if (error)
+		bench_error("closing: %s", strerror(-error));
+	if (s->fd >= 0)
+		close(s->fd);
+	bench_memory_free(s->memory, s->set_bytes);
+	bench_memory_free(s->buffer, s->p->bytes);
+	free(s);
+}
+
+static struct hit_side *side_new(struct bench_ctx *ctx, void **state)
+{
+	struct hit_side *s = calloc(1, sizeof(*s));
+
+	s->p = ctx->param;
+	s->set_bytes = bench_set_bytes(ctx, s->p->large);
+	s->seed = 1;
+	s->fd = -1;
+	s->buffer = bench_memory(s->p->bytes);
+	*state = s;
+	return s;
+}
+
+static int side_ready(struct bench_ctx *ctx, struct hit_side *s, int rc)
+{
+	if (rc)
+		side_teardown(ctx, s);
+	return rc;
+}
+
+static int ours_setup(struct bench_ctx *ctx, const struct bench_side *side, void **state)
+{
+	struct hit_side *s = side_new(ctx, state);
+	int rc = cached_engine(s->set_bytes, &s->engine);
+
+	(void)side;
+	if (!rc)
+		rc = cached_open(&s->cached, s->engine, s->set_bytes);
+	if (!rc && s->p->write) {
+		/* all of it dirty */
+		iomap_inode_lock(&s->cached.inode);
+		for (uint64_t at = 0; !rc && at < s->set_bytes; at += s->p->bytes)
+			if (!hit_write(&s->cached, s->buffer, s->p->bytes, at))
+				rc = bench_error("a write failed");
+		iomap_inode_unlock(&s->cached.inode);
+	}
+	return side_ready(ctx, s, rc);
+}
+
+static int memcpy_setup(struct bench_ctx *ctx, const struct bench_side *side, void **state)
+{
+	struct hit_side *s = side_new(ctx, state);
+
+	(void)side;
+	s->memory = bench_memory(s->set_bytes);
+	return 0;
+}
+
+static int xfs_setup(struct bench_ctx *ctx, const struct bench_side *side, void **state)
+{
+	struct hit_side *s = side_new(ctx, state);
+
+	(void)side;
+	s->fd = bench_xfs_file(ctx, s->set_bytes);
+	return side_ready(ctx, s, s->fd < 0 ? BENCH_SKIPPED : 0);
+}
+
+/* ---- rounds ---- */
+
+typedef bool hit_op(struct hit_side *s, size_t bytes, uint64_t at);
+
+/* As many operations as make a look at the clock cheap. */
+static unsigned ops_a_look(size_t bytes)
+{
+	unsigned ops = (unsigned)(OPS_A_LOOK_BYTES / bytes);
+
+	return ops > OPS_A_LOOK_MAX ? OPS_A_LOOK_MAX : ops;
+}
+
+/* Inlined with its operation: what a call by pointer costs is not to be measured. */
+static inline __attribute__((always_inline)) int hit_loop(struct bench_ctx *ctx,
+							   struct hit_side *s, double *values,
+							   hit_op *op)
+{
+	const size_t bytes = s->p->bytes;
+	const uint64_t places = s->set_bytes / bytes;
+	const unsigned nr = ops_a_look(bytes);
+	double both[BENCH_METRICS_MAX];
+	struct bench_round round;
+	uint64_t ops = 0;
+	bool ok = true;
+
+	bench_round_begin(&round, ctx->round_s);
+	do {
+		for (unsigned i = 0; i < nr; i++)
+			ok &= op(s, bytes, bench_random(&s->seed) % places * bytes);
+		ops += nr;
+	} while (ok && !bench_round_over(&round));
+	bench_round_end(&round, ops, both);
+	values[0] = 1e9 / both[0];
+	return ok ? 0 : bench_error("an operation failed: %s", strerror(errno));
+}
+
+static inline bool ours_read(struct hit_side *s, size_t bytes, uint64_t at)
+{
+	return hit_read(&s->cached, s->buffer, bytes, at);
+}
+static inline bool ours_write(struct hit_side *s, size_t bytes, uint64_t at)
+{
+	return hit_write(&s->cached, s->buffer, bytes, at);
+}
+static inline bool copy_out(struct hit_side *s, size_t bytes, uint64_t at)
+{
+	hit_copy(s->buffer, s->memory + at, bytes);
+	return true;
+}
+static inline bool copy_in(struct hit_side *s, size_t bytes, uint64_t at)
+{
+	hit_copy(s->memory + at, s->buffer, bytes);
+	return true;
+}
+static inline bool xfs_read(struct hit_side *s, size_t bytes, uint64_t at)
+{
+	return pread(s->fd, s->buffer, bytes, (off_t)at) == (ssize_t)bytes;
+}
+static inline bool xfs_write(struct hit_side *s, size_t bytes, uint64_t at)
+{
+	return pwrite(s->fd, s->buffer, bytes, (off_t)at) == (ssize_t)bytes;
+}
+
+static int ours_round(struct bench_ctx *ctx, void *state, double *values)
+{
+	struct hit_side *s = state;
+	int rc;
+
+	if (cached_warm(&s->cached) != 0)
+		return -1;
+	if (!s->p->write)
+		return hit_loop(ctx, s, values, ours_read);
+	iomap_inode_lock(&s->cached.inode);
+	rc = hit_loop(ctx, s, values, ours_write);
+	iomap_inode_unlock(&s->cached.inode);
+	return rc;
+}
+
+static int memcpy_round(struct bench_ctx *ctx, void *state, double *values)
+{
+	struct hit_side *s = state;
+	volatile char sum = 0;
+
+	for (uint64_t at = 0; at < s->set_bytes; at += 64)
+		sum = (char)(sum + s->memory[at]);
+	if (s->p->write)
+		return hit_loop(ctx, s, values, copy_in);
+	return hit_loop(ctx, s, values, copy_out);
+}
+
+static int xfs_round(struct bench_ctx *ctx, void *state, double *values)
+{
+	static char chunk[1 << 20];
+	struct hit_side *s = state;
+
+	for (uint64_t at = 0; at < s->set_bytes; at += sizeof(chunk))
+		if (pread(s->fd, chunk, sizeof(chunk), (off_t)at) < 0)
+			return bench_error("pread: %s", strerror(errno));
+	if (s->p->write)
+		return hit_loop(ctx, s, values, xfs_write);
+	return hit_loop(ctx, s, values, xfs_read);
+}
+
+/* ---- the scenarios ---- */
+
+static const struct bench_side sides[] = {
+	{ "ours", false, NULL, ours_setup, ours_round, side_teardown },
+	{ "xfs", false, NULL, xfs_setup, xfs_round, side_teardown },
+	{ "memcpy", false, NULL, memcpy_setup, memcpy_round, side_teardown },
+	{ 0 },
+};
+
+static const struct bench_metric metrics[] = { { "ns", "ns", true, BENCH_SPEED, 1 }, { 0 } };
+
+/* Targets are for 64 KiB folios, against XFS and against memcpy; 0: none. */
+static const struct {
+	const char *id;
+	struct hit_param param;
+	double xfs, memcpy;
+} rows[] = {
+	{ "hit-read-64", { false, false, 64 }, 20, 0 },
+	{ "hit-read-512", { false, false, 512 }, 20, 0 },
+	{ "hit-read-4k", { false, false, 4096 }, 7, 1.45 },
+	{ "hit-read-64k", { false, false, 65536 }, 2, 1.15 },
+	{ "hit-read-64-1g", { false, true, 64 }, 9, 0 },
+	{ "hit-read-512-1g", { false, true, 512 }, 7, 0 },
+	{ "hit-read-4k-1g", { false, true, 4096 }, 2.3, 1.15 },
+	{ "hit-read-64k-1g", { false, true, 65536 }, 1.4, 1.15 },
+	{ "hit-write-64", { true, false, 64 }, 25, 0 },
+	{ "hit-write-512", { true, false, 512 }, 20, 0 },
+	{ "hit-write-4k", { true, false, 4096 }, 9, 1.3 },
+	{ "hit-write-64k", { true, false, 65536 }, 2.7, 0 },
+};
+
+static bool get_row(unsigned index, bool write, struct bench_case *out)
+{
+	unsigned i, target = 0;
+
+	for (i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
+		if (rows[i].param.write == write && !index--)
+			break;
+	if (i == sizeof(rows) / sizeof(rows[0]))
+		return false;
+	snprintf(out->id, sizeof(out->id), "%s", rows[i].id);
+	out->sides = sides;
+	out->param = &rows[i].param;
+	out->targets[target++] = (struct bench_target){ "xfs", 0, rows[i].xfs, BENCH_SPEED };
+	if (rows[i].memcpy > 0)
+		out->targets[target] =
+			(struct bench_target){ "memcpy", 0, rows[i].memcpy, BENCH_COST };
+	return true;
+}
+
+static bool read_get(unsigned index, struct bench_case *out)
+{
+	return get_row(index, false, out);
+}
+static bool write_get(unsigned index, struct bench_case *out)
+{
+	return get_row(index, true, out);
+}
+
+const struct bench_scenario bench_hit_read = {
+	.id = "hit-read",
+	.what = "random reads of cached data, against pread on XFS and memcpy",
+	.metrics = metrics,
+	.get = read_get,
+};
+const struct bench_scenario bench_hit_write = {
+	.id = "hit-write",
+	.what = "random overwrites of dirty data, against pwrite on XFS and memcpy",
+	.metrics = metrics,
+	.get = write_get,
+};
+const struct bench_scenario bench_hit_batch = {
+	.id = "hit-batch",
+	.what = "random reads of cached data in batches of 8 through one call",
+	.not_yet = "needs CA04, reads in batches",
+};
+const struct bench_scenario bench_hit_pin = {
+	.id = "hit-pin-256m",
+	.what = "pin, touch, unpin random folios of 256 MiB, against RocksDB's HyperClockCache",
+	.not_yet = "needs CA03, pins",
+};
