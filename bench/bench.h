@@ -10,7 +10,8 @@
  * then rounds of all sides alternate, beginning with another side each time.  What a round
  * returns are the case's metrics.  Each round of ours gives one ratio with each peer's round of
  * the same number; the median over the rounds is the ratio of the case, and is held against the
- * target.  So what disturbs the machine for longer than a round disturbs both sides alike.
+ * target.  So what disturbs the machine for longer than a round disturbs both sides alike, and
+ * many short rounds are better than few long ones.
  *
  * All of this runs in the main thread; sides may have threads of their own, which are asleep
  * while others are measured.  State of a side is freed by its teardown.  Nothing is left on disk
@@ -94,6 +95,7 @@ struct bench_scenario {
 	const char *id, *what;
 	const char *not_yet; /* why there is nothing to measure as yet */
 	const struct bench_metric *metrics; /* ends with a unit of NULL */
+	bool slow; /* a side takes long to get going: fewer, longer rounds */
 	/* Case number @index into *out, which is zero.  False: there are no more. */
 	bool (*get)(unsigned index, struct bench_case *out);
 };
@@ -150,6 +152,8 @@ static inline bool bench_round_over(const struct bench_round *round)
 }
 /* Operations per second, and microseconds of CPU time for each. */
 void bench_round_end(struct bench_round *round, uint64_t ops, double *values);
+/* CPU time of the calling thread, seconds. */
+double bench_thread_cpu(void);
 
 /* Random numbers: fast, good enough to scatter offsets. */
 static inline uint64_t bench_random(uint64_t *state)

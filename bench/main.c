@@ -4,6 +4,7 @@
  *
  *	iomap-bench list
  *	iomap-bench run [SCENARIO...] [--quick|--full|--smoke] [--json FILE] [--dir DIR]
+ *	iomap-bench count [--check FILE | --record FILE]
  *
  * SCENARIO is a scenario's name or the beginning of a case's id: bdev-rand,
  * bdev-rand/io_uring/read.
@@ -13,6 +14,7 @@
 #include <string.h>
 
 #include "bench.h"
+#include "count.h"
 
 extern const struct bench_scenario bench_self, bench_self_fio;
 extern const struct bench_scenario bench_bdev_rand, bench_bdev_seq;
@@ -27,19 +29,20 @@ const struct bench_scenario *const bench_scenarios[] = {
 };
 
 static const struct {
-	unsigned rounds;
-	double round_s;
+	unsigned rounds, slow_rounds;
+	double round_s, slow_round_s;
 } modes[] = {
-	[BENCH_SMOKE] = { 1, 0.003 },
-	[BENCH_QUICK] = { 3, 0.06 },
-	[BENCH_FULL] = { 11, 0.25 },
+	[BENCH_SMOKE] = { 1, 1, 0.003, 0.003 },
+	[BENCH_QUICK] = { 3, 3, 0.06, 0.3 },
+	[BENCH_FULL] = { 31, 11, 0.06, 0.5 },
 };
 
 static int usage(FILE *to)
 {
 	fputs("usage: iomap-bench list\n"
 	      "       iomap-bench run [SCENARIO...] [--quick|--full|--smoke] [--json FILE]"
-	      " [--dir DIR]\n",
+	      " [--dir DIR]\n"
+	      "       iomap-bench count [--check FILE | --record FILE]\n",
 	      to);
 	return to == stdout ? 0 : 64;
 }
@@ -100,8 +103,11 @@ static void not_yet(struct run *run, const struct bench_scenario *scenario)
 static int run_scenario(struct run *run, const struct bench_scenario *scenario)
 {
 	static struct bench_result result;
+	struct bench_ctx *ctx = &run->ctx;
 	struct bench_case c;
 
+	ctx->rounds = scenario->slow ? modes[ctx->mode].slow_rounds : modes[ctx->mode].rounds;
+	ctx->round_s = scenario->slow ? modes[ctx->mode].slow_round_s : modes[ctx->mode].round_s;
 	if (scenario->not_yet) {
 		not_yet(run, scenario);
 		return 0;
@@ -112,7 +118,7 @@ static int run_scenario(struct run *run, const struct bench_scenario *scenario)
 			return 0;
 		if (!is_wanted(run, scenario, c.id))
 			continue;
-		if (bench_run_case(&run->ctx, scenario, &c, &result) != 0)
+		if (bench_run_case(ctx, scenario, &c, &result) != 0)
 			return -1;
 		bench_print(&result);
 		if (run->json)
@@ -152,8 +158,6 @@ static int run_command(int argc, char **argv)
 		case 'd': run.ctx.dir = optarg; break;
 		default: return usage(stderr);
 		}
-	run.ctx.rounds = modes[run.ctx.mode].rounds;
-	run.ctx.round_s = modes[run.ctx.mode].round_s;
 	run.wanted = argv + optind;
 	run.nr_wanted = argc - optind;
 	if (run.nr_wanted > (int)sizeof(run.found))
@@ -175,12 +179,27 @@ static int run_command(int argc, char **argv)
 	return rc ? 1 : 0;
 }
 
+static int count(int argc, char **argv)
+{
+	if (argc == 2)
+		return count_command(NULL, NULL);
+	if (argc == 4 && strcmp(argv[2], "--check") == 0)
+		return count_command(argv[3], NULL);
+	if (argc == 4 && strcmp(argv[2], "--record") == 0)
+		return count_command(NULL, argv[3]);
+	return usage(stderr);
+}
+
 int main(int argc, char **argv)
 {
 	if (argc > 1 && strcmp(argv[1], "run") == 0)
 		return run_command(argc - 1, argv + 1);
 	if (argc == 2 && strcmp(argv[1], "list") == 0)
 		return list();
+	if (argc > 1 && strcmp(argv[1], "count") == 0)
+		return count(argc, argv);
+	if (argc == 3 && strcmp(argv[1], "count-child") == 0)
+		return count_child(argv[2]);
 	if (argc == 2 && strcmp(argv[1], "--help") == 0)
 		return usage(stdout);
 	return usage(stderr);

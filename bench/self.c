@@ -15,7 +15,7 @@
 
 #include "bdev.h"
 
-#define FIO_SECONDS_MIN 0.5 /* less than that and its start counts */
+#define FIO_SECONDS_MIN 0.3 /* less than that and its start counts */
 #define FIO_FIELDS 4096
 
 extern char **environ;
@@ -173,5 +173,6 @@ const struct bench_scenario bench_self_fio = {
 	.id = "self-fio",
 	.what = "the bare ring loop against fio, random 4 KiB at depth 32",
 	.metrics = metrics,
+	.slow = true,
 	.get = fio_get,
 };

@@ -57,6 +57,14 @@ static double cpu_now(void)
 	       (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) * 1e-6;
 }
 
+double bench_thread_cpu(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+	return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+}
+
 void bench_round_begin(struct bench_round *round, double seconds)
 {
 	round->cpu = cpu_now();
