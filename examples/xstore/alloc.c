@@ -10,21 +10,21 @@
 
 /* ---- bits ---- */
 
-/* The first block from @at on that is taken (or free); `blocks` when there is none. */
-static uint64_t next_block(const struct xs_space *space, uint64_t at, bool taken)
+/* The first block from @at on, below @end, that is taken (or free); @end when there is none. */
+static uint64_t next_block(const struct xs_space *space, uint64_t at, uint64_t end, bool taken)
 {
 	uint64_t flip = taken ? 0 : UINT64_MAX;
 
-	while (at < space->blocks) {
+	while (at < end) {
 		uint64_t word = (space->bits[at / 64] ^ flip) >> (at % 64);
 
 		if (word) {
 			at += (uint64_t)__builtin_ctzll(word);
-			return at < space->blocks ? at : space->blocks;
+			return at < end ? at : end;
 		}
 		at = (at / 64 + 1) * 64;
 	}
-	return space->blocks;
+	return end;
 }
 
 static void set_bits(struct xs_space *space, uint64_t start, uint64_t nr, bool taken)
@@ -63,7 +63,7 @@ void xs_space_exit(struct xs_space *space)
 
 bool xs_space_mark(struct xs_space *space, uint64_t start, uint64_t nr)
 {
-	if (next_block(space, start, true) < start + nr)
+	if (next_block(space, start, start + nr, true) < start + nr)
 		return false;
 	set_bits(space, start, nr, true);
 	space->free_nr -= nr;
@@ -81,20 +81,22 @@ void xs_space_release(struct xs_space *space, uint64_t start, uint64_t nr)
 /* Free blocks in a row at @at, as many as are asked for at most. */
 static uint64_t free_run(const struct xs_space *space, uint64_t at, uint64_t want)
 {
-	uint64_t end = at < space->blocks ? next_block(space, at, true) : at;
-
-	return end - at < want ? end - at : want;
+	if (at >= space->blocks)
+		return 0;
+	if (want > space->blocks - at)
+		want = space->blocks - at;
+	return next_block(space, at, at + want, true) - at;
 }
 
 /* The first run from the hint on, and around, that is long enough; else the longest. */
 static struct xs_run find_run(const struct xs_space *space, uint64_t want)
 {
 	struct xs_run best = { 0 };
-	uint64_t at = space->hint;
+	uint64_t at = space->hint, nr;
 	bool around = false;
 
 	while (best.nr < want) {
-		at = next_block(space, at, false);
+		at = next_block(space, at, space->blocks, false);
 		if (around && at >= space->hint)
 			break;
 		if (at == space->blocks) {
@@ -102,9 +104,10 @@ static struct xs_run find_run(const struct xs_space *space, uint64_t want)
 			around = true;
 			continue;
 		}
-		if (free_run(space, at, want) > best.nr)
-			best = (struct xs_run){ at, free_run(space, at, want) };
-		at = next_block(space, at, true);
+		nr = free_run(space, at, want);
+		if (nr > best.nr)
+			best = (struct xs_run){ at, nr };
+		at += nr;
 	}
 	return best;
 }
@@ -131,10 +134,11 @@ uint64_t xs_space_take(struct xs_space *space, uint64_t goal, uint64_t want, uin
 
 int xs_runs_room(struct xs_runs *runs, size_t nr)
 {
-	size_t max = runs->nr + nr > 2 * runs->max ? runs->nr + nr : 2 * runs->max;
+	size_t needed = runs->nr + runs->reserved + nr;
+	size_t max = needed > 2 * runs->max ? needed : 2 * runs->max;
 	struct xs_run *v;
 
-	if (nr <= runs->max - runs->nr)
+	if (needed <= runs->max)
 		return 0;
 	v = realloc(runs->v, max * sizeof(*v));
 	if (!v)
@@ -154,7 +158,7 @@ int xs_runs_add(struct xs_runs *runs, uint64_t start, uint64_t nr)
 
 void xs_space_free(struct xs_space *space, uint64_t start, uint64_t nr)
 {
-	(void)xs_runs_add(&space->freed, start, nr);
+	space->freed.v[space->freed.nr++] = (struct xs_run){ start, nr };
 }
 
 void xs_space_committed(struct xs_space *space, size_t nr)

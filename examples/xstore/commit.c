@@ -105,7 +105,7 @@ uint64_t xs_space_spare(const struct xs_store *store, uint64_t want)
 
 bool xs_space_waiting(const struct xs_store *store)
 {
-	return store->space.freed.nr > 0 || store->changes != store->committed;
+	return store->space.freed.nr > 0 || store->gone || store->changes != store->committed;
 }
 
 void xs_meta_free(struct xs_store *store, uint64_t block)
@@ -310,6 +310,7 @@ static bool has_changes(struct xs_store *store)
 	bool changes;
 
 	pthread_mutex_lock(&store->lock);
+	xs_objects_bury(store);
 	changes = store->changes != store->committed;
 	pthread_mutex_unlock(&store->lock);
 	return changes;

@@ -163,27 +163,84 @@ void xs_extents_convert(struct xs_object *object, uint64_t from, uint64_t to)
 		try_merge(object, n - 1);
 }
 
-void xs_extents_cut(struct xs_object *object, uint64_t block)
+/* ---- giving back ---- */
+
+/* Blocks on their way to `freed`: those that adjoin become one run. */
+static void give_back(struct xs_space *space, struct xs_run *run, uint64_t start, uint64_t nr)
 {
-	uint32_t at = xs_extent_find(object, block);
-	uint32_t first = at;
-
-	if (at == object->extents_nr)
+	if (run->nr && run->start + run->nr == start) {
+		run->nr += nr;
 		return;
-	range_changed(object, block, XS_FILE_BLOCKS_MAX);
-	if (object->extents[at].file < block) {
-		struct xs_extent *extent = &object->extents[at];
-		uint32_t keep = (uint32_t)(block - extent->file);
+	}
+	if (run->nr)
+		xs_space_free(space, run->start, run->nr);
+	*run = (struct xs_run){ start, nr };
+}
 
-		xs_space_free(&object->store->space, extent->disk + keep, extent->nr - keep);
-		object->store->weight -= extent->unwritten ? extent->nr - keep : 0;
-		extent->nr = keep;
-		first = ++at;
-	}
+/* From @block on, all or what is written; there is something, and room in `freed`. */
+static void cut(struct xs_object *object, uint64_t block, bool written_only)
+{
+	struct xs_store *store = object->store;
+	uint32_t at = xs_extent_find(object, block), to = at;
+	struct xs_run run = { 0 };
+
+	range_changed(object, block, XS_FILE_BLOCKS_MAX);
 	for (; at < object->extents_nr; at++) {
-		object->store->weight -= weight(&object->extents[at]);
-		xs_space_free(&object->store->space, object->extents[at].disk,
-			      object->extents[at].nr);
+		struct xs_extent extent = object->extents[at];
+		uint32_t keep = extent.file < block ? (uint32_t)(block - extent.file) : 0;
+
+		if (written_only && extent.unwritten)
+			keep = extent.nr;
+		store->weight -= weight(&extent);
+		if (keep < extent.nr)
+			give_back(&store->space, &run, extent.disk + keep, extent.nr - keep);
+		if (!keep)
+			continue;
+		extent.nr = keep;
+		store->weight += weight(&extent);
+		object->extents[to++] = extent;
 	}
-	object->extents_nr = first;
+	object->extents_nr = to;
+	if (run.nr)
+		xs_space_free(&store->space, run.start, run.nr);
+}
+
+int xs_extents_cut_room(struct xs_object *object, uint64_t block, size_t *reserved)
+{
+	struct xs_runs *freed = &object->store->space.freed;
+	uint64_t next = 0;
+	size_t nr = 0;
+
+	for (uint32_t at = xs_extent_find(object, block); at < object->extents_nr; at++) {
+		const struct xs_extent *extent = &object->extents[at];
+
+		nr += extent->disk != next;
+		next = extent->disk + extent->nr;
+	}
+	if (xs_runs_room(freed, nr))
+		return -ENOMEM;
+	freed->reserved += nr;
+	*reserved = nr;
+	return 0;
+}
+
+void xs_extents_cut(struct xs_object *object, uint64_t block, size_t reserved)
+{
+	if (xs_extent_find(object, block) < object->extents_nr)
+		cut(object, block, false);
+	object->store->space.freed.reserved -= reserved;
+}
+
+int xs_extents_cut_written(struct xs_object *object, uint64_t block)
+{
+	uint32_t first = xs_extent_find(object, block), at = first;
+
+	while (at < object->extents_nr && object->extents[at].unwritten)
+		at++;
+	if (at == object->extents_nr)
+		return 0;
+	if (xs_runs_room(&object->store->space.freed, object->extents_nr - first))
+		return -ENOMEM;
+	cut(object, block, true);
+	return 0;
 }

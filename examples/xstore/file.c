@@ -29,11 +29,6 @@ static struct xs_object *object_of(const struct iomap_inode *inode)
 	return inode->i_private;
 }
 
-static uint64_t blocks_up(uint64_t bytes)
-{
-	return (bytes + XS_BLOCK_BYTES - 1) >> XS_BLOCK_SHIFT;
-}
-
 /* ---- the extent map ---- */
 
 /* lock held.  What is at @pos, and the number of the extent there or behind. */
@@ -65,7 +60,7 @@ static int fill_hole(struct xs_object *object, uint32_t at, int64_t pos, int64_t
 {
 	struct xs_store *store = object->store;
 	uint64_t block = (uint64_t)pos >> XS_BLOCK_SHIFT;
-	uint64_t want = blocks_up((uint64_t)pos + (uint64_t)length) - block;
+	uint64_t want = xs_blocks_up((uint64_t)pos + (uint64_t)length) - block;
 	const struct xs_extent *before;
 	uint64_t goal = 0, start, got;
 
@@ -207,7 +202,7 @@ static void blocks_lost(struct xs_object *object, uint64_t from, uint64_t to)
 static void range_lost(struct xs_object *object, uint64_t pos, uint64_t end)
 {
 	pthread_mutex_lock(&object->store->lock);
-	blocks_lost(object, pos >> XS_BLOCK_SHIFT, blocks_up(end));
+	blocks_lost(object, pos >> XS_BLOCK_SHIFT, xs_blocks_up(end));
 	pthread_mutex_unlock(&object->store->lock);
 }
 
@@ -223,10 +218,10 @@ static void xs_write_end(struct iomap_bio *bio)
 	pthread_mutex_lock(&object->store->lock);
 	xs_extents_reserve(object, -2);
 	if (bio->bi_status) {
-		blocks_lost(object, from, blocks_up(end));
+		blocks_lost(object, from, xs_blocks_up(end));
 	} else {
-		size_reached(object, from, blocks_up(end), end < i_size ? end : i_size);
-		xs_extents_convert(object, from, blocks_up(end));
+		size_reached(object, from, xs_blocks_up(end), end < i_size ? end : i_size);
+		xs_extents_convert(object, from, xs_blocks_up(end));
 	}
 	pthread_mutex_unlock(&object->store->lock);
 
@@ -234,48 +229,70 @@ static void xs_write_end(struct iomap_bio *bio)
 	bio->bi_end_io(bio);
 }
 
-/* Room for what the completion does is found now: there is nobody to tell later. */
-static int reserve_conversion(struct xs_object *object)
-{
-	int error;
+/*
+ * What one call of xs_writepages() has.  Room for what a completion does is found before there
+ * is an ioend: later there is nobody to tell, and until then data can be left dirty.
+ */
+struct writeback {
+	struct iomap_writepage_ctx wpc;
+	bool spare; /* room that no ioend has yet */
+};
 
+static int reserve_conversion(struct writeback *writeback, struct xs_object *object)
+{
+	int error = 0;
+
+	if (writeback->spare)
+		return 0;
 	pthread_mutex_lock(&object->store->lock);
 	error = xs_extents_room(object, 2);
 	if (!error)
 		xs_extents_reserve(object, 2);
 	pthread_mutex_unlock(&object->store->lock);
+	writeback->spare = !error;
 	return error;
 }
 
-static int xs_writeback_submit(struct iomap_writepage_ctx *wpc, int error)
+static void drop_spare(struct writeback *writeback)
 {
-	struct iomap_ioend *ioend = wpc->wb_ctx;
-	struct xs_object *object = object_of(wpc->inode);
+	struct xs_object *object = object_of(writeback->wpc.inode);
 
-	if (ioend && !error)
-		error = reserve_conversion(object);
-	if (ioend && error)
-		range_lost(object, (uint64_t)ioend->io_offset,
-			   (uint64_t)ioend->io_offset + ioend->io_size);
-	if (ioend && !error) {
-		ioend->io_private = (void *)ioend->io_bio.bi_end_io;
-		ioend->io_bio.bi_end_io = xs_write_end;
-	}
-	return iomap_ioend_writeback_submit(wpc, error);
+	if (!writeback->spare)
+		return;
+	pthread_mutex_lock(&object->store->lock);
+	xs_extents_reserve(object, -2);
+	pthread_mutex_unlock(&object->store->lock);
+}
+
+/* The ioend being built ends with us, if it is a new one: it takes the room. */
+static void take_ioend(struct writeback *writeback)
+{
+	struct iomap_ioend *ioend = writeback->wpc.wb_ctx;
+
+	if (!ioend || ioend->io_private)
+		return;
+	ioend->io_private = (void *)ioend->io_bio.bi_end_io;
+	ioend->io_bio.bi_end_io = xs_write_end;
+	writeback->spare = false;
 }
 
 static ssize_t xs_writeback_range(struct iomap_writepage_ctx *wpc, struct iomap_folio *folio,
 				  uint64_t pos, unsigned len, uint64_t end_pos)
 {
+	struct writeback *writeback = (struct writeback *)wpc;
 	struct xs_object *object = object_of(wpc->inode);
 	ssize_t done = -EIO;
 
+	/* without memory: it stays dirty, and is tried again */
+	if (reserve_conversion(writeback, object))
+		return IOMAP_WB_DEFER;
 	pthread_mutex_lock(&object->store->lock);
 	map_at(object, (int64_t)pos, &wpc->iomap);
 	pthread_mutex_unlock(&object->store->lock);
 	/* Dirty data has space: the write took it, and what gives it back drops the cache first. */
 	if (wpc->iomap.type != IOMAP_HOLE)
 		done = iomap_add_to_ioend(wpc, folio, (int64_t)pos, (int64_t)end_pos, len);
+	take_ioend(writeback);
 	if (done < 0)
 		range_lost(object, pos, (uint64_t)iomap_folio_pos(folio) + iomap_folio_size(folio));
 	return done;
@@ -283,18 +300,22 @@ static ssize_t xs_writeback_range(struct iomap_writepage_ctx *wpc, struct iomap_
 
 static const struct iomap_writeback_ops xs_writeback_ops = {
 	.writeback_range = xs_writeback_range,
-	.writeback_submit = xs_writeback_submit,
+	.writeback_submit = iomap_ioend_writeback_submit,
 };
 
 static int xs_writepages(struct iomap_address_space *mapping, struct iomap_writeback_control *wbc)
 {
-	struct iomap_writepage_ctx wpc = {
-		.inode = mapping->host,
-		.wbc = wbc,
-		.ops = &xs_writeback_ops,
+	struct writeback writeback = {
+		.wpc = {
+			.inode = mapping->host,
+			.wbc = wbc,
+			.ops = &xs_writeback_ops,
+		},
 	};
+	int error = iomap_writepages(&writeback.wpc);
 
-	return iomap_writepages(&wpc);
+	drop_spare(&writeback);
+	return error;
 }
 
 const struct iomap_address_space_operations xs_a_ops = {
@@ -319,17 +340,35 @@ static int grow(struct xs_object *object, int64_t old_size, int64_t new_size)
 	return 0;
 }
 
+/* What is cut is given back without a way to fail: later there is only half of it to undo. */
+static int cut_room(struct xs_object *object, uint64_t size, size_t *reserved)
+{
+	int error;
+
+	pthread_mutex_lock(&object->store->lock);
+	error = xs_extents_cut_room(object, xs_blocks_up(size), reserved);
+	pthread_mutex_unlock(&object->store->lock);
+	return error;
+}
+
 static int shrink(struct xs_object *object, int64_t new_size)
 {
 	uint64_t size = (uint64_t)new_size;
-	int error =
-		iomap_truncate_page(&object->inode, new_size, NULL, &xs_ops, &xs_write_ops, NULL);
+	size_t reserved;
+	int error = cut_room(object, size, &reserved);
 
 	if (error)
 		return error;
+	error = iomap_truncate_page(&object->inode, new_size, NULL, &xs_ops, &xs_write_ops, NULL);
+	if (error) {
+		pthread_mutex_lock(&object->store->lock);
+		object->store->space.freed.reserved -= reserved;
+		pthread_mutex_unlock(&object->store->lock);
+		return error;
+	}
 	iomap_truncate_setsize(&object->inode, new_size);
 	pthread_mutex_lock(&object->store->lock);
-	xs_extents_cut(object, blocks_up(size));
+	xs_extents_cut(object, xs_blocks_up(size), reserved);
 	if (object->pending_size > size)
 		object->pending_size = size;
 	if (object->size > size) {
@@ -358,7 +397,7 @@ static int xs_setsize(struct iomap_inode *inode, int64_t old_size, int64_t new_s
  */
 static uint64_t dio_reach(const struct iomap_inode *inode, int64_t end)
 {
-	uint64_t block_end = blocks_up((uint64_t)end) << XS_BLOCK_SHIFT;
+	uint64_t block_end = xs_blocks_up((uint64_t)end) << XS_BLOCK_SHIFT;
 	uint64_t i_size = (uint64_t)iomap_i_size_read(inode);
 
 	/* i_size moves behind us */
@@ -389,8 +428,8 @@ static int xs_dio_end_io(struct iomap_kiocb *iocb, ssize_t size, int error, unsi
 	pthread_mutex_lock(&object->store->lock);
 	error = unwritten ? xs_extents_room(object, 2) : 0;
 	if (!error) {
-		size_reached(object, from, blocks_up((uint64_t)end), dio_reach(inode, end));
-		xs_extents_convert(object, from, blocks_up((uint64_t)end));
+		size_reached(object, from, xs_blocks_up((uint64_t)end), dio_reach(inode, end));
+		xs_extents_convert(object, from, xs_blocks_up((uint64_t)end));
 	}
 	pthread_mutex_unlock(&object->store->lock);
 	return error;

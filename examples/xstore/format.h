@@ -96,6 +96,11 @@ struct xs_record {
 	uint64_t size; /* bytes */
 };
 
+static inline uint64_t xs_blocks_up(uint64_t bytes)
+{
+	return (bytes + XS_BLOCK_BYTES - 1) >> XS_BLOCK_SHIFT;
+}
+
 static inline uint64_t xs_extent_end(const struct xs_extent *extent)
 {
 	return extent->file + extent->nr;

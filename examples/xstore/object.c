@@ -14,29 +14,27 @@
 
 /* ---- in memory ---- */
 
-static uint64_t name_bytes(const struct xs_object *object)
-{
-	return object->name ? strlen(object->name) : XS_NAME_MAX;
-}
-
 static void account(struct xs_object *object, bool here)
 {
 	struct xs_store *store = object->store;
 
 	if (here) {
 		store->all_nr++;
-		store->name_bytes += name_bytes(object);
+		store->name_bytes += object->name_room;
 	} else {
 		store->all_nr--;
-		store->name_bytes -= name_bytes(object);
+		store->name_bytes -= object->name_room;
 	}
 }
 
+/* Without a name it keeps the room of the one it had, and may get one that needs no more. */
 static void set_name(struct xs_object *object, char *name)
 {
 	account(object, false);
 	free(object->name);
 	object->name = name;
+	if (name)
+		object->name_room = (uint32_t)strlen(name);
 	account(object, true);
 }
 
@@ -45,6 +43,29 @@ void xs_object_free(struct xs_object *object)
 	free(object->extents);
 	free(object->name);
 	free(object);
+}
+
+/* lock held.  It has neither name nor opener, and may be freed. */
+static void gone(struct xs_object *object)
+{
+	struct xs_store *store = object->store;
+
+	account(object, false);
+	object->next_gone = store->gone;
+	store->gone = object;
+	xs_objects_bury(store);
+}
+
+void xs_objects_bury(struct xs_store *store)
+{
+	struct xs_object *object;
+	size_t reserved;
+
+	while ((object = store->gone) && !xs_extents_cut_room(object, 0, &reserved)) {
+		store->gone = object->next_gone;
+		xs_extents_cut(object, 0, reserved);
+		xs_object_free(object);
+	}
 }
 
 /* Where @name is in store->objects, or would be. */
@@ -159,6 +180,7 @@ int xs_adopt(struct xs_store *store, const struct xs_record *record, struct xs_e
 	}
 	object->store = store;
 	object->name = name;
+	object->name_room = record->name_bytes;
 	object->id = record->id;
 	object->size = record->size;
 	object->extents = extents;
@@ -187,6 +209,23 @@ void xs_adopted(struct xs_store *store)
 
 /* ---- openers ---- */
 
+/*
+ * The first opener finds nothing behind the end that an object that grows would show: extents
+ * that were written before the size could follow, and then power went, or the write that the
+ * size waited for failed.
+ */
+static int cut_behind_end(struct xs_object *object)
+{
+	int error;
+
+	if (object->store->readonly)
+		return 0;
+	pthread_mutex_lock(&object->store->lock);
+	error = xs_extents_cut_written(object, xs_blocks_up(object->size));
+	pthread_mutex_unlock(&object->store->lock);
+	return error;
+}
+
 /* open_lock held.  The first opener brings the inode. */
 static int get_opener(struct xs_object *object)
 {
@@ -206,6 +245,8 @@ static int get_opener(struct xs_object *object)
 	int error = 0;
 
 	if (!object->openers_nr)
+		error = cut_behind_end(object);
+	if (!error && !object->openers_nr)
 		error = iomap_inode_init(store->engine, &object->inode, &args);
 	if (error)
 		return error;
@@ -246,6 +287,7 @@ int xs_create(struct xs_store *store, struct xs_object **out)
 	if (!object)
 		return -ENOMEM;
 	object->store = store;
+	object->name_room = XS_NAME_MAX;
 	error = add_nameless(object);
 	if (error == -EAGAIN) {
 		/* What was removed is free once a commit says so. */
@@ -300,10 +342,8 @@ static void drop_nameless(struct xs_object *object)
 	struct xs_store *store = object->store;
 
 	pthread_mutex_lock(&store->lock);
-	xs_extents_cut(object, 0);
-	account(object, false);
+	gone(object);
 	pthread_mutex_unlock(&store->lock);
-	xs_object_free(object);
 }
 
 /* -EBUSY: files are open, nothing has happened.  Else the inode is gone. */
@@ -353,11 +393,8 @@ static void take_name(struct xs_store *store, size_t at)
 
 	remove_at(store, at);
 	set_name(object, NULL);
-	if (object->openers_nr)
-		return;
-	xs_extents_cut(object, 0);
-	account(object, false);
-	xs_object_free(object);
+	if (!object->openers_nr)
+		gone(object);
 }
 
 int xs_link(struct xs_object *object, const char *name)
@@ -376,6 +413,9 @@ int xs_link(struct xs_object *object, const char *name)
 	pthread_mutex_lock(&store->open_lock);
 	pthread_mutex_lock(&store->lock);
 	error = object->name ? -EEXIST : room_for_name(store);
+	/* it had a name, which took less */
+	if (!error && strlen(name) > object->name_room && xs_space_full(store))
+		error = -ENOSPC;
 	if (!error) {
 		at = find_name(store, name, &found);
 		if (found)

@@ -23,6 +23,7 @@ struct xs_run {
 struct xs_runs {
 	struct xs_run *v;
 	size_t nr, max;
+	size_t reserved; /* of max - nr, promised to somebody */
 };
 
 struct xs_space {
@@ -47,15 +48,12 @@ bool xs_space_mark(struct xs_space *space, uint64_t start, uint64_t nr);
 uint64_t xs_space_take(struct xs_space *space, uint64_t goal, uint64_t want, uint64_t *start);
 /* Make free at once: nothing durable names these blocks. */
 void xs_space_release(struct xs_space *space, uint64_t start, uint64_t nr);
-/*
- * Make free with a commit to come.  Without memory for that the blocks stay taken until the
- * store is opened again, which harms nothing else.
- */
+/* Make free with a commit to come; there is room in `freed`. */
 void xs_space_free(struct xs_space *space, uint64_t start, uint64_t nr);
 /* A commit is durable that was made when `freed` had @nr runs. */
 void xs_space_committed(struct xs_space *space, size_t nr);
 
-/* Room for @nr more.  Return: 0 or -ENOMEM. */
+/* Room for @nr more, besides what is reserved.  Return: 0 or -ENOMEM. */
 int xs_runs_room(struct xs_runs *runs, size_t nr);
 /* Return: 0 or -ENOMEM. */
 int xs_runs_add(struct xs_runs *runs, uint64_t start, uint64_t nr);

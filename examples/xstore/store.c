@@ -84,8 +84,14 @@ static int adopt(void *arg, const struct xs_record *record, struct xs_extent *ex
 
 static void store_free(struct xs_store *store)
 {
+	struct xs_object *object;
+
 	for (size_t i = 0; i < store->objects_nr; i++)
 		xs_object_free(store->objects[i]);
+	while ((object = store->gone)) {
+		store->gone = object->next_gone;
+		xs_object_free(object);
+	}
 	free(store->objects);
 	free(store->by_id);
 	free(store->doubtful.v);

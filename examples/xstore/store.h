@@ -40,7 +40,9 @@ struct xs_object {
 	struct xs_extent *extents; /* by place in the object, no two adjoining mergeable */
 	uint32_t extents_nr, extents_max;
 	uint32_t reserved_nr; /* room in the array that conversions in flight may need */
+	uint32_t name_room;   /* bytes that its name may have: store->name_bytes has them */
 	uint64_t cookie;      /* of mappings; also read without the lock */
+	struct xs_object *next_gone;
 };
 
 struct xs_store {
@@ -75,8 +77,9 @@ struct xs_store {
 	struct xs_object **objects; /* those with a name, by name */
 	struct xs_object **by_id;   /* the same, by id */
 	size_t objects_nr, objects_max;
+	struct xs_object *gone; /* they are no more, but for space that a commit sets free */
 	uint64_t all_nr;     /* objects, with or without a name */
-	uint64_t name_bytes; /* of all; XS_NAME_MAX where there is none yet */
+	uint64_t name_bytes; /* of all: name_room */
 	/*
 	 * The most extents that there may come to be without another allocation: written
 	 * extents, and blocks of unwritten ones, each of which may become an extent of its own
@@ -174,6 +177,8 @@ int xs_put(struct xs_object *object);
 /*
  * Give an object without a name one, in place of whatever has it.  With a commit durable, in
  * one step: after a power cut there is the old object or the new one.
+ * Return: 0; -EINVAL, -ENAMETOOLONG, -EEXIST, -ENOMEM; -ENOSPC when the object had a name before
+ * that was shorter, and the store is full.
  */
 int xs_link(struct xs_object *object, const char *name);
 /* Take the name away; the space is free when the last opener is gone and a commit made. */
@@ -204,6 +209,8 @@ size_t xs_object_find_id(const struct xs_store *store, uint64_t id);
  */
 void xs_changed(struct xs_object *object, uint64_t low, uint64_t high);
 void xs_object_free(struct xs_object *object);
+/* Give back the space of those that are gone, as far as there is memory for it.  lock held. */
+void xs_objects_bury(struct xs_store *store);
 
 /* ---- extents.c: all under store->lock ---- */
 
@@ -216,8 +223,15 @@ void xs_extents_reserve(struct xs_object *object, int32_t nr);
 void xs_extent_insert(struct xs_object *object, struct xs_extent extent);
 /* [@from, @to) has been written; there is room for two. */
 void xs_extents_convert(struct xs_object *object, uint64_t from, uint64_t to);
+/*
+ * Reserve what xs_extents_cut() needs, which does not change as long as the object gets no new
+ * extents.  @reserved: for xs_extents_cut().  Return: 0 or -ENOMEM.
+ */
+int xs_extents_cut_room(struct xs_object *object, uint64_t block, size_t *reserved);
 /* Give back everything from @block on. */
-void xs_extents_cut(struct xs_object *object, uint64_t block);
+void xs_extents_cut(struct xs_object *object, uint64_t block, size_t reserved);
+/* Give back what is written from @block on.  Return: 0 or -ENOMEM. */
+int xs_extents_cut_written(struct xs_object *object, uint64_t block);
 
 /* ---- prealloc.c ---- */
 

@@ -102,7 +102,7 @@ static struct xs_node *insert(struct xs_tree *tree, unsigned n, size_t at, struc
 	return node;
 }
 
-/* What is above it is dirty. */
+/* What is above it is dirty, and there is room in `freed`. */
 static void drop(struct xs_store *store, struct xs_level *level, size_t at)
 {
 	struct xs_node *node = level->v[at];
@@ -377,6 +377,9 @@ static int shape_node(struct xs_store *store, struct xs_node *node)
 	struct item item;
 	uint64_t bytes;
 
+	/* one node may go */
+	if (xs_runs_room(&store->space.freed, 1))
+		return -ENOMEM;
 	if (n && i) {
 		walk = walk_begin(store, n, i);
 		if (walk_next(&walk, &item))
@@ -392,10 +395,15 @@ static int shape_node(struct xs_store *store, struct xs_node *node)
 }
 
 /* The root is at level @n: what is above goes. */
-static void drop_levels(struct xs_store *store, unsigned n)
+static int drop_levels(struct xs_store *store, unsigned n)
 {
 	struct xs_tree *tree = &store->tree;
+	size_t nr = 0;
 
+	for (unsigned above = n + 1; above < tree->levels_nr; above++)
+		nr += tree->levels[above].nr;
+	if (xs_runs_room(&store->space.freed, nr))
+		return -ENOMEM;
 	while (tree->levels_nr > n + 1) {
 		struct xs_level *level = &tree->levels[tree->levels_nr - 1];
 
@@ -403,6 +411,7 @@ static void drop_levels(struct xs_store *store, unsigned n)
 			drop(store, level, level->nr - 1);
 		tree->levels_nr--;
 	}
+	return 0;
 }
 
 static int add_level(struct xs_tree *tree)
@@ -435,9 +444,7 @@ int xs_tree_shape(struct xs_store *store)
 		if (!error && n + 1 == tree->levels_nr)
 			error = add_level(tree);
 	}
-	if (!error)
-		drop_levels(store, n);
-	return error;
+	return error ? error : drop_levels(store, n);
 }
 
 /* ---- encoding ---- */

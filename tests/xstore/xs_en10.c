@@ -46,6 +46,7 @@ void *__wrap_realloc(void *old, size_t size);
 void *__wrap_aligned_alloc(size_t align, size_t size);
 
 static struct tf *inside; /* an operation of the store is running */
+static bool no_growth;	  /* no array may grow */
 
 static bool app_fails(void)
 {
@@ -64,7 +65,7 @@ void *__wrap_calloc(size_t nr, size_t size)
 
 void *__wrap_realloc(void *old, size_t size)
 {
-	return app_fails() ? NULL : __real_realloc(old, size);
+	return no_growth || app_fails() ? NULL : __real_realloc(old, size);
 }
 
 void *__wrap_aligned_alloc(size_t align, size_t size)
@@ -472,4 +473,121 @@ Test(xs_en10, en10_each_failure_under_and_in_a_store)
 	};
 
 	tf_each(&script);
+}
+
+/* ---- arrays that cannot grow for a while ---- */
+
+static struct iomap_engine *quiet_engine(void)
+{
+	struct iomap_engine_opts opts;
+	struct iomap_engine *engine;
+
+	iomap_engine_opts_init(&opts);
+	opts.flags = IOMAP_ENGINE_NO_THREADS;
+	opts.cache_bytes = 1 << 20;
+	XST_OK(iomap_engine_create(&opts, &engine));
+	return engine;
+}
+
+static struct xst_fixture quiet_begin(void)
+{
+	struct xst_fixture f = { .engine = quiet_engine() };
+
+	XST_OK(iomap_bdev_open_memory(f.engine, 4 << 20, &f.bdev));
+	XST_OK(xs_mkfs(f.bdev, 0, XST_ID));
+	f.store = xst_open(f.engine, f.bdev);
+	return f;
+}
+
+/* An object of 100 blocks, no two of which adjoin on the device. */
+static struct xs_object *scattered(struct xs_store *store, const char *name)
+{
+	unsigned char block[XS_BLOCK_BYTES];
+	struct xs_object *object, *other;
+
+	memset(block, 's', sizeof(block));
+	XST_OK(xs_create(store, &object));
+	XST_OK(xs_create(store, &other));
+	for (int i = 0; i < 100; i++) {
+		XST_OK(xst_write(object, block, sizeof(block), i * XS_BLOCK_BYTES));
+		XST_OK(xst_write(other, block, sizeof(block), i * XS_BLOCK_BYTES));
+	}
+	XST_OK(xst_fsync(object));
+	XST_OK(xs_link(object, name));
+	XST_OK(xs_link(other, "other"));
+	XST_OK(xs_put(other));
+	XST_OK(xs_commit(store));
+	return object;
+}
+
+static uint64_t free_blocks(struct xs_store *store)
+{
+	struct xs_usage usage;
+
+	xs_usage(store, &usage);
+	return usage.free_nr;
+}
+
+Test(xs_en10, en10_data_stays_dirty_when_there_is_no_memory_for_its_completion)
+{
+	struct xst_fixture f = quiet_begin();
+	unsigned char *data = xst_pattern(XS_BLOCK_BYTES, 1);
+	struct xs_object *object;
+
+	XST_OK(xs_create(f.store, &object));
+	XST_OK(xs_link(object, "o"));
+	XST_OK(xs_preallocate(object, 0, 8 * XS_BLOCK_BYTES, true));
+	XST_OK(xst_write(object, data, XS_BLOCK_BYTES, 0));
+	no_growth = true;
+	cr_assert_eq(xst_fsync(object), -EAGAIN);
+	no_growth = false;
+	XST_OK(xst_fsync(object));
+	XST_OK(xs_put(object));
+	xst_reopen(&f);
+	xst_assert_holds(f.store, "o", data, XS_BLOCK_BYTES);
+	free(data);
+	xst_end(&f);
+}
+
+Test(xs_en10, en10_what_is_removed_without_memory_is_free_after_a_commit)
+{
+	struct xst_fixture f = quiet_begin();
+	uint64_t before;
+
+	XST_OK(xs_put(scattered(f.store, "o")));
+	xst_reopen(&f);
+	before = free_blocks(f.store);
+	no_growth = true;
+	XST_OK(xs_unlink(f.store, "o"));
+	no_growth = false;
+	XST_OK(xs_commit(f.store));
+	cr_assert_geq(free_blocks(f.store), before + 100);
+	before = free_blocks(f.store);
+	xst_reopen(&f);
+	cr_assert_eq(free_blocks(f.store), before);
+	xst_end(&f);
+}
+
+Test(xs_en10, en10_an_object_is_not_cut_without_memory_for_what_it_gives_back)
+{
+	struct xst_fixture f = quiet_begin();
+	unsigned char data[2 * XS_BLOCK_BYTES];
+	struct xs_object *object;
+	struct iomap_file *file;
+
+	XST_OK(xs_put(scattered(f.store, "o")));
+	xst_reopen(&f);
+	XST_OK(xs_lookup(f.store, "o", &object));
+	XST_OK(iomap_file_open(&object->inode, 0, &file));
+	no_growth = true;
+	cr_assert_eq(iomap_truncate(file, sizeof(data)), -ENOMEM);
+	no_growth = false;
+	cr_assert_eq(iomap_i_size_read(&object->inode), 100 * XS_BLOCK_BYTES);
+	XST_OK(iomap_truncate(file, sizeof(data)));
+	iomap_file_close(file);
+	XST_OK(xst_fsync(object));
+	XST_OK(xs_put(object));
+	memset(data, 's', sizeof(data));
+	xst_assert_holds(f.store, "o", data, sizeof(data));
+	xst_end(&f);
 }

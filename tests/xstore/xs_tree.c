@@ -697,3 +697,53 @@ Test(xs_tree, an_error_reaches_all_who_shared_the_commit)
 {
 	share(-EIO);
 }
+
+/* ---- names ---- */
+
+enum { RENAMED = 600 };
+
+/* Objects with openers lose their names, short ones, and get long ones, in a full store. */
+Test(xs_tree, longer_names_do_not_take_the_room_that_a_commit_needs)
+{
+	struct xst_fixture f = xst_begin(4 * MIB, MIB);
+	static struct xs_object *objects[RENAMED];
+	char name[XS_NAME_MAX + 1];
+	struct xs_object *filler;
+	unsigned long_nr = 0;
+	int error = 0;
+
+	for (int i = 0; i < RENAMED; i++) {
+		snprintf(name, sizeof(name), "%d", i);
+		XST_OK(xs_create(f.store, &objects[i]));
+		XST_OK(xs_link(objects[i], name));
+	}
+	XST_OK(xs_commit(f.store));
+	XST_OK(xs_create(f.store, &filler));
+	XST_OK(xs_link(filler, "filler"));
+	for (int64_t i = 0; !error; i++)
+		error = xs_preallocate(filler, i * 4096, 4096, true);
+	cr_assert_eq(error, -ENOSPC);
+	XST_OK(xs_commit(f.store));
+	for (int i = 0; i < RENAMED; i++) {
+		snprintf(name, sizeof(name), "%d", i);
+		XST_OK(xs_unlink(f.store, name));
+		snprintf(name, sizeof(name), "%0250d", i);
+		error = xs_link(objects[i], name);
+		cr_assert(!error || error == -ENOSPC);
+		long_nr += !error;
+		if (error) {
+			snprintf(name, sizeof(name), "%d", i);
+			XST_OK(xs_link(objects[i], name));
+		}
+		XST_OK(xs_commit(f.store));
+	}
+	cr_assert_lt(long_nr, RENAMED);
+	/* each second block: what the store has promised to find room for */
+	for (int64_t i = 0; xs_extent_find(filler, (uint64_t)i) < filler->extents_nr; i += 2)
+		XST_OK(xst_write(filler, name, sizeof(name), i * 4096));
+	XST_OK(xst_fsync(filler));
+	for (int i = 0; i < RENAMED; i++)
+		XST_OK(xs_put(objects[i]));
+	XST_OK(xs_put(filler));
+	xst_end(&f);
+}
