@@ -26,14 +26,37 @@ struct iomap_bdev_opts {
 	uint64_t reserved[4];
 };
 
-/* What the device can do; bytes. */
+/* iomap_bdev_limits.flags */
+#define IOMAP_BDEV_HAS_WRITE_CACHE 0x1U /* a completed write may be lost with the power until a
+					 * flush; set as well where it is not known */
+#define IOMAP_BDEV_HAS_FUA 0x2U /* IOMAP_REQ_FUA costs no flush of everything */
+#define IOMAP_BDEV_HAS_NOWAIT 0x4U /* takes IOMAP_REQ_NOWAIT */
+#define IOMAP_BDEV_HAS_ZEROING_DISCARD 0x8U /* what has been discarded reads as zeros */
+
+/*
+ * What the device can do; bytes.  Zero in what follows max_transfer_bytes: it cannot.
+ *
+ * Of a block device the kernel is asked (statx, ioctl, /sys/dev/block).  Of a regular file
+ * alignment and atomic writes are those of the file, discarding makes holes, and write cache
+ * and FUA are those of the block device that the file system says it is on; where there is
+ * no single one, or with IOMAP_BDEV_BUFFERED, there is a write cache and no FUA.
+ */
 struct iomap_bdev_limits {
 	uint32_t logical_block_size;  /* unit of addresses and lengths, power of two >= 512 */
 	uint32_t physical_block_size; /* >= logical */
 	uint32_t dma_alignment;	      /* alignment of memory, power of two */
 	uint32_t max_segments_nr;     /* memory segments in one transfer */
 	uint64_t max_transfer_bytes;  /* longest single transfer */
-	uint64_t reserved[8];
+	uint32_t flags;		      /* IOMAP_BDEV_HAS_xxx */
+	uint32_t discard_granularity; /* smaller or misaligned discards may do nothing */
+	/* IOMAP_REQ_ATOMIC: powers of two, the address a multiple of the length */
+	uint32_t atomic_write_min_bytes;
+	uint32_t atomic_write_max_bytes;
+	uint32_t atomic_write_segments_nr; /* memory segments in one */
+	uint32_t reserved32;
+	uint64_t max_discard_bytes;	 /* longest single discard */
+	uint64_t max_write_zeroes_bytes; /* longest single IOMAP_REQ_OP_WRITE_ZEROES */
+	uint64_t reserved[3];
 };
 
 /**
@@ -134,11 +157,43 @@ IOMAP_API const char *iomap_bdev_io_path(const struct iomap_bdev *bdev);
  */
 IOMAP_API IOMAP_MUST_CHECK int iomap_bdev_flush(struct iomap_bdev *bdev);
 
+/**
+ * iomap_bdev_discard - the contents of a range are not needed any more
+ * @addr: first byte, a multiple of the logical block size
+ * @len: bytes, likewise
+ *
+ * What is read there afterwards is the old contents or zeros, until it is written; zeros
+ * with IOMAP_BDEV_HAS_ZEROING_DISCARD.  Blocks.  Kernel: blkdev_issue_discard.
+ *
+ * Return: 0; -EOPNOTSUPP where the device cannot; -EINVAL; -EIO outside the device; or the
+ * device's error.
+ */
+IOMAP_API IOMAP_MUST_CHECK int iomap_bdev_discard(struct iomap_bdev *bdev, uint64_t addr,
+						  uint64_t len);
+
+/* iomap_bdev_write_zeroes() */
+#define IOMAP_BDEV_ZERO_NOFALLBACK 0x1U /* -EOPNOTSUPP rather than writing zeros from memory */
+
+/**
+ * iomap_bdev_write_zeroes - make a range read as zeros
+ * @addr: first byte, a multiple of the logical block size
+ * @len: bytes, likewise
+ * @flags: IOMAP_BDEV_ZERO_xxx
+ *
+ * By a command of the device where it has one, else by writing.  As volatile as any write.
+ * Blocks.  Kernel: blkdev_issue_zeroout.
+ *
+ * Return: as iomap_bdev_discard(), or -ENOMEM.
+ */
+IOMAP_API IOMAP_MUST_CHECK int iomap_bdev_write_zeroes(struct iomap_bdev *bdev, uint64_t addr,
+						       uint64_t len, unsigned flags);
+
 struct iomap_bdev_stats {
 	uint64_t reads_nr, writes_nr, flushes_nr; /* bios completed */
 	uint64_t read_bytes, written_bytes;
 	uint64_t errors_nr; /* bios completed with an error */
 	uint64_t inflight_nr; /* now */
+	uint64_t discards_nr, write_zeroes_nr; /* bios completed */
 };
 
 /** iomap_bdev_stats - counters of the device; @size as for iomap_engine_stats() */

@@ -17,10 +17,26 @@
 extern "C" {
 #endif
 
-/* bi_opf: operation in the low 8 bits, flags above */
+/*
+ * bi_opf: operation in the low 8 bits, flags above.
+ *
+ * FUA and PREFLUSH go with writes.  What a device lacks for FUA the kernel does by a flush
+ * after the write (RWF_DSYNC); a device of the application sees the flag and keeps it.
+ *
+ * NOWAIT: rather than to wait for a place in a queue, for a lock of the file system or for an
+ * allocation, the bio ends with -EAGAIN: also where the device has not IOMAP_BDEV_HAS_NOWAIT,
+ * where the bio is past the device's limits, and, on files and block devices, for what is not
+ * a plain read or write.  Submit it again without the flag.  Of a write that ends so a part
+ * may be on the device.
+ *
+ * ATOMIC: after a power cut all of the write is there or nothing.  It is never split; -EINVAL
+ * outside the device's limits for it, -EOPNOTSUPP where the device has none.
+ */
 #define IOMAP_REQ_OP_READ 0U
 #define IOMAP_REQ_OP_WRITE 1U
 #define IOMAP_REQ_OP_FLUSH 2U
+#define IOMAP_REQ_OP_DISCARD 3U	     /* the contents are not needed any more; no memory */
+#define IOMAP_REQ_OP_WRITE_ZEROES 9U /* the range reads as zeros afterwards; no memory */
 #define IOMAP_REQ_OP_MASK 0xffU
 #define IOMAP_REQ_SYNC 0x0100U	   /* somebody waits for it */
 #define IOMAP_REQ_META 0x0200U	   /* metadata, for statistics and faults */
@@ -28,6 +44,9 @@ extern "C" {
 #define IOMAP_REQ_PREFLUSH 0x0800U /* flush the device before the write */
 #define IOMAP_REQ_RAHEAD 0x1000U   /* readahead */
 #define IOMAP_REQ_BACKGROUND 0x2000U /* nobody waits */
+#define IOMAP_REQ_NOWAIT 0x4000U     /* -EAGAIN rather than waiting to start it */
+#define IOMAP_REQ_POLLED 0x8000U     /* a hint: the submitter is going to poll for the end */
+#define IOMAP_REQ_ATOMIC 0x10000U    /* write: all of it or nothing */
 
 /* Memory of a bio: laid out as struct iovec. */
 struct iomap_bio_vec {
@@ -152,7 +171,8 @@ IOMAP_API uint64_t iomap_bio_end_sector(const struct iomap_bio *bio);
  * Never fails itself: what is wrong (misaligned, outside the device, read-only) comes back
  * in bi_status.  Does not wait for other requests: one that finds its queue full is started
  * as places come free.  Devices in memory, and files that refuse not to block, do the I/O
- * here.  Starts nothing while the thread holds a plug that collects it
+ * here, and so do block devices their discards where the backend has no threads for it.
+ * Starts nothing while the thread holds a plug that collects it
  * (iomap_start_plug()); a bi_end_io's bios are never collected.  Kernel: submit_bio.
  */
 IOMAP_API void iomap_submit_bio(struct iomap_bio *bio);
@@ -166,6 +186,16 @@ IOMAP_API void iomap_submit_bio(struct iomap_bio *bio);
 IOMAP_API IOMAP_MUST_CHECK int iomap_submit_bio_wait(struct iomap_bio *bio);
 /** iomap_bio_endio - complete a request (devices and hooks call it); any context */
 IOMAP_API void iomap_bio_endio(struct iomap_bio *bio);
+/**
+ * iomap_bio_chain - a bio that ends as part of another one
+ * @bio: the child: not submitted, bi_end_io and bi_private unset, put when it has ended
+ * @parent: its bi_end_io runs when it and all bios chained to it have ended
+ *
+ * The first error of all of them is the parent's bi_status.  Each is submitted apart, in any
+ * order and to any device, the parent as well; a parent may be the child of another one.  The
+ * caller owns both.  At most a million children.  Any context.  Kernel: bio_chain.
+ */
+IOMAP_API void iomap_bio_chain(struct iomap_bio *bio, struct iomap_bio *parent);
 
 /*
  * Several bios in one submission (kernel: struct blk_plug).  On the caller's stack; between

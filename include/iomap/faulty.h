@@ -38,7 +38,7 @@ enum iomap_fault_kind {
 	IOMAP_FAULT_SHORTEN,  /* only the first `amount` bytes are transferred, in whole blocks */
 	IOMAP_FAULT_TEAR,     /* of a write, some units of `amount` bytes land and some do not */
 	IOMAP_FAULT_CORRUPT,  /* `amount` bits of the data read or written are flipped */
-	IOMAP_FAULT_LOSE,     /* a write or flush (with its PREFLUSH) is acknowledged, not done */
+	IOMAP_FAULT_LOSE,     /* all but a read (a write with its PREFLUSH): acknowledged, not done */
 	IOMAP_FAULT_MISDIRECT, /* another address is read or written, by `amount` */
 	IOMAP_FAULT_GONE,     /* the device is gone, with this I/O: iomap_faulty_set_gone() */
 };
@@ -47,6 +47,8 @@ enum iomap_fault_kind {
 #define IOMAP_FAULT_ON_READ (1U << IOMAP_REQ_OP_READ)
 #define IOMAP_FAULT_ON_WRITE (1U << IOMAP_REQ_OP_WRITE)
 #define IOMAP_FAULT_ON_FLUSH (1U << IOMAP_REQ_OP_FLUSH)
+#define IOMAP_FAULT_ON_DISCARD (1U << IOMAP_REQ_OP_DISCARD)
+#define IOMAP_FAULT_ON_WRITE_ZEROES (1U << IOMAP_REQ_OP_WRITE_ZEROES)
 
 /* iomap_fault.flags */
 #define IOMAP_FAULT_HOLD_END 0x1U /* DELAY: do the I/O at once and hold its completion */
@@ -58,7 +60,7 @@ enum iomap_fault_kind {
  * A rule.  Zero means what is in brackets.  An I/O matches when its operation, its flags and
  * its range do, and it is one that the kind can act on: SHORTEN and CORRUPT act on reads and
  * writes with data, MISDIRECT on those of them that have another place to go to, TEAR on
- * writes of two units or more, LOSE on writes and flushes, the others on all.  A flush, and a
+ * writes of two units or more, LOSE on all but reads, the others on all.  A flush, and a
  * write of nothing, has no address: it matches only rules for the whole device.
  *
  * Each rule counts its matches, from 1, and fires at those that `nth`, `every`, `limit` and

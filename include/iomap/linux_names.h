@@ -338,6 +338,8 @@ static inline unsigned long invalidate_mapping_pages(struct address_space *mappi
 #define REQ_OP_READ IOMAP_REQ_OP_READ
 #define REQ_OP_WRITE IOMAP_REQ_OP_WRITE
 #define REQ_OP_FLUSH IOMAP_REQ_OP_FLUSH
+#define REQ_OP_DISCARD IOMAP_REQ_OP_DISCARD
+#define REQ_OP_WRITE_ZEROES IOMAP_REQ_OP_WRITE_ZEROES
 #define REQ_OP_MASK IOMAP_REQ_OP_MASK
 #define REQ_SYNC IOMAP_REQ_SYNC
 #define REQ_META IOMAP_REQ_META
@@ -345,6 +347,9 @@ static inline unsigned long invalidate_mapping_pages(struct address_space *mappi
 #define REQ_PREFLUSH IOMAP_REQ_PREFLUSH
 #define REQ_RAHEAD IOMAP_REQ_RAHEAD
 #define REQ_BACKGROUND IOMAP_REQ_BACKGROUND
+#define REQ_NOWAIT IOMAP_REQ_NOWAIT
+#define REQ_POLLED IOMAP_REQ_POLLED
+#define REQ_ATOMIC IOMAP_REQ_ATOMIC
 
 #define BIO_MAX_VECS IOMAP_BIO_MAX_VECS
 #define bio_end_io_t iomap_bio_end_io_fn
@@ -352,6 +357,7 @@ static inline unsigned long invalidate_mapping_pages(struct address_space *mappi
 #define bio_add_folio iomap_bio_add_folio
 #define bio_end_sector iomap_bio_end_sector
 #define bio_endio iomap_bio_endio
+#define bio_chain iomap_bio_chain
 #define bioset_exit iomap_bio_set_exit
 #define submit_bio iomap_submit_bio
 #define submit_bio_wait iomap_submit_bio_wait
@@ -380,7 +386,7 @@ static inline u32 bio_op(const struct bio *request)
 
 static inline bool op_is_write(blk_opf_t op)
 {
-	return (op & IOMAP_REQ_OP_MASK) == IOMAP_REQ_OP_WRITE;
+	return op & 1;
 }
 
 static inline int bio_data_dir(const struct bio *request)
@@ -418,6 +424,55 @@ static inline unsigned bdev_physical_block_size(const struct block_device *bdev)
 
 	iomap_bdev_limits(bdev, &limits);
 	return limits.physical_block_size;
+}
+
+static inline u64 bdev_max_discard_sectors(const struct block_device *bdev)
+{
+	struct iomap_bdev_limits limits;
+
+	iomap_bdev_limits(bdev, &limits);
+	return limits.max_discard_bytes >> IOMAP_SECTOR_SHIFT;
+}
+
+static inline unsigned bdev_discard_granularity(const struct block_device *bdev)
+{
+	struct iomap_bdev_limits limits;
+
+	iomap_bdev_limits(bdev, &limits);
+	return limits.discard_granularity;
+}
+
+static inline bool bdev_write_cache(const struct block_device *bdev)
+{
+	struct iomap_bdev_limits limits;
+
+	iomap_bdev_limits(bdev, &limits);
+	return limits.flags & IOMAP_BDEV_HAS_WRITE_CACHE;
+}
+
+static inline bool bdev_fua(const struct block_device *bdev)
+{
+	struct iomap_bdev_limits limits;
+
+	iomap_bdev_limits(bdev, &limits);
+	return limits.flags & IOMAP_BDEV_HAS_FUA;
+}
+
+static inline int blkdev_issue_discard(struct block_device *bdev, sector_t sector, sector_t sectors,
+				       gfp_t gfp)
+{
+	(void)gfp;
+	return iomap_bdev_discard(bdev, sector << IOMAP_SECTOR_SHIFT,
+				  sectors << IOMAP_SECTOR_SHIFT);
+}
+
+#define BLKDEV_ZERO_NOFALLBACK IOMAP_BDEV_ZERO_NOFALLBACK
+static inline int blkdev_issue_zeroout(struct block_device *bdev, sector_t sector, sector_t sectors,
+				       gfp_t gfp, unsigned flags)
+{
+	(void)gfp;
+	return iomap_bdev_write_zeroes(bdev, sector << IOMAP_SECTOR_SHIFT,
+				       sectors << IOMAP_SECTOR_SHIFT, flags);
 }
 
 /* ---- lists ---- */

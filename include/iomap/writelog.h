@@ -18,6 +18,8 @@
  *     sectors, or not at all, in any order; so a later one may be there without an earlier
  *     one, and of two writes to one sector either.  A write that failed is such a write for
  *     ever, also after a flush.
+ *   - Of a write with IOMAP_REQ_ATOMIC all sectors have landed or none.
+ *   - A discard or zeroing is a write of zeros.
  *   - A sector that a durable write has reached does not go back to what had completed
  *     before that write was submitted.
  *   - Nothing of a write with PREFLUSH lands before what its flush covers is durable.
@@ -107,7 +109,7 @@ IOMAP_API IOMAP_MUST_CHECK int iomap_writelog_restart(struct iomap_bdev *writelo
 
 struct iomap_writelog_info {
 	uint64_t events_nr;   /* so a cut is before one of 0 .. events_nr */
-	uint64_t writes_nr;   /* writes recorded */
+	uint64_t writes_nr;   /* writes recorded, discards and zeroings too */
 	uint64_t flushes_nr;  /* flushes recorded, those of PREFLUSH not counted */
 	uint64_t marks_nr;    /* marks recorded */
 	uint64_t data_bytes;  /* of the writes */
@@ -121,7 +123,7 @@ IOMAP_API int iomap_writelog_info(struct iomap_bdev *writelog, struct iomap_writ
 				  size_t size);
 
 enum iomap_writelog_type {
-	IOMAP_WRITELOG_SUBMIT = 1, /* a write or flush was submitted */
+	IOMAP_WRITELOG_SUBMIT = 1, /* a write, discard, zeroing or flush was submitted */
 	IOMAP_WRITELOG_COMPLETE,   /* it completed; its submitter learns of it after this */
 	IOMAP_WRITELOG_MARK,
 };

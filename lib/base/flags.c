@@ -69,6 +69,8 @@ static const char *const flags_req_ops[] = {
 	[IOMAP_REQ_OP_READ] = "READ",
 	[IOMAP_REQ_OP_WRITE] = "WRITE",
 	[IOMAP_REQ_OP_FLUSH] = "FLUSH",
+	[IOMAP_REQ_OP_DISCARD] = "DISCARD",
+	[IOMAP_REQ_OP_WRITE_ZEROES] = "WRITE_ZEROES",
 };
 
 static const struct flags_name flags_req[] = {
@@ -78,6 +80,9 @@ static const struct flags_name flags_req[] = {
 	{ IOMAP_REQ_PREFLUSH, "PREFLUSH" },
 	{ IOMAP_REQ_RAHEAD, "RAHEAD" },
 	{ IOMAP_REQ_BACKGROUND, "BACKGROUND" },
+	{ IOMAP_REQ_NOWAIT, "NOWAIT" },
+	{ IOMAP_REQ_POLLED, "POLLED" },
+	{ IOMAP_REQ_ATOMIC, "ATOMIC" },
 	{ 0, NULL },
 };
 
@@ -166,7 +171,7 @@ int iomap_format_flags(enum iomap_flag_family family, uint64_t flags, char *buf,
 	number = flags & table->number_mask;
 	flags &= ~table->number_mask;
 
-	if (table->numbers && number < table->nr_numbers)
+	if (table->numbers && number < table->nr_numbers && table->numbers[number])
 		flags_put_word(&text, table->numbers[number]);
 	else if (number)
 		flags_put_hex(&text, number);

@@ -22,6 +22,10 @@
 
 #include "block/internal.h"
 
+#define BDEV_LIMIT_FLAGS                                                                        \
+	(IOMAP_BDEV_HAS_WRITE_CACHE | IOMAP_BDEV_HAS_FUA | IOMAP_BDEV_HAS_NOWAIT |              \
+	 IOMAP_BDEV_HAS_ZEROING_DISCARD)
+
 static const struct iomap_bdev_limits bdev_no_limits = {
 	.logical_block_size = IOMAP_SECTOR_SIZE,
 	.physical_block_size = IOMAP_SECTOR_SIZE,
@@ -166,6 +170,31 @@ static const struct iomap__bdev_kind custom_kind = {
 	.release = bdev_custom_release,
 };
 
+static bool bdev_atomic_valid(const struct iomap_bdev_limits *limits)
+{
+	uint32_t min = limits->atomic_write_min_bytes, max = limits->atomic_write_max_bytes;
+
+	if (!max)
+		return !min && !limits->atomic_write_segments_nr;
+	/* an atomic write that is allowed never needs to be split */
+	return iomap__is_pow2(min) && iomap__is_pow2(max) && min >= limits->logical_block_size &&
+	       max >= min && max <= limits->max_transfer_bytes &&
+	       limits->atomic_write_segments_nr &&
+	       limits->atomic_write_segments_nr <= limits->max_segments_nr;
+}
+
+/* What came after the first version; all zero: the device can do none of it. */
+static bool bdev_more_limits_valid(const struct iomap_bdev_limits *limits)
+{
+	uint32_t block = limits->logical_block_size, granularity = limits->discard_granularity;
+
+	return !(limits->flags & ~BDEV_LIMIT_FLAGS) &&
+	       (!limits->max_discard_bytes || limits->max_discard_bytes >= block) &&
+	       (!limits->max_write_zeroes_bytes || limits->max_write_zeroes_bytes >= block) &&
+	       (!granularity || (iomap__is_pow2(granularity) && granularity >= block)) &&
+	       bdev_atomic_valid(limits);
+}
+
 static bool bdev_limits_valid(const struct iomap_bdev_limits *limits)
 {
 	return iomap__is_pow2(limits->logical_block_size) &&
@@ -174,7 +203,8 @@ static bool bdev_limits_valid(const struct iomap_bdev_limits *limits)
 	       limits->physical_block_size >= limits->logical_block_size &&
 	       iomap__is_pow2(limits->dma_alignment) && limits->max_segments_nr &&
 	       limits->max_transfer_bytes >=
-		       iomap__max(limits->logical_block_size, limits->dma_alignment);
+		       iomap__max(limits->logical_block_size, limits->dma_alignment) &&
+	       bdev_more_limits_valid(limits);
 }
 
 int iomap_bdev_create(struct iomap_engine *engine, const struct iomap_bdev_ops *ops, uint64_t bytes,
@@ -244,6 +274,8 @@ static struct iomap_bdev_stats bdev_stats(const struct iomap_bdev *bdev)
 		.written_bytes = iomap__stat_sum(&bdev->stats, IOMAP__BSTAT_WRITTEN_BYTES),
 		.errors_nr = iomap__stat_sum(&bdev->stats, IOMAP__BSTAT_ERRORS),
 		.inflight_nr = iomap__bdev_inflight(bdev),
+		.discards_nr = iomap__stat_sum(&bdev->stats, IOMAP__BSTAT_DISCARDS),
+		.write_zeroes_nr = iomap__stat_sum(&bdev->stats, IOMAP__BSTAT_WRITE_ZEROES),
 	};
 }
 

@@ -5,6 +5,11 @@
  * A bio set has two pools: bios with a few vectors, and bios with as many as there can be.
  * An object is [front_pad rounded up to 16][struct iomap_bio][vectors].
  *
+ * Chains.  `chained` of a request is 0, or counts in its low bits the ends that are still due
+ * before bi_end_io runs, those of the children and its own, and holds above them the errno of
+ * the first child that failed.  Who takes the count to zero ends the bio.  A child that ends
+ * is what may end its parent, which may be a child as well: that is a loop, not a recursion.
+ *
  * bi_iter is the submitter's: the library keeps its own position and leaves bi_iter as it
  * was submitted, so that bi_end_io sees which range has ended.
  */
@@ -13,6 +18,8 @@
 
 #define BIO_SMALL_VECS 4U
 #define BIO_PAD_ALIGN 16U
+#define BIO_CHAIN_BITS 20U
+#define BIO_CHAIN_MASK ((UINT32_C(1) << BIO_CHAIN_BITS) - 1)
 
 /* How long who waits for a bio sleeps before it asks for memory once more. */
 #define BIO_WAIT_NS 10000000U
@@ -221,6 +228,14 @@ uint64_t iomap_bio_end_sector(const struct iomap_bio *bio)
 	return bio->bi_iter.bi_sector + (bio->bi_iter.bi_size >> IOMAP_SECTOR_SHIFT);
 }
 
+static const uint8_t bio_stats[] = {
+	[IOMAP_REQ_OP_READ] = IOMAP__BSTAT_READS,
+	[IOMAP_REQ_OP_WRITE] = IOMAP__BSTAT_WRITES,
+	[IOMAP_REQ_OP_FLUSH] = IOMAP__BSTAT_FLUSHES,
+	[IOMAP_REQ_OP_DISCARD] = IOMAP__BSTAT_DISCARDS,
+	[IOMAP_REQ_OP_WRITE_ZEROES] = IOMAP__BSTAT_WRITE_ZEROES,
+};
+
 /* The bio has ended as far as @bdev is concerned. */
 static void bio_account_end(struct iomap_bdev *bdev, struct iomap_bio *bio)
 {
@@ -229,25 +244,20 @@ static void bio_account_end(struct iomap_bdev *bdev, struct iomap_bio *bio)
 
 	if (bio->bi_status)
 		iomap__stat_add(&bdev->stats, self, IOMAP__BSTAT_ERRORS, 1);
-	if (op == IOMAP_REQ_OP_WRITE) {
-		iomap__stat_add(&bdev->stats, self, IOMAP__BSTAT_WRITES, 1);
-		if (!bio->bi_status)
-			iomap__stat_add(&bdev->stats, self, IOMAP__BSTAT_WRITTEN_BYTES,
-					bio->bi_iter.bi_size);
-		/*
-		 * A failed write may have written a part.  Before bi_end_io: whoever has been
-		 * told of the write and then flushes must not find it covered already.
-		 */
-		if (bio->bi_status || !(bio->bi_opf & IOMAP_REQ_FUA))
-			atomic_fetch_add_explicit(&bdev->written, 1, memory_order_acq_rel);
-	} else if (op == IOMAP_REQ_OP_READ) {
-		iomap__stat_add(&bdev->stats, self, IOMAP__BSTAT_READS, 1);
-		if (!bio->bi_status)
-			iomap__stat_add(&bdev->stats, self, IOMAP__BSTAT_READ_BYTES,
-					bio->bi_iter.bi_size);
-	} else {
-		iomap__stat_add(&bdev->stats, self, IOMAP__BSTAT_FLUSHES, 1);
-	}
+	/*
+	 * A failed write may have written a part.  Before bi_end_io: whoever has been told of
+	 * the write and then flushes must not find it covered already.
+	 */
+	if (iomap__op_is_write(op) && (bio->bi_status || !(bio->bi_opf & IOMAP_REQ_FUA)))
+		atomic_fetch_add_explicit(&bdev->written, 1, memory_order_acq_rel);
+	/* a device may have passed on what is no operation */
+	iomap__stat_add(&bdev->stats, self,
+			op < iomap__array_len(bio_stats) ? bio_stats[op] : IOMAP__BSTAT_FLUSHES, 1);
+	if (iomap__op_has_data(op) && !bio->bi_status)
+		iomap__stat_add(&bdev->stats, self,
+				op == IOMAP_REQ_OP_READ ? IOMAP__BSTAT_READ_BYTES :
+							  IOMAP__BSTAT_WRITTEN_BYTES,
+				bio->bi_iter.bi_size);
 	/* no longer in flight, but ending; release: pairs with iomap_bdev_close() */
 	atomic_fetch_add_explicit(&bdev->busy, IOMAP__BDEV_ENDING - 1, memory_order_release);
 }
@@ -278,13 +288,83 @@ static void bio_let_go(struct iomap_bdev *bdev, struct iomap__stacked *stacked,
 	}
 }
 
-void iomap_bio_endio(struct iomap_bio *bio)
+/* ---- chains ---- */
+
+/* One of the ends that @bio waits for has come.  Return: it was the last. */
+static bool bio_chain_put(struct iomap_bio *bio)
+{
+	struct iomap__req *req = iomap__req(bio);
+	uint32_t old;
+
+	/* relaxed: chained by whoever submitted it, before */
+	if (iomap__likely(!iomap__load(&req->chained)))
+		return true;
+	old = iomap__fetch_sub(&req->chained, 1);
+	if ((old & BIO_CHAIN_MASK) != 1)
+		return false;
+	if (!bio->bi_status)
+		bio->bi_status = -(int32_t)(old >> BIO_CHAIN_BITS);
+	iomap__store(&req->chained, 0);
+	return true;
+}
+
+/* A child of @parent has failed; the first error wins. */
+static void bio_chain_fail(struct iomap_bio *parent, int error)
+{
+	struct iomap__req *req = iomap__req(parent);
+	uint32_t old = iomap__load(&req->chained);
+
+	/* relaxed: the end of the child, which follows, orders it before the parent's */
+	while (!(old >> BIO_CHAIN_BITS) &&
+	       !__atomic_compare_exchange_n(&req->chained, &old,
+					    old | (uint32_t)-error << BIO_CHAIN_BITS, true,
+					    __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+		;
+}
+
+/* @bio is a child that has ended.  Return: its parent, which has one end less to wait for. */
+static struct iomap_bio *bio_chain_next(struct iomap_bio *bio)
+{
+	struct iomap_bio *parent = bio->bi_private;
+
+	if (bio->bi_status)
+		bio_chain_fail(parent, bio->bi_status);
+	iomap_bio_put(bio);
+	return parent;
+}
+
+/* Known by its address; called only by an end_io of the application that replaced it. */
+static void bio_chain_end(struct iomap_bio *bio)
+{
+	iomap_bio_endio(bio_chain_next(bio));
+}
+
+void iomap_bio_chain(struct iomap_bio *bio, struct iomap_bio *parent)
+{
+	struct iomap__req *req = iomap__req(parent);
+
+	iomap__assert_msg(!bio->bi_end_io && !bio->bi_private,
+			  "a bio with an end of its own is chained");
+	bio->bi_private = parent;
+	bio->bi_end_io = bio_chain_end;
+	/* Before the first child only the caller knows the parent; release: see bio_chain_put(). */
+	if (!iomap__load(&req->chained))
+		iomap__store_release(&req->chained, 2);
+	else
+		iomap__fetch_add(&req->chained, 1);
+}
+
+/* ---- the end ---- */
+
+/* Return: the parent, for which it was one of the ends it waits for; NULL: there is none. */
+static struct iomap_bio *bio_end(struct iomap_bio *bio)
 {
 	struct iomap__thread *self = iomap__thread_self();
 	struct iomap__req *req = iomap__req(bio);
 	struct iomap_bdev *bdev = req->bdev;
 	struct iomap__stacked *stacked = req->stacked, *outer;
 	struct iomap_bdev *outermost = req->outermost;
+	struct iomap_bio *parent = NULL;
 
 	req->bdev = NULL;
 	req->stacked = NULL;
@@ -295,10 +375,19 @@ void iomap_bio_endio(struct iomap_bio *bio)
 		bio_account_end(outer->bdev, bio);
 	if (outermost)
 		bio_account_end(outermost, bio);
-	if (bio->bi_end_io) {
+	if (bio->bi_end_io == bio_chain_end) {
+		parent = bio_chain_next(bio);
+	} else if (bio->bi_end_io) {
 		self->completing++;
 		bio->bi_end_io(bio);
 		self->completing--;
 	}
 	bio_let_go(bdev, stacked, outermost);
+	return parent;
+}
+
+void iomap_bio_endio(struct iomap_bio *bio)
+{
+	while (bio && bio_chain_put(bio))
+		bio = bio_end(bio);
 }

@@ -24,7 +24,7 @@
 #define FAULTY_LEAST_OPTS offsetof(struct iomap_faulty_opts, reserved)
 #define FAULTY_OPF                                                                                 \
 	(IOMAP_REQ_SYNC | IOMAP_REQ_META | IOMAP_REQ_FUA | IOMAP_REQ_PREFLUSH | IOMAP_REQ_RAHEAD | \
-	 IOMAP_REQ_BACKGROUND)
+	 IOMAP_REQ_BACKGROUND | IOMAP_REQ_NOWAIT | IOMAP_REQ_POLLED | IOMAP_REQ_ATOMIC)
 #define FAULTY_MILLION 1000000U
 
 struct iomap__faulty_rule {
@@ -375,7 +375,8 @@ static uint32_t fault_ops(uint32_t kind)
 	case IOMAP_FAULT_FAIL:
 	case IOMAP_FAULT_DELAY:
 	case IOMAP_FAULT_GONE:
-		return IOMAP_FAULT_ON_READ | IOMAP_FAULT_ON_WRITE | IOMAP_FAULT_ON_FLUSH;
+		return IOMAP_FAULT_ON_READ | IOMAP_FAULT_ON_WRITE | IOMAP_FAULT_ON_FLUSH |
+		       IOMAP_FAULT_ON_DISCARD | IOMAP_FAULT_ON_WRITE_ZEROES;
 	case IOMAP_FAULT_SHORTEN:
 	case IOMAP_FAULT_CORRUPT:
 	case IOMAP_FAULT_MISDIRECT:
@@ -383,7 +384,8 @@ static uint32_t fault_ops(uint32_t kind)
 	case IOMAP_FAULT_TEAR:
 		return IOMAP_FAULT_ON_WRITE;
 	case IOMAP_FAULT_LOSE:
-		return IOMAP_FAULT_ON_WRITE | IOMAP_FAULT_ON_FLUSH;
+		return IOMAP_FAULT_ON_WRITE | IOMAP_FAULT_ON_FLUSH | IOMAP_FAULT_ON_DISCARD |
+		       IOMAP_FAULT_ON_WRITE_ZEROES;
 	default:
 		return 0;
 	}

@@ -153,6 +153,9 @@ static void fio_below(struct iomap__faulty_io *io, uint32_t opf, uint64_t addr, 
 {
 	struct iomap_bio *bio = io->bio, *below;
 
+	/* a part of it, or elsewhere, is not what the limits for atomic writes allow */
+	if (len != bio->bi_iter.bi_size || addr != iomap__bio_addr(bio))
+		opf &= ~IOMAP_REQ_ATOMIC;
 	below = iomap_bio_alloc(io->faulty->lower, len ? bio->bi_vcnt : 0, opf, NULL);
 	if (!below) {
 		fio_set_error(io, -ENOMEM);
@@ -161,7 +164,9 @@ static void fio_below(struct iomap__faulty_io *io, uint32_t opf, uint64_t addr, 
 	below->bi_private = io;
 	below->bi_end_io = end_io;
 	below->bi_iter.bi_sector = addr >> IOMAP_SECTOR_SHIFT;
-	if (io->copy && len) {
+	if (!iomap__op_has_data(opf & IOMAP_REQ_OP_MASK)) {
+		below->bi_iter.bi_size = len;
+	} else if (io->copy && len) {
 		below->bi_io_vec[below->bi_vcnt++] = (struct iomap_bio_vec){
 			.bv_base = (char *)io->copy + off,
 			.bv_len = len,

@@ -4,33 +4,19 @@
  *
  * Opening: O_DIRECT unless it is refused and IOMAP_BDEV_BUFFERED is given; the exclusive
  * lock (O_EXCL on a block device, flock() on a file: both go when the process ends, however
- * it does); the alignment that direct I/O needs, from statx()
- * where the kernel knows, else by trying; the size, cut to whole blocks.
+ * it does); its limits and its size (file_limits.c).
  *
  * A file that refuses RWF_NOWAIT would have each of its requests handed to a kernel worker
  * by io_uring; its I/O is done by the submitting thread (inline.c).
  */
 #include <fcntl.h>
-#include <linux/fs.h>
 #include <sys/file.h>
-#include <sys/ioctl.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 #include "block/internal.h"
 
-#define FILE_MAX_TRANSFER (UINT64_C(1) << 30) /* the kernel moves less than 2 GiB at once */
-#define FILE_PROBE_BYTES 4096U
 #define FILE_FLAGS (IOMAP_BDEV_READONLY | IOMAP_BDEV_BUFFERED | IOMAP_BDEV_SHARED)
-
-/* Linux 6.1; the C library's struct statx may be older than the kernel. */
-#define FILE_STATX_DIOALIGN 0x00002000U
-#define FILE_STATX_MASK_OFFSET 0
-#define FILE_STATX_MEM_ALIGN_OFFSET 0x98
-#define FILE_STATX_OFFSET_ALIGN_OFFSET 0x9c
-#define FILE_STATX_BYTES 256
 
 static const struct iomap__bdev_kind file_queued_kind;
 static const struct iomap__bdev_kind file_inline_kind;
@@ -75,109 +61,13 @@ static int file_lock(struct iomap_engine *engine, const char *path, int fd)
 	return file_refuse(engine, path, "lock", error);
 }
 
-/* ---- what direct I/O needs ---- */
-
-/* Alignment of memory and addresses by statx(); false when the kernel does not know. */
-static bool file_statx_align(int fd, uint32_t *memory, uint32_t *offset)
-{
-	union {
-		unsigned char bytes[FILE_STATX_BYTES];
-		uint64_t align;
-	} stx;
-	uint32_t mask;
-
-	memset(&stx, 0, sizeof(stx));
-	if (syscall(SYS_statx, fd, "", AT_EMPTY_PATH, FILE_STATX_DIOALIGN, &stx) != 0)
-		return false;
-	memcpy(&mask, stx.bytes + FILE_STATX_MASK_OFFSET, sizeof(mask));
-	memcpy(memory, stx.bytes + FILE_STATX_MEM_ALIGN_OFFSET, sizeof(*memory));
-	memcpy(offset, stx.bytes + FILE_STATX_OFFSET_ALIGN_OFFSET, sizeof(*offset));
-	return mask & FILE_STATX_DIOALIGN;
-}
-
-/* The smallest transfer that is not refused; an empty file refuses nothing. */
-static uint32_t file_probe_align(int fd)
-{
-	_Alignas(FILE_PROBE_BYTES) unsigned char buffer[FILE_PROBE_BYTES];
-	uint32_t align;
-
-	for (align = IOMAP_SECTOR_SIZE; align < FILE_PROBE_BYTES; align *= 2)
-		if (pread(fd, buffer, align, 0) > 0)
-			return align;
-	return FILE_PROBE_BYTES;
-}
-
-static uint32_t file_valid_block(uint32_t bytes)
-{
-	return iomap__is_pow2(bytes) && bytes >= IOMAP_SECTOR_SIZE ? bytes : IOMAP_SECTOR_SIZE;
-}
-
-/* 0, or -EOPNOTSUPP when the file cannot do direct I/O after all. */
-static int file_direct_limits(int fd, struct iomap_bdev_limits *limits)
-{
-	uint32_t memory, offset;
-
-	if (!file_statx_align(fd, &memory, &offset)) {
-		offset = file_probe_align(fd);
-		memory = offset;
-	}
-	if (!memory || !offset)
-		return -EOPNOTSUPP;
-	limits->logical_block_size = file_valid_block(offset);
-	limits->dma_alignment = iomap__is_pow2(memory) ? memory : limits->logical_block_size;
-	return 0;
-}
-
-static int file_block_limits(int fd, struct iomap_bdev_limits *limits, uint64_t *bytes)
-{
-	unsigned physical = 0;
-	int logical = 0;
-
-	if (ioctl(fd, BLKGETSIZE64, bytes) != 0 || ioctl(fd, BLKSSZGET, &logical) != 0)
-		return -errno;
-	limits->logical_block_size =
-		iomap__max(limits->logical_block_size, file_valid_block((uint32_t)logical));
-	if (ioctl(fd, BLKPBSZGET, &physical) == 0 && iomap__is_pow2(physical))
-		limits->physical_block_size = physical;
-	return 0;
-}
-
-/* Whether I/O that would block may be refused instead. */
-static bool file_takes_nowait(int fd)
-{
-	_Alignas(FILE_PROBE_BYTES) unsigned char buffer[FILE_PROBE_BYTES];
-	struct iovec iov = { .iov_base = buffer, .iov_len = sizeof(buffer) };
-
-	/* Checked before the position, so an empty file answers as well. */
-	return preadv2(fd, &iov, 1, 0, RWF_NOWAIT) >= 0 || errno != EOPNOTSUPP;
-}
-
 /* ---- the device ---- */
 
 static int file_fill(struct iomap_bdev *bdev, const struct stat *st)
 {
-	struct iomap_bdev_limits *limits = &bdev->limits;
-	int error = 0;
+	int error = iomap__file_limits(bdev, st);
 
-	*limits = (struct iomap_bdev_limits){
-		.logical_block_size = IOMAP_SECTOR_SIZE,
-		.physical_block_size = IOMAP_SECTOR_SIZE,
-		.dma_alignment = 1,
-		.max_segments_nr = IOMAP_BIO_MAX_VECS,
-		.max_transfer_bytes = FILE_MAX_TRANSFER,
-	};
-	if (bdev->direct)
-		error = file_direct_limits(bdev->fd, limits);
-	if (error)
-		return error;
-	if (S_ISBLK(st->st_mode))
-		error = file_block_limits(bdev->fd, limits, &bdev->bytes);
-	else
-		bdev->bytes = (uint64_t)st->st_size;
-	limits->physical_block_size =
-		iomap__max(limits->physical_block_size, limits->logical_block_size);
-	bdev->bytes = iomap__round_down(bdev->bytes, limits->logical_block_size);
-	if (!file_takes_nowait(bdev->fd))
+	if (!error && !(bdev->limits.flags & IOMAP_BDEV_HAS_NOWAIT))
 		bdev->kind = &file_inline_kind;
 	return error;
 }

@@ -11,6 +11,8 @@
 
 #include "block/block.h"
 
+struct stat;
+
 #define IOMAP__QUEUES_MAX 32U
 #define IOMAP__PARK_BUCKETS 64U
 #define IOMAP__BDEV_IDS 63U /* ids below are a bdev's own, this one is shared by the rest */
@@ -36,8 +38,8 @@ struct iomap__req {
 	uint8_t queue;	    /* index; threads backend */
 	uint16_t retries;   /* since the last progress */
 	uint32_t remaining; /* split: children that have not ended, and 1 for the splitter */
-	uint32_t vec;	    /* first vector that is not done */
-	uint32_t reserved32;
+	uint32_t vec;	    /* first vector that is not done; WRITE_ZEROES: by a hole */
+	uint32_t chained;   /* bio.c; atomic */
 	uint64_t vec_done; /* bytes done of it */
 	union {
 		uint64_t done;		  /* STEP_DATA: bytes done */
@@ -66,6 +68,17 @@ static inline struct iomap__req *iomap__req(struct iomap_bio *bio)
 static inline unsigned iomap__bio_op(const struct iomap_bio *bio)
 {
 	return bio->bi_opf & IOMAP_REQ_OP_MASK;
+}
+
+/* The operation changes what is on the device. */
+static inline bool iomap__op_is_write(unsigned op)
+{
+	return op & 1;
+}
+/* The operation has memory; DISCARD and WRITE_ZEROES are only a range. */
+static inline bool iomap__op_has_data(unsigned op)
+{
+	return op == IOMAP_REQ_OP_READ || op == IOMAP_REQ_OP_WRITE;
 }
 
 /* Bios linked by bi_next. */
@@ -117,6 +130,8 @@ enum {
 	IOMAP__BSTAT_READ_BYTES,
 	IOMAP__BSTAT_WRITTEN_BYTES,
 	IOMAP__BSTAT_ERRORS,
+	IOMAP__BSTAT_DISCARDS,
+	IOMAP__BSTAT_WRITE_ZEROES,
 };
 
 #define IOMAP__BDEV_ENDING (UINT64_C(1) << 32)
@@ -136,6 +151,8 @@ struct iomap_bdev {
 	uint64_t bytes;
 	bool readonly;
 	bool direct; /* O_DIRECT */
+	bool block;  /* a block device */
+	bool zero_by_holes; /* the file system has no FALLOC_FL_ZERO_RANGE; atomic */
 	int fd;
 	uint8_t *memory;
 	const struct iomap_bdev_ops *ops;
@@ -182,6 +199,13 @@ static inline uint64_t iomap__bdev_inflight(const struct iomap_bdev *bdev)
 /* A flush that started at generation @generation has succeeded. */
 void iomap__bdev_flushed(struct iomap_bdev *bdev, uint64_t generation);
 
+/*
+ * What the file or device @bdev->fd, which fstat() calls @st, can do, and its size.
+ * @bdev->direct: it is open for direct I/O.  0; -EOPNOTSUPP when that does not work after all;
+ * or another error.
+ */
+int iomap__file_limits(struct iomap_bdev *bdev, const struct stat *st);
+
 /* ---- submission (submit.c, plug.c) ---- */
 
 /* Collected bios for the calling thread's queue. */
@@ -201,14 +225,20 @@ void iomap__step_init(struct iomap_bio *bio);
 /* The vectors of the current transfer: at most one partly done, or all that are left. */
 struct iovec *iomap__step_vecs(struct iomap_bio *bio, struct iovec *partial, unsigned *nr,
 			       uint64_t *pos);
+/* The RWF_xxx of a transfer. */
+int iomap__step_rw_flags(const struct iomap_bio *bio);
+/* The mode with which fallocate() does a discard or zeroing. */
+int iomap__step_fallocate_mode(struct iomap_bio *bio);
+/* The backend cannot do it: the submitting thread does. */
+bool iomap__step_is_inline(const struct iomap_bio *bio);
 /* Do the current step by a blocking system call.  Return: its result or -errno. */
 int64_t iomap__step_sync(struct iomap_bio *bio);
 /* Take the result of a step.  Return: true when the request has ended (bi_status is set). */
 bool iomap__step_done(struct iomap_bio *bio, int64_t result);
 
-/* Do a request in the calling thread; completes it. */
 /* Do a request on a memory device; completes it. */
 void iomap__memory_do(struct iomap_bio *bio);
+/* Do a request in the calling thread; completes it. */
 void iomap__inline_submit(struct iomap_bdev *bdev, struct iomap_bio *bio);
 /* Bios that wait for one of this thread to end: do them now, the thread is about to wait. */
 void iomap__inline_flush(struct iomap__thread *self);
@@ -223,6 +253,9 @@ struct iomap__waiter;
  */
 struct iomap__backend {
 	const char *name;
+	/* It takes these, besides reads, writes and flushes; else they are done inline. */
+	bool takes_fallocate;
+	bool takes_ioctl;
 	/* For all queues.  0 or -errno; *why says what failed. */
 	int (*create)(struct iomap__blk *blk, const char **why);
 	void (*destroy)(struct iomap__blk *blk);

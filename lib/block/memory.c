@@ -3,7 +3,7 @@
  * memory.c - a device in memory.
  *
  * Bios are done inside their submission.  There is nothing volatile below, so a flush has
- * nothing to do but to be counted.
+ * nothing to do but to be counted.  What is discarded is zeroed.
  */
 #include "block/internal.h"
 
@@ -23,11 +23,13 @@ void iomap__memory_do(struct iomap_bio *bio)
 		iomap__stat_add(stats, self, IOMAP__BLKSTAT_FLUSHES, 1);
 		iomap__bdev_flushed(bdev, written);
 	}
-	if (read)
+	if (!iomap__op_has_data(iomap__bio_op(bio)))
+		memset(at, 0, bio->bi_iter.bi_size);
+	else if (read)
 		iomap_bio_copy_in(bio, 0, at, bio->bi_iter.bi_size);
 	else
 		iomap_bio_copy_out(bio, 0, at, bio->bi_iter.bi_size);
-	if (bio->bi_iter.bi_size)
+	if (iomap__op_has_data(iomap__bio_op(bio)) && bio->bi_iter.bi_size)
 		iomap__stat_add(stats, self,
 				read ? IOMAP__BLKSTAT_READ_BYTES : IOMAP__BLKSTAT_WRITTEN_BYTES,
 				bio->bi_iter.bi_size);
@@ -56,6 +58,11 @@ int iomap_bdev_open_memory(struct iomap_engine *engine, uint64_t bytes, struct i
 	if (error)
 		return error;
 	bdev->bytes = bytes;
+	bdev->limits.flags = IOMAP_BDEV_HAS_FUA | IOMAP_BDEV_HAS_NOWAIT |
+			     IOMAP_BDEV_HAS_ZEROING_DISCARD;
+	bdev->limits.discard_granularity = IOMAP_SECTOR_SIZE;
+	bdev->limits.max_discard_bytes = UINT64_MAX;
+	bdev->limits.max_write_zeroes_bytes = UINT64_MAX;
 	bdev->memory = iomap__alloc_aligned(&engine->env, MEMORY_ALIGN, bytes);
 	if (!bdev->memory) {
 		iomap__bdev_free(bdev);

@@ -85,7 +85,7 @@ static void queue_turn(struct iomap__queue *queue, unsigned freed, struct iomap_
 
 void iomap__queue_submit(struct iomap__queue *queue, struct iomap__bio_list *list, bool will_wait)
 {
-	struct iomap__bio_list failed = { 0 };
+	struct iomap__bio_list failed = { 0 }, refused = { 0 };
 	struct iomap_bio *bio;
 	bool full;
 
@@ -94,13 +94,21 @@ void iomap__queue_submit(struct iomap__queue *queue, struct iomap__bio_list *lis
 	iomap__mutex_lock(&queue->lock);
 	while ((bio = iomap__bio_list_pop(list))) {
 		iomap__step_init(bio);
-		iomap__bio_list_add(&queue->backlog, bio);
+		/* there is a backlog only while the backend is full */
+		if (queue->active < queue->depth) {
+			queue_start(queue, bio);
+		} else if (bio->bi_opf & IOMAP_REQ_NOWAIT) {
+			bio->bi_status = -EAGAIN;
+			iomap__bio_list_add(&refused, bio);
+		} else {
+			iomap__bio_list_add(&queue->backlog, bio);
+		}
 	}
-	queue_start_backlog(queue);
 	queue->blk->backend->send(queue, &failed);
 	full = queue->backlog.first != NULL;
 	iomap__mutex_unlock(&queue->lock);
 
+	queue_end(queue, &refused);
 	if (iomap__unlikely(failed.first)) {
 		struct iomap__bio_list none = { 0 };
 		unsigned nr = failed.count;

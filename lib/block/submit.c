@@ -4,12 +4,16 @@
  *
  * What is wrong with a bio comes back in bi_status:
  *   -EINVAL  address, length or memory not aligned to the device's limits, vectors that do
- *            not add up to bi_size, an unknown operation or flag, a flush with data
+ *            not add up to bi_size, an unknown operation or flag, a flush with data, an atomic
+ *            write outside the device's limits for it
  *   -EIO     (partly) outside the device
  *   -EROFS   a write to a device that was opened read-only
+ *   -EOPNOTSUPP  a discard, zeroing or atomic write of a device that has none
+ *   -EAGAIN  NOWAIT, and it would have to wait
  *   -ENOMEM  no memory for the pieces of a bio that is past the device's limits
  *
- * Splitting.  A bio longer than a single transfer of its device, or of more segments, goes
+ * Splitting.  A discard or zeroing that is too long goes out as children that end, where
+ * possible, at multiples of the granularity.  NOWAIT and ATOMIC bios are not split.  A bio longer than a single transfer of its device, or of more segments, goes
  * out as children with the parent's flags.  `remaining` of the parent counts children that
  * have not ended, plus one for the splitter; who takes it to zero ends the parent.  The
  * flush of a PREFLUSH parent is a child of its own, and the others start when it has ended.
@@ -21,7 +25,9 @@
 
 #define SUBMIT_FLAGS                                                                              \
 	(IOMAP_REQ_OP_MASK | IOMAP_REQ_SYNC | IOMAP_REQ_META | IOMAP_REQ_FUA |                    \
-	 IOMAP_REQ_PREFLUSH | IOMAP_REQ_RAHEAD | IOMAP_REQ_BACKGROUND)
+	 IOMAP_REQ_PREFLUSH | IOMAP_REQ_RAHEAD | IOMAP_REQ_BACKGROUND | IOMAP_REQ_NOWAIT |        \
+	 IOMAP_REQ_POLLED | IOMAP_REQ_ATOMIC)
+#define SUBMIT_WRITE_FLAGS (IOMAP_REQ_FUA | IOMAP_REQ_PREFLUSH | IOMAP_REQ_ATOMIC)
 
 static int submit_check_vecs(const struct iomap_bdev *bdev, const struct iomap_bio *bio)
 {
@@ -43,26 +49,79 @@ static int submit_check_vecs(const struct iomap_bdev *bdev, const struct iomap_b
 	return bytes == bio->bi_iter.bi_size ? 0 : -EINVAL;
 }
 
+static int submit_check_atomic(const struct iomap_bdev *bdev, const struct iomap_bio *bio)
+{
+	const struct iomap_bdev_limits *limits = &bdev->limits;
+	uint64_t size = bio->bi_iter.bi_size;
+
+	if (!limits->atomic_write_max_bytes)
+		return -EOPNOTSUPP;
+	if (!iomap__is_pow2(size) || size < limits->atomic_write_min_bytes ||
+	    size > limits->atomic_write_max_bytes || bio->bi_vcnt > limits->atomic_write_segments_nr ||
+	    (bio->bi_iter.bi_sector << IOMAP_SECTOR_SHIFT) & (size - 1))
+		return -EINVAL;
+	return 0;
+}
+
+static int submit_check_op(const struct iomap_bdev *bdev, const struct iomap_bio *bio)
+{
+	unsigned op = iomap__bio_op(bio);
+
+	if (bio->bi_opf & ~SUBMIT_FLAGS ||
+	    (op != IOMAP_REQ_OP_WRITE && bio->bi_opf & SUBMIT_WRITE_FLAGS))
+		return -EINVAL;
+	switch (op) {
+	case IOMAP_REQ_OP_READ:
+	case IOMAP_REQ_OP_FLUSH:
+		return 0;
+	case IOMAP_REQ_OP_WRITE:
+		return bdev->readonly ? -EROFS : 0;
+	case IOMAP_REQ_OP_DISCARD:
+		return bdev->readonly ? -EROFS : bdev->limits.max_discard_bytes ? 0 : -EOPNOTSUPP;
+	case IOMAP_REQ_OP_WRITE_ZEROES:
+		return bdev->readonly			     ? -EROFS :
+		       bdev->limits.max_write_zeroes_bytes ? 0 :
+							       -EOPNOTSUPP;
+	default:
+		return -EINVAL;
+	}
+}
+
+/* A device that may make the submitter, or the one who does the I/O, wait. */
+static bool submit_would_wait(const struct iomap_bdev *bdev, const struct iomap_bio *bio)
+{
+	if (!(bdev->limits.flags & IOMAP_BDEV_HAS_NOWAIT))
+		return true;
+	/* there is no fdatasync() nor fallocate() that does not wait */
+	return bdev->fd >= 0 && (!iomap__op_has_data(iomap__bio_op(bio)) ||
+				 bio->bi_opf & IOMAP_REQ_PREFLUSH);
+}
+
 static int submit_check(const struct iomap_bdev *bdev, const struct iomap_bio *bio)
 {
 	uint64_t size = bio->bi_iter.bi_size, sector = bio->bi_iter.bi_sector;
 	unsigned op = iomap__bio_op(bio);
+	int error;
 
-	if (bio->bi_opf & ~SUBMIT_FLAGS || op > IOMAP_REQ_OP_FLUSH)
-		return -EINVAL;
+	error = submit_check_op(bdev, bio);
+	if (error)
+		return error;
+	if (bio->bi_opf & IOMAP_REQ_NOWAIT && submit_would_wait(bdev, bio))
+		return -EAGAIN;
 	if (op == IOMAP_REQ_OP_FLUSH)
 		return size || bio->bi_vcnt ? -EINVAL : 0;
-	if (op == IOMAP_REQ_OP_READ && bio->bi_opf & (IOMAP_REQ_FUA | IOMAP_REQ_PREFLUSH))
-		return -EINVAL;
-	if (op == IOMAP_REQ_OP_WRITE && bdev->readonly)
-		return -EROFS;
 	if (sector > UINT64_MAX >> IOMAP_SECTOR_SHIFT ||
 	    sector << IOMAP_SECTOR_SHIFT > bdev->bytes ||
 	    size > bdev->bytes - (sector << IOMAP_SECTOR_SHIFT))
 		return -EIO;
 	if (((sector << IOMAP_SECTOR_SHIFT) | size) & (bdev->limits.logical_block_size - 1U))
 		return -EINVAL;
-	return submit_check_vecs(bdev, bio);
+	if (!iomap__op_has_data(op))
+		return bio->bi_vcnt ? -EINVAL : 0;
+	error = submit_check_vecs(bdev, bio);
+	if (!error && bio->bi_opf & IOMAP_REQ_ATOMIC)
+		error = submit_check_atomic(bdev, bio);
+	return error;
 }
 
 /* Count the bio as the device's own until it ends. */
@@ -77,7 +136,7 @@ static int submit_account(struct iomap_bdev *bdev, struct iomap_bio *bio)
 			iomap__pool_get(&bdev->engine->blk->stacked_pool);
 
 		if (!stacked)
-			return -ENOMEM;
+			return bio->bi_opf & IOMAP_REQ_NOWAIT ? -EAGAIN : -ENOMEM;
 		stacked->bdev = req->bdev;
 		stacked->next = req->stacked;
 		req->stacked = stacked;
@@ -96,6 +155,8 @@ static void submit_to_device(struct iomap_bio *bio, struct iomap__batch *batch)
 	if (!bdev->ops && iomap__fails(&bdev->engine->env, IOMAP_FAIL_IO)) {
 		bio->bi_status = -EIO;
 		iomap_bio_endio(bio);
+	} else if (bdev->kind->queued && iomap__step_is_inline(bio)) {
+		iomap__inline_submit(bdev, bio);
 	} else if (bdev->kind->queued) {
 		iomap__bio_list_add(&batch->bios, bio);
 	} else {
@@ -197,6 +258,51 @@ static void split_data(struct iomap_bio *parent, struct iomap__batch *batch)
 	split_put_parent(parent);
 }
 
+/* The longest bio that its device takes as it is. */
+static uint64_t split_max_bytes(const struct iomap_bio *bio)
+{
+	const struct iomap_bdev_limits *limits = &bio->bi_bdev->limits;
+
+	switch (iomap__bio_op(bio)) {
+	case IOMAP_REQ_OP_DISCARD:
+		return limits->max_discard_bytes;
+	case IOMAP_REQ_OP_WRITE_ZEROES:
+		return limits->max_write_zeroes_bytes;
+	default:
+		return limits->max_transfer_bytes;
+	}
+}
+
+/* As split_data(), of an operation without memory. */
+static void split_range(struct iomap_bio *parent, struct iomap__batch *batch)
+{
+	const struct iomap_bdev_limits *limits = &parent->bi_bdev->limits;
+	uint64_t unit = iomap__max(limits->discard_granularity, limits->logical_block_size);
+	uint64_t max = iomap__round_down(split_max_bytes(parent), limits->logical_block_size);
+	uint64_t addr = parent->bi_iter.bi_sector << IOMAP_SECTOR_SHIFT;
+	uint64_t end = addr + parent->bi_iter.bi_size, stop;
+
+	for (; addr < end; addr = stop) {
+		struct iomap_bio *child = split_child(parent, 0, parent->bi_opf);
+
+		if (!child) {
+			split_set_error(parent, -ENOMEM);
+			break;
+		}
+		stop = end;
+		if (max < end - addr) {
+			stop = iomap__round_down(addr + max, unit);
+			if (stop <= addr)
+				stop = addr + max;
+		}
+		child->bi_iter.bi_sector = addr >> IOMAP_SECTOR_SHIFT;
+		child->bi_iter.bi_size = stop - addr;
+		iomap__fetch_add(&iomap__req(parent)->remaining, 1);
+		submit_to_device(child, batch);
+	}
+	split_put_parent(parent);
+}
+
 /* The flush before the data has ended. */
 static void split_flush_end(struct iomap_bio *child)
 {
@@ -220,6 +326,10 @@ static void split_start(struct iomap_bio *parent, struct iomap__batch *batch)
 	struct iomap_bio *flush;
 
 	iomap__req(parent)->remaining = 1;
+	if (!iomap__op_has_data(iomap__bio_op(parent))) {
+		split_range(parent, batch);
+		return;
+	}
 	if (!(parent->bi_opf & IOMAP_REQ_PREFLUSH)) {
 		split_data(parent, batch);
 		return;
@@ -242,13 +352,18 @@ void iomap__dispatch(struct iomap_bio *bio, struct iomap__batch *batch)
 
 	/* A write of nothing is a flush if it asks for one, else nothing at all. */
 	if (iomap__bio_op(bio) != IOMAP_REQ_OP_FLUSH && !bio->bi_iter.bi_size &&
-	    !(bio->bi_opf & IOMAP_REQ_PREFLUSH))
+	    !(bio->bi_opf & IOMAP_REQ_PREFLUSH)) {
 		iomap_bio_endio(bio);
-	else if (bio->bi_vcnt > bdev->limits.max_segments_nr ||
-	    bio->bi_iter.bi_size > bdev->limits.max_transfer_bytes)
-		split_start(bio, batch);
-	else
+	} else if (bio->bi_vcnt <= bdev->limits.max_segments_nr &&
+		   bio->bi_iter.bi_size <= split_max_bytes(bio)) {
 		submit_to_device(bio, batch);
+	} else if (bio->bi_opf & IOMAP_REQ_NOWAIT) {
+		/* one part could have been done and another one not */
+		bio->bi_status = -EAGAIN;
+		iomap_bio_endio(bio);
+	} else {
+		split_start(bio, batch);
+	}
 }
 
 void iomap__batch_send(struct iomap__blk *blk, struct iomap__batch *batch, bool will_wait)
@@ -319,14 +434,16 @@ int iomap_submit_bio_wait(struct iomap_bio *bio)
 	struct iomap__queue *only = NULL;
 	iomap_bio_end_io_fn *end_io = bio->bi_end_io;
 	void *private = bio->bi_private;
+	bool alone;
 
 	bio->bi_private = &wait;
 	bio->bi_end_io = submit_wait_end;
 	iomap__plug_flush(wait.blk);
 	if (submit_begin(bio)) {
 		/* One bio in our own queue: nothing else can end our wait. */
+		alone = !iomap__load(&iomap__req(bio)->chained);
 		iomap__dispatch(bio, &batch);
-		if (batch.bios.count == 1 && batch.bios.first == bio)
+		if (alone && batch.bios.count == 1 && batch.bios.first == bio)
 			only = iomap__queue_mine(wait.blk);
 		iomap__batch_send(wait.blk, &batch, true);
 	}

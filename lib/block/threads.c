@@ -222,6 +222,8 @@ fail:
 
 const struct iomap__backend iomap__threads_backend = {
 	.name = "threads",
+	.takes_fallocate = true,
+	.takes_ioctl = true,
 	.create = threads_create,
 	.destroy = threads_destroy,
 	.prepare = threads_prepare,

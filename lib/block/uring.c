@@ -75,6 +75,10 @@ static void uring_prepare(struct iomap__queue *queue, struct iomap_bio *bio)
 	iomap__assert(sqe);
 	if (iomap__req(bio)->step == IOMAP__STEP_FLUSH) {
 		io_uring_prep_fsync(sqe, bio->bi_bdev->fd, IORING_FSYNC_DATASYNC);
+	} else if (!iomap__op_has_data(iomap__bio_op(bio))) {
+		io_uring_prep_fallocate(sqe, bio->bi_bdev->fd, iomap__step_fallocate_mode(bio),
+					(off_t)(bio->bi_iter.bi_sector << IOMAP_SECTOR_SHIFT),
+					(off_t)bio->bi_iter.bi_size);
 	} else {
 		read = iomap__bio_op(bio) == IOMAP_REQ_OP_READ;
 		vecs = iomap__step_vecs(bio, &partial, &nr, &pos);
@@ -85,8 +89,7 @@ static void uring_prepare(struct iomap__queue *queue, struct iomap_bio *bio)
 		else
 			io_uring_prep_rw(read ? IORING_OP_READV : IORING_OP_WRITEV, sqe,
 					 bio->bi_bdev->fd, vecs, nr, pos);
-		if (!read && bio->bi_opf & IOMAP_REQ_FUA)
-			sqe->rw_flags = RWF_DSYNC;
+		sqe->rw_flags = iomap__step_rw_flags(bio);
 	}
 	io_uring_sqe_set_data(sqe, bio);
 	/* The last use of the bio here.  release: pairs with the load in uring_collect(). */
@@ -321,6 +324,7 @@ static int uring_create(struct iomap__blk *blk, const char **why)
 
 const struct iomap__backend iomap__uring_backend = {
 	.name = "io_uring",
+	.takes_fallocate = true,
 	.create = uring_create,
 	.destroy = uring_destroy,
 	.prepare = uring_prepare,

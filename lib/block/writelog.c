@@ -74,7 +74,7 @@ static int wl_room(struct iomap__writelog *log, uint64_t nr, uint64_t bytes)
 
 static void wl_free_io(struct iomap__writelog *log, struct iomap__wl_io *io)
 {
-	iomap__free(log->env, io->data, io->len);
+	iomap__free(log->env, io->data, iomap__wl_data_bytes(io));
 	iomap__free(log->env, io, sizeof(*io));
 }
 
@@ -128,6 +128,8 @@ static struct iomap__wl_io *wl_new_io(struct iomap__writelog *log, struct iomap_
 {
 	struct iomap__wl_io *io = iomap__zalloc(log->env, sizeof(*io));
 
+	uint64_t bytes;
+
 	*below = iomap_bio_alloc(log->lower, 1, bio->bi_opf, NULL);
 	if (!io || !*below)
 		goto fail;
@@ -139,12 +141,15 @@ static struct iomap__wl_io *wl_new_io(struct iomap__writelog *log, struct iomap_
 	(*below)->bi_private = io;
 	(*below)->bi_end_io = wl_below_end;
 	(*below)->bi_iter.bi_sector = bio->bi_iter.bi_sector;
-	if (!io->len)
+	bytes = iomap__wl_data_bytes(io);
+	if (!bytes) {
+		(*below)->bi_iter.bi_size = io->len;
 		return io;
-	io->data = iomap__alloc_aligned(log->env, log->align, io->len);
-	if (!io->data || !iomap_bio_add(*below, io->data, io->len))
+	}
+	io->data = iomap__alloc_aligned(log->env, log->align, bytes);
+	if (!io->data || !iomap_bio_add(*below, io->data, bytes))
 		goto fail;
-	iomap_bio_copy_out(bio, 0, io->data, io->len);
+	iomap_bio_copy_out(bio, 0, io->data, bytes);
 	return io;
 fail:
 	iomap_bio_put(*below);
@@ -159,14 +164,14 @@ static int wl_record_submit(struct iomap__writelog *log, struct iomap__wl_io *io
 	int error;
 
 	iomap__mutex_lock(&log->lock);
-	error = wl_room(log, 2, sizeof(*io) + io->len);
+	error = wl_room(log, 2, sizeof(*io) + iomap__wl_data_bytes(io));
 	if (!error) {
 		io->submit = log->events_nr;
 		wl_append(log, IOMAP_WRITELOG_SUBMIT, io, 0);
 		log->inflight_nr++;
 		log->writes_nr += !iomap__wl_is_flush(io);
 		log->flushes_nr += iomap__wl_is_flush(io);
-		log->data_bytes += io->len;
+		log->data_bytes += iomap__wl_data_bytes(io);
 	}
 	iomap__mutex_unlock(&log->lock);
 	return error;

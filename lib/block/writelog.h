@@ -24,8 +24,23 @@ struct iomap__wl_io {
 	uint64_t addr, len;
 	uint32_t opf;
 	int32_t status; /* set before its COMPLETE event is there */
-	void *data;	/* len bytes */
+	void *data;	/* iomap__wl_data_bytes(); NULL: zeros */
 };
+
+/* Bytes of data that were recorded: of a discard or zeroing none. */
+static inline uint64_t iomap__wl_data_bytes(const struct iomap__wl_io *io)
+{
+	return (io->opf & IOMAP_REQ_OP_MASK) == IOMAP_REQ_OP_WRITE ? io->len : 0;
+}
+
+/* Put a sector of the write, from byte @off on, to @to. */
+static inline void iomap__wl_put_sector(const struct iomap__wl_io *io, uint64_t off, void *to)
+{
+	if (io->data)
+		memcpy(to, (const uint8_t *)io->data + off, IOMAP_SECTOR_SIZE);
+	else
+		memset(to, 0, IOMAP_SECTOR_SIZE);
+}
 
 struct iomap__wl_event {
 	uint32_t type; /* enum iomap_writelog_type */

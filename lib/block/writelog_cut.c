@@ -45,7 +45,7 @@ enum cut_tear {
 	CUT_TEARS,
 };
 
-/* The units of @unit_bytes that a write touches. */
+/* The units of @unit_bytes that a write touches; an atomic write is one. */
 struct cut_units {
 	uint64_t first, nr;
 };
@@ -55,6 +55,8 @@ static struct cut_units cut_units(const struct iomap__replay_write *write, uint6
 	uint64_t addr = write->io->addr, end = addr + write->io->len;
 	uint64_t first = addr / unit_bytes;
 
+	if (write->io->opf & IOMAP_REQ_ATOMIC)
+		return (struct cut_units){ .first = first, .nr = 1 };
 	return (struct cut_units){ .first = first, .nr = (end - 1) / unit_bytes - first + 1 };
 }
 
@@ -126,6 +128,8 @@ static int cut_take_pieces(struct iomap_replay *replay, const struct iomap_cut *
 		write = &replay->writes[piece->write];
 		if ((piece->off | piece->len) % IOMAP_SECTOR_SIZE || !piece->len ||
 		    piece->off > write->io->len || piece->len > write->io->len - piece->off)
+			return -EINVAL;
+		if (write->io->opf & IOMAP_REQ_ATOMIC && piece->len != write->io->len)
 			return -EINVAL;
 		write->fate = CUT_PIECEMEAL;
 	}
@@ -218,8 +222,7 @@ static void cut_land(const struct cut_target *to, const struct iomap__replay_wri
 		uint64_t addr = io->addr + off;
 
 		if (cut_may_land(to, write, addr))
-			memcpy(to->image + addr, (const uint8_t *)io->data + off,
-			       IOMAP_SECTOR_SIZE);
+			iomap__wl_put_sector(io, off, to->image + addr);
 	}
 }
 

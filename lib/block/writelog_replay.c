@@ -35,8 +35,7 @@ static void replay_settle(struct iomap_replay *replay, struct iomap__replay_writ
 		if (write->end < sector->settled_end)
 			continue;
 		sector->settled_end = write->end;
-		memcpy(replay->settled + io->addr + off, (const uint8_t *)io->data + off,
-		       IOMAP_SECTOR_SIZE);
+		iomap__wl_put_sector(io, off, replay->settled + io->addr + off);
 	}
 	write->io = NULL;
 }

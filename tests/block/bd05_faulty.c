@@ -237,7 +237,7 @@ Test(faulty, bd05_rules_that_make_no_sense_are_refused)
 		     -EINVAL);
 	cr_assert_eq(refused(s.dev, (struct iomap_fault){ .kind = IOMAP_FAULT_FAIL, .flags = 1 }),
 		     -EINVAL);
-	cr_assert_eq(refused(s.dev, (struct iomap_fault){ .kind = IOMAP_FAULT_FAIL, .ops = 8 }),
+	cr_assert_eq(refused(s.dev, (struct iomap_fault){ .kind = IOMAP_FAULT_FAIL, .ops = 16 }),
 		     -EINVAL);
 	cr_assert_eq(refused(s.dev, (struct iomap_fault){ .kind = IOMAP_FAULT_FAIL, .opf = 1 }),
 		     -EINVAL);

@@ -3,8 +3,6 @@
 /*
  * blk_rw.c - bios go through every kind of device and come back, or say what is wrong.
  */
-#include <linux/loop.h>
-#include <sys/ioctl.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
 
@@ -202,36 +200,6 @@ Test(blk_rw, memory)
 	all_of_it(&bt, bdev, "memory");
 }
 
-/* A loop device over @path, or skip.  Closing the descriptor takes it down again. */
-static int loop_device(const char *path, char *name, size_t size)
-{
-	struct loop_info64 info = { .lo_flags = LO_FLAGS_AUTOCLEAR };
-	int control = open("/dev/loop-control", O_RDWR | O_CLOEXEC), file, fd, nr;
-
-	if (control < 0)
-		cr_skip_test("no loop devices");
-	file = open(path, O_RDWR | O_CLOEXEC);
-	cr_assert_geq(file, 0);
-	for (int tries = 0; tries < 20; tries++) {
-		nr = ioctl(control, LOOP_CTL_GET_FREE);
-		if (nr < 0)
-			break;
-		snprintf(name, size, "/dev/loop%d", nr);
-		fd = open(name, O_RDWR | O_CLOEXEC);
-		if (fd < 0)
-			break;
-		if (ioctl(fd, LOOP_SET_FD, file) == 0) {
-			cr_assert_eq(ioctl(fd, LOOP_SET_STATUS64, &info), 0);
-			close(file);
-			close(control);
-			return fd;
-		}
-		close(fd); /* somebody else was faster */
-	}
-	cr_skip_test("no loop device to be had");
-	return -1;
-}
-
 Test(blk_rw, a_block_device)
 {
 	struct iomap_bdev *bdev, *second;
@@ -240,7 +208,7 @@ Test(blk_rw, a_block_device)
 	struct bt bt;
 	int fd;
 
-	fd = loop_device(path, name, sizeof(name));
+	fd = bt_loop_device(path, name, sizeof(name));
 	bt_start(&bt, 0, 0);
 	bdev = bt_open(&bt, name, 0);
 	cr_assert_eq(iomap_bdev_open(&bt.engine, name, NULL, &second), -EBUSY);

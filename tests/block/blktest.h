@@ -7,7 +7,9 @@
 
 #include <criterion/criterion.h>
 #include <fcntl.h>
+#include <linux/loop.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -159,6 +161,36 @@ static inline char *bt_tmpfs_file(uint64_t bytes)
 	t_must(ftruncate(fd, (off_t)bytes) == 0);
 	close(fd);
 	return strdup(path);
+}
+
+/* A loop device over @path, or skip.  Closing the descriptor takes it down again. */
+static inline int bt_loop_device(const char *path, char *name, size_t size)
+{
+	struct loop_info64 info = { .lo_flags = LO_FLAGS_AUTOCLEAR };
+	int control = open("/dev/loop-control", O_RDWR | O_CLOEXEC), file, fd, nr;
+
+	if (control < 0)
+		cr_skip_test("no loop devices");
+	file = open(path, O_RDWR | O_CLOEXEC);
+	cr_assert_geq(file, 0);
+	for (int tries = 0; tries < 20; tries++) {
+		nr = ioctl(control, LOOP_CTL_GET_FREE);
+		if (nr < 0)
+			break;
+		snprintf(name, size, "/dev/loop%d", nr);
+		fd = open(name, O_RDWR | O_CLOEXEC);
+		if (fd < 0)
+			break;
+		if (ioctl(fd, LOOP_SET_FD, file) == 0) {
+			cr_assert_eq(ioctl(fd, LOOP_SET_STATUS64, &info), 0);
+			close(file);
+			close(control);
+			return fd;
+		}
+		close(fd); /* somebody else was faster */
+	}
+	cr_skip_test("no loop device to be had");
+	return -1;
 }
 
 #endif

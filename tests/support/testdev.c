@@ -38,6 +38,8 @@ static void transfer(struct td *td, struct iomap_bio *bio, uint64_t addr, uint64
 	t_must(addr + bytes <= td->bytes);
 	if (bio_op(bio) == TD_READ)
 		t_must(iomap_bio_copy_in(bio, 0, at, bytes) == bytes);
+	else if (bio_op(bio) & (TD_DISCARD | TD_ZEROES))
+		memset(at, 0, bytes);
 	else
 		t_must(iomap_bio_copy_out(bio, 0, at, bytes) == bytes);
 }

@@ -15,7 +15,9 @@
 #define TD_READ (1U << IOMAP_REQ_OP_READ)
 #define TD_WRITE (1U << IOMAP_REQ_OP_WRITE)
 #define TD_FLUSH (1U << IOMAP_REQ_OP_FLUSH)
-#define TD_ALL (TD_READ | TD_WRITE | TD_FLUSH)
+#define TD_DISCARD (1U << IOMAP_REQ_OP_DISCARD)
+#define TD_ZEROES (1U << IOMAP_REQ_OP_WRITE_ZEROES)
+#define TD_ALL (TD_READ | TD_WRITE | TD_FLUSH | TD_DISCARD | TD_ZEROES)
 
 /* One bio, as the device saw it. */
 struct td_io {
