@@ -78,8 +78,7 @@ static void aio_prepare(struct iomap__queue *queue, struct iomap_bio *bio)
 			io_prep_preadv(iocb, fd, vecs, (int)nr, (long long)pos);
 		else
 			io_prep_pwritev(iocb, fd, vecs, (int)nr, (long long)pos);
-		if (!read && bio->bi_opf & IOMAP_REQ_FUA)
-			iocb->aio_rw_flags = RWF_DSYNC;
+		iocb->aio_rw_flags = iomap__step_rw_flags(bio);
 	}
 	io_set_eventfd(iocb, aq->eventfd);
 	iocb->data = bio;
