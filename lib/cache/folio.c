@@ -120,8 +120,6 @@ static void witness_lock(struct iomap_folio *folio, bool trylock)
 #if IOMAP_DEBUG
 	struct iomap_address_space *mapping = iomap_folio_mapping(folio);
 
-	iomap__count(locks_nr);
-	iomap__count(folio_locks_nr);
 	/* a folio outside every index belongs to its allocator alone */
 	iomap__witness_acquire(folio, IOMAP__RANK_FOLIO, mapping ? mapping->host->i_class : 0,
 			       trylock || !mapping, mapping, iomap_folio_index(folio));
@@ -131,10 +129,17 @@ static void witness_lock(struct iomap_folio *folio, bool trylock)
 #endif
 }
 
+static void count_lock(void)
+{
+	iomap__count(locks_nr);
+	iomap__count(folio_locks_nr);
+}
+
 bool iomap_folio_trylock(struct iomap_folio *folio)
 {
 	if (!lock_try(folio))
 		return false;
+	count_lock();
 	witness_lock(folio, true);
 	return true;
 }
@@ -169,9 +174,14 @@ static void lock_slow(struct iomap_folio *folio)
 
 void iomap_folio_lock(struct iomap_folio *folio)
 {
+	count_lock();
 	witness_lock(folio, false);
-	if (iomap__unlikely(!lock_try(folio)))
-		lock_slow(folio);
+	if (iomap__likely(lock_try(folio)))
+		return;
+	/* not yet ours: a completion that this thread reaps may be what unlocks it */
+	iomap__witness_disown(folio);
+	lock_slow(folio);
+	witness_lock(folio, false);
 }
 
 void iomap_folio_unlock(struct iomap_folio *folio)

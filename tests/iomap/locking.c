@@ -409,3 +409,80 @@ Test(locking, lk03_the_commit_is_called_with_nothing_held)
 	cr_assert_eq(iomap_file_close(synced), 0);
 	ts_close(ts);
 }
+
+/* ---- a lock that the waiter's own thread gives back ---- */
+
+#define FILE_BYTES (64U * KIB)
+
+static int map_file(struct iomap_inode *inode, int64_t pos, int64_t length, unsigned flags,
+		    struct iomap *iomap, struct iomap *srcmap)
+{
+	(void)pos, (void)length, (void)flags, (void)srcmap;
+	iomap->type = IOMAP_MAPPED;
+	iomap->bdev = inode->i_bdev;
+	iomap->addr = 0;
+	iomap->length = FILE_BYTES;
+	return 0;
+}
+
+static const struct iomap_ops file_ops = { .iomap_begin = map_file };
+
+static int read_file_folio(struct iomap_file *file, struct iomap_folio *folio)
+{
+	(void)file;
+	return iomap_bio_read_folio(folio, &file_ops);
+}
+
+static void read_file_ahead(struct iomap_readahead_control *rac)
+{
+	iomap_bio_readahead(rac, &file_ops);
+}
+
+static const struct iomap_address_space_operations file_aops = {
+	.read_folio = read_file_folio,
+	.readahead = read_file_ahead,
+};
+
+/*
+ * The read waits for the lock of a folio that readahead has handed to a completion, reaps that
+ * itself, finds that it has failed, and reads the folio once more, which hands the lock over.
+ */
+Test(locking, lk02_a_waiter_completes_the_failed_read_that_it_waits_for)
+{
+	struct iomap_fault fault = { .size = sizeof(fault),
+				     .kind = IOMAP_FAULT_CORRUPT,
+				     .ops = IOMAP_FAULT_ON_READ,
+				     .nth = 1,
+				     .error = -EIO };
+	struct iomap_inode_args args = { .size = sizeof(args),
+					 .a_ops = &file_aops,
+					 .i_size = FILE_BYTES };
+	struct iomap_bdev_opts bdev_opts = { .size = sizeof(bdev_opts) };
+	struct iomap_engine_opts opts;
+	struct iomap_engine *engine;
+	struct iomap_inode inode;
+	struct iomap_bdev *lower;
+	struct iomap_file *file;
+	struct t_log log;
+	char *path = t_temp(FILE_BYTES), byte = 1;
+
+	iomap_engine_opts_init(&opts);
+	opts.cache_bytes = 1 << 20;
+	opts.max_callers = 4;
+	opts.flags = IOMAP_ENGINE_NO_THREADS;
+	engine = t_engine(&opts, &log);
+	cr_assert_eq(iomap_bdev_open(engine, path, &bdev_opts, &lower), 0);
+	cr_assert_eq(iomap_faulty_create(lower, NULL, &args.bdev), 0);
+	cr_assert_eq(iomap_faulty_add(args.bdev, &fault, NULL), 0);
+	cr_assert_eq(iomap_inode_init(engine, &inode, &args), 0);
+	cr_assert_eq(iomap_file_open(&inode, 0, &file), 0);
+	cr_assert_eq(iomap_read(file, &byte, 1, 0), 1);
+	cr_assert_eq(byte, 0);
+	cr_assert_eq(t_log_count(&log, IOMAP_LOG_ERROR, "read of bytes"), 1U);
+	cr_assert_eq(iomap_file_close(file), 0);
+	cr_assert_eq(iomap_inode_destroy(&inode, 0), 0);
+	cr_assert_eq(iomap_bdev_close(args.bdev), 0);
+	cr_assert_eq(iomap_bdev_close(lower), 0);
+	cr_assert_eq(iomap_engine_destroy(engine), 0);
+	t_temp_free(path);
+}
