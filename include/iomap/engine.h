@@ -169,7 +169,16 @@ IOMAP_API const char *iomap_engine_backend(const struct iomap_engine *engine);
  * Any thread; runs no work inside a work function or ki_complete, and does nothing inside a
  * bi_end_io.
  *
- * Return: requests completed and functions run, 0 when there was nothing to do; INT32_MAX at most.
+ * Completions are not counted against @budget: each queue is collected once, so they are no
+ * more than can be in flight, and what they run does not block.
+ *
+ * On an engine without threads it also writes out dirty data that is old enough or too much,
+ * as the flusher does elsewhere: with @may_block_callbacks, where @budget was not used up, and
+ * 8 MiB at most in a call.  It starts these writes; `writepages` and what it calls run here,
+ * so no lock that they take may be held.
+ *
+ * Return: requests completed and functions run, a write-out as one of them; 0 when there was
+ * nothing to do; INT32_MAX at most.
  */
 IOMAP_API int iomap_engine_poll(struct iomap_engine *engine, unsigned budget,
 				bool may_block_callbacks);
@@ -202,6 +211,43 @@ struct iomap_feature {
  */
 IOMAP_API int iomap_features(struct iomap_engine *engine, struct iomap_feature *out,
 			     size_t element_size, unsigned nr);
+
+/**
+ * iomap_engine_fd - a descriptor for the application's event loop
+ *
+ * For poll(2), select(2), or, level triggered, an epoll of the application.  It is readable
+ * when iomap_engine_poll() has something to do: completions nobody has collected,
+ * work that nobody has begun (ki_complete among it), and on an engine without threads when
+ * the answer of iomap_engine_poll_timeout() may have become shorter.  Never read from it.
+ *
+ * Once readable it stays so until iomap_engine_poll() is called: work until it has begun (in
+ * whatever thread), all else until the next call, which looks at everything.  What another
+ * thread completes while it waits for something itself is not lost to the loop: the
+ * ki_complete is work, and makes it readable again.  It may be readable with nothing left to
+ * do: a call then returns 0 and it is not readable any more.  A call with
+ * @may_block_callbacks false leaves it readable while work waits.
+ *
+ * The engine's: it lives as long, is closed with it and across exec, and is always the same.
+ * Any thread, does not block.  epoll_wait() may give -1 with EINTR more often than without
+ * io_uring.
+ *
+ * Return: the descriptor; -EMFILE, -ENFILE or -ENOMEM.
+ */
+IOMAP_API IOMAP_MUST_CHECK int iomap_engine_fd(struct iomap_engine *engine);
+
+/**
+ * iomap_engine_poll_timeout - how long an event loop may sleep
+ *
+ * Until this time iomap_engine_poll() has nothing to do but what iomap_engine_fd() tells of:
+ * on an engine without threads, until the next dirty data is old enough to be written.  By
+ * the engine's clock (iomap_engine_opts.now_ns).  Ask again after each poll; other threads
+ * may shorten it, and then the descriptor becomes readable.
+ *
+ * Any thread, does not block.
+ *
+ * Return: nanoseconds; 0: call iomap_engine_poll() now; -1: no limit.
+ */
+IOMAP_API int64_t iomap_engine_poll_timeout(struct iomap_engine *engine);
 
 /* Counters since creation unless said otherwise; bytes unless the name says otherwise. */
 struct iomap_engine_stats {

@@ -63,6 +63,16 @@ bool iomap__io_wait_timeout(struct iomap__blk *blk, const uint32_t *word, uint32
 void iomap__io_wake(struct iomap__blk *blk, const uint32_t *word);
 /* Complete what the devices have finished.  Never blocks; no internal lock held.  Requests. */
 unsigned iomap__io_poll(struct iomap__blk *blk);
+/*
+ * The descriptor for an event loop, made when it is first asked for; or -errno.
+ * begin: a poll is about to look for completions; readable again is what comes after.
+ * notify: let the loop poll, once.  work: it polls readable for as long as work waits; for who
+ * has seen the descriptor, calls one after the other.  notify: any context.
+ */
+int iomap__loop_fd(struct iomap__blk *blk);
+void iomap__loop_begin(struct iomap__blk *blk);
+void iomap__loop_notify(struct iomap__blk *blk);
+void iomap__loop_work(struct iomap__blk *blk, bool waiting);
 /* Send what the thread's plug has collected (before any wait). */
 void iomap__plug_flush(struct iomap__blk *blk);
 

@@ -345,6 +345,15 @@ void iomap__park_work_added(struct iomap__queue *queue);
 /* An I/O thread has ended a request of @queue. */
 void iomap__park_work_ended(struct iomap__queue *queue);
 
+/* ---- the application's event loop (loop.c) ---- */
+
+struct iomap__loop {
+	int epoll; /* the application's */
+	int notify, work;
+};
+
+void iomap__loop_exit(struct iomap__blk *blk);
+
 /* ---- engine-wide state ---- */
 
 enum {
@@ -399,6 +408,15 @@ struct iomap__blk {
 	_Atomic uint32_t nr_waiters;
 	int spare_eventfds[IOMAP__QUEUES_MAX];
 	unsigned nr_spare_eventfds, nr_eventfds;
+
+	struct iomap__loop loop; /* constant once there is one */
+	_Atomic bool loop_on;
 };
+
+static inline bool iomap__loop_on(struct iomap__blk *blk)
+{
+	/* acquire: pairs with the release of loop_create() */
+	return iomap__unlikely(atomic_load_explicit(&blk->loop_on, memory_order_acquire));
+}
 
 #endif

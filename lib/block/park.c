@@ -69,6 +69,7 @@ struct park_kick {
 /* Kicks that have been decided, to be carried out without the lock. */
 struct park_kicks {
 	unsigned nr;
+	bool loop; /* the application's event loop has to look */
 	struct park_kick kick[PARK_KICKS];
 };
 
@@ -147,7 +148,10 @@ static void park_kick(struct iomap__blk *blk, struct park_kicks *kicks)
 			blk->backend->kick(kick->queue);
 		}
 	}
+	if (iomap__unlikely(kicks->loop))
+		iomap__loop_notify(blk);
 	kicks->nr = 0;
+	kicks->loop = false;
 }
 
 /* Lock held.  Someone to reap @queue, preferably one who has nothing to reap. */
@@ -214,12 +218,16 @@ void iomap__park_work_ended(struct iomap__queue *queue)
 
 	/* The push of the request before this and the collecting of a new reaper are
 	 * read-modify-writes of the same word: one of us sees the other. */
-	if (!park_reaper(queue))
+	if (!park_reaper(queue)) {
+		iomap__loop_notify(blk);
 		return;
+	}
 	iomap__mutex_lock(&blk->park_lock);
 	waiter = park_reaper(queue);
 	if (waiter && waiter->state == IOMAP__WAITER_RING)
 		park_wake(blk, waiter, &kicks);
+	/* whoever had the role may have looked for the last time before the push */
+	kicks.loop = !waiter;
 	iomap__mutex_unlock(&blk->park_lock);
 	park_kick(blk, &kicks);
 }
@@ -315,9 +323,14 @@ static void park_leave_roles(struct iomap__blk *blk, struct iomap__waiter *waite
 {
 	unsigned i;
 
-	for (i = 0; waiter->roles && i < blk->nr_queues; i++)
-		if (waiter->roles & park_bit(&blk->queues[i]))
-			park_drop_role(waiter, &blk->queues[i]);
+	for (i = 0; waiter->roles && i < blk->nr_queues; i++) {
+		if (!(waiter->roles & park_bit(&blk->queues[i])))
+			continue;
+		/* loop.c: a poll that was to collect it has found the role taken */
+		if (iomap__loop_on(blk))
+			kicks->loop |= blk->backend->ready(&blk->queues[i]);
+		park_drop_role(waiter, &blk->queues[i]);
+	}
 	park_offer_all(blk, kicks);
 }
 

@@ -256,7 +256,13 @@ struct iomap__inode_walk {
 	bool started;
 };
 struct iomap_inode *iomap__inode_walk_next(struct iomap__inode_walk *walk);
-/* Wake the flusher. */
+/*
+ * Without threads: write some of what is due, for iomap_engine_poll(); 1 if anything was.
+ * timeout: nanoseconds until something is, 0: now, -1: there is nothing; with threads always -1.
+ */
+unsigned iomap__flusher_poll(struct iomap_engine *engine);
+int64_t iomap__flusher_poll_timeout(struct iomap_engine *engine);
+/* Wake the flusher, or an event loop that does its work. */
 void iomap__flusher_kick(struct iomap_engine *engine);
 /* Have the flusher write the inode next, however young its data is. */
 void iomap__flusher_resume(struct iomap_inode *inode);

@@ -10,6 +10,12 @@
  *
  * The thread sleeps on flusher_word; while writeback is in flight it does so in the parking
  * lot, and completes what nobody else waits for.  It blocks all signals.
+ *
+ * Without threads iomap_engine_poll() does the same, a piece at a time: no more than
+ * FLUSH_PAGES pages, so that the application's event loop goes on.  An inode with more keeps
+ * its age and its place at the head of the list, and the next poll goes on with it.  The loop
+ * asks iomap__flusher_poll_timeout() how long it may sleep, and is notified where that answer
+ * has become too long: when there is dirty data for the first time, or too much of it.
  */
 #include <signal.h>
 #include <stdio.h>
@@ -27,15 +33,19 @@
 static void put_dirty_since(struct iomap_inode *inode, uint64_t since_ns)
 {
 	struct iomap__cache *cache = inode->i_engine->cache;
+	bool first = false;
 
 	iomap__mutex_lock(&cache->dirty_lock);
 	/* one that is frozen has left for good, or thaws and comes then */
 	if (!(iomap__load(&inode->i_state) & (IOMAP__I_DIRTY_LISTED | IOMAP__I_DYING))) {
+		first = iomap__list_empty(&cache->dirty_inodes);
 		inode->i_dirtied_ns = since_ns;
 		iomap__list_add_tail(&inode->i_dirty_list, &cache->dirty_inodes);
 		__atomic_fetch_or(&inode->i_state, IOMAP__I_DIRTY_LISTED, __ATOMIC_SEQ_CST);
 	}
 	iomap__mutex_unlock(&cache->dirty_lock);
+	if (first && !cache->flusher_runs)
+		iomap__loop_notify(cache->engine->blk);
 }
 
 void iomap__inode_put_dirty(struct iomap_inode *inode)
@@ -124,12 +134,22 @@ void iomap__flusher_resume(struct iomap_inode *inode)
 	iomap__flusher_kick(inode->i_engine);
 }
 
-static void give_back(struct iomap__cache *cache, struct iomap_inode *inode, bool whole)
+enum flush_part {
+	FLUSH_TURN,  /* it has had its turn */
+	FLUSH_PIECE, /* the rest is to be written next */
+	FLUSH_WHOLE, /* what was dirty is on its way; what there is now is young */
+};
+
+static void give_back(struct iomap__cache *cache, struct iomap_inode *inode, enum flush_part part)
 {
 	iomap__mutex_lock(&cache->dirty_lock);
 	if (iomap__load(&inode->i_state) & IOMAP__I_DIRTY_LISTED) {
-		if (whole)
+		if (part == FLUSH_WHOLE)
 			inode->i_dirtied_ns = iomap__now_ns(&cache->engine->env);
+		if (part == FLUSH_PIECE) {
+			iomap__list_del(&inode->i_dirty_list);
+			iomap__list_add_tail(&inode->i_dirty_list, cache->dirty_inodes.next);
+		}
 		drop_if_clean(inode);
 	}
 	iomap__mutex_unlock(&cache->dirty_lock);
@@ -151,7 +171,7 @@ uint64_t iomap__flush_some(struct iomap__cache *cache, unsigned class, uint64_t 
 		if (!inode)
 			break;
 		nr = iomap__write_some(&inode->i_data, iomap__min(nr_pages - done, FLUSH_PAGES));
-		give_back(cache, inode, false);
+		give_back(cache, inode, FLUSH_TURN);
 		done += nr;
 		if (nr) {
 			first = NULL;
@@ -186,7 +206,7 @@ static void flush_expired(struct iomap__cache *cache)
 			if (iomap__write_some(&inode->i_data, nr) < nr)
 				break;
 		}
-		give_back(cache, inode, true);
+		give_back(cache, inode, FLUSH_WHOLE);
 	}
 }
 
@@ -212,6 +232,96 @@ static void flush_amount(struct iomap__cache *cache)
 			(void)iomap__wb_wait(cache, seq);
 	}
 }
+
+/* ---- without threads ---- */
+
+static uint64_t poll_expired(struct iomap__cache *cache, uint64_t nr_pages)
+{
+	struct iomap_engine *engine = cache->engine;
+	uint64_t age = (uint64_t)engine->opts.dirty_expire_ms * 1000000;
+	uint64_t now = iomap__now_ns(&engine->env), done = 0;
+	struct iomap_inode *inode;
+
+	while (done < nr_pages && (inode = take_dirty(cache, 0, now, age))) {
+		uint64_t left = iomap__load(&inode->i_data.nr_dirty_pages);
+		uint64_t want = iomap__min(left, nr_pages - done), nr = 0;
+
+		if (want)
+			nr = iomap__write_some(&inode->i_data, want);
+		/* less than was asked for: the rest is under way, or held back */
+		give_back(cache, inode, nr < left && nr == want ? FLUSH_PIECE : FLUSH_WHOLE);
+		done += nr;
+	}
+	return done;
+}
+
+/* Pages to write by amount; as the thread does, down to half of the limit. */
+static uint64_t poll_excess(struct iomap__cache *cache)
+{
+	uint64_t low = cache->background_pages / 2, dirty = atomic_load(&cache->nr_dirty);
+	uint64_t limit = atomic_load(&cache->poll_lowers) ? low : cache->background_pages;
+
+	/* do not pile up more than the device takes: its completions come to the loop */
+	if (dirty <= limit || atomic_load(&cache->nr_writeback) > cache->hard_pages / 2)
+		return 0;
+	return dirty - low;
+}
+
+static uint64_t poll_amount(struct iomap__cache *cache, uint64_t nr_pages)
+{
+	struct iomap_engine *engine = cache->engine;
+	uint64_t now = iomap__now_ns(&engine->env), excess = poll_excess(cache), done;
+
+	atomic_store(&cache->poll_lowers, excess != 0);
+	if (!excess || now < atomic_load(&cache->poll_retry_ns))
+		return 0;
+	done = iomap__flush_some(cache, 0, iomap__min(excess, nr_pages));
+	/* all of it is held back: ask again as often as the thread would */
+	if (!done)
+		atomic_store(&cache->poll_retry_ns,
+			     now + (uint64_t)engine->opts.flush_interval_ms * 1000000);
+	return done;
+}
+
+unsigned iomap__flusher_poll(struct iomap_engine *engine)
+{
+	struct iomap__cache *cache = engine->cache;
+	uint64_t done;
+
+	/* of two polls one is enough; the other has its own loop to go on with */
+	if (cache->flusher_runs || atomic_exchange(&cache->poll_busy, true))
+		return 0;
+	atomic_store(&cache->flusher_kicked, false);
+	done = poll_amount(cache, FLUSH_PAGES);
+	if (done < FLUSH_PAGES)
+		done += poll_expired(cache, FLUSH_PAGES - done);
+	atomic_store(&cache->poll_busy, false);
+	return done != 0;
+}
+
+int64_t iomap__flusher_poll_timeout(struct iomap_engine *engine)
+{
+	struct iomap__cache *cache = engine->cache;
+	uint64_t age = (uint64_t)engine->opts.dirty_expire_ms * 1000000;
+	uint64_t now = iomap__now_ns(&engine->env), at = UINT64_MAX;
+	struct iomap_inode *inode;
+
+	if (cache->flusher_runs)
+		return -1;
+	iomap__mutex_lock(&cache->dirty_lock);
+	inode = first_dirty(cache, 0);
+	if (inode)
+		at = iomap__load(&inode->i_state) & IOMAP__I_RESUME ? now
+								    : inode->i_dirtied_ns + age;
+	iomap__mutex_unlock(&cache->dirty_lock);
+	if (poll_excess(cache))
+		at = iomap__min(at, atomic_load(&cache->poll_retry_ns));
+	if (at == UINT64_MAX)
+		return -1;
+	return at <= now ? 0 : (int64_t)iomap__min(at - now, (uint64_t)INT64_MAX);
+}
+
+/* ---- the thread ---- */
 
 /*
  * Sleep until the word moves.  With writeback in flight in the parking lot, to complete what
@@ -260,9 +370,12 @@ void iomap__flusher_kick(struct iomap_engine *engine)
 {
 	struct iomap__cache *cache = engine->cache;
 
-	if (!cache->flusher_runs || atomic_exchange(&cache->flusher_kicked, true))
+	if (atomic_exchange(&cache->flusher_kicked, true))
 		return;
-	flusher_wake(cache);
+	if (cache->flusher_runs)
+		flusher_wake(cache);
+	else
+		iomap__loop_notify(engine->blk);
 }
 
 int iomap__flusher_start(struct iomap__cache *cache)

@@ -61,6 +61,10 @@ struct iomap__cache {
 	bool flusher_runs;
 	uint32_t flusher_word; /* moves at each kick; waited on */
 	_Atomic bool flusher_stop, flusher_kicked;
+	/* the same in iomap_engine_poll() */
+	_Atomic bool poll_busy;		/* a poll is writing */
+	_Atomic bool poll_lowers;	/* over the limit, and not yet at half of it */
+	_Atomic uint64_t poll_retry_ns; /* not by amount before this */
 
 	struct iomap__stats stats, stats2;
 };

@@ -29,6 +29,10 @@
  * Threads are started under the lock, one at a time, when there is something to do and nobody
  * to do it; they end in iomap__workers_finish().
  *
+ * An application's event loop, once it has asked for the descriptor, finds it readable for as
+ * long as the queue is not empty.  What a poll finds in the queues it is about to run itself,
+ * so nothing is said of it before the poll has run one of them.
+ *
  * Locks: `lock` (IOMAP__RANK_WORK) guards all but `watched`, `waiters` and `event`.  No work
  * runs under it.
  */
@@ -37,6 +41,7 @@
 #include <sys/prctl.h>
 
 #include "block/block.h"
+#include "cache/cache.h"
 #include "iomap/workers.h"
 
 #define WORK_QUEUED 0x1U
@@ -60,10 +65,13 @@ struct iomap__workers {
 	struct worker *watcher; /* asleep at its post, and not called */
 	uint32_t nr, max;	/* threads; `nr` is also read without the lock */
 	bool stop;
+	bool loop;	       /* there is an event loop to be told */
+	bool told;	       /* it has been, that work waits */
 	struct worker *worker; /* max of them */
 	/* without the lock */
 	_Alignas(IOMAP__CACHE_LINE) _Atomic uint32_t watched; /* I/Os in flight nobody waits for */
 	_Atomic uint32_t waiters; /* between iomap__work_wait_begin() and _end() */
+	_Atomic uint32_t reaping; /* polls that will look at the queue in a moment */
 	uint32_t event;
 };
 
@@ -165,6 +173,18 @@ static void calls_carry_out(struct iomap__workers *workers, const struct work_ca
 		iomap__io_wake(blk, &workers->event);
 }
 
+/* Lock held.  The queue may have become empty, or not to be so any more. */
+static void tell_loop(struct iomap__workers *workers)
+{
+	bool waits = !iomap__list_empty(&workers->queue);
+
+	if (iomap__likely(!workers->loop) || workers->told == waits ||
+	    atomic_load(&workers->reaping))
+		return;
+	workers->told = waits;
+	iomap__loop_work(workers->engine->blk, waits);
+}
+
 /* ---- running work; lock held at entry and exit ---- */
 
 static struct iomap__work_frame *work_frame_of(struct iomap__workers *workers,
@@ -185,17 +205,19 @@ static struct iomap__work_frame *work_frame_of(struct iomap__workers *workers,
 static struct iomap_work *work_next(struct iomap__workers *workers)
 {
 	struct iomap__work_frame *frame;
-	struct iomap_work *work;
+	struct iomap_work *work = NULL;
 
 	while (!iomap__list_empty(&workers->queue)) {
 		work = iomap__container_of(workers->queue.next, struct iomap_work, entry);
 		iomap__list_del(&work->entry);
 		frame = work_frame_of(workers, work);
 		if (!frame)
-			return work;
+			break;
 		frame->again = work;
+		work = NULL;
 	}
-	return NULL;
+	tell_loop(workers);
+	return work;
 }
 
 static void work_dequeued(struct iomap_work *work)
@@ -232,6 +254,7 @@ static bool work_run(struct iomap__workers *workers, struct iomap_work *work)
 	iomap__list_del(&frame.running);
 	if (frame.again)
 		iomap__list_add_tail(&frame.again->entry, &workers->queue);
+	tell_loop(workers);
 	call_waiters(workers, &calls);
 	if (calls.event) {
 		iomap__mutex_unlock(&workers->lock);
@@ -309,6 +332,7 @@ bool iomap_queue_work(struct iomap_engine *engine, struct iomap_work *work)
 	iomap__list_add_tail(&work->entry, &workers->queue);
 	call_for_work(workers, &calls);
 	call_waiters(workers, &calls);
+	tell_loop(workers);
 	iomap__mutex_unlock(&workers->lock);
 	calls_carry_out(workers, &calls);
 	return true;
@@ -332,6 +356,7 @@ struct iomap_work *iomap__work_take(struct iomap_engine *engine, iomap__work_mat
 		found = work;
 		break;
 	}
+	tell_loop(workers);
 	iomap__mutex_unlock(&workers->lock);
 	return found;
 }
@@ -401,6 +426,7 @@ static bool flush_by_caller(struct iomap__workers *workers, struct iomap_work *w
 		if (work_frame_of(workers, work))
 			return false;
 		iomap__list_del(item);
+		tell_loop(workers);
 		flush_run(workers, work);
 		return true;
 	}
@@ -492,18 +518,54 @@ int iomap_engine_poll(struct iomap_engine *engine, unsigned budget, bool may_blo
 
 	if (self->completing)
 		return 0;
+	atomic_fetch_add(&workers->reaping, 1);
+	iomap__loop_begin(engine->blk);
 	handled = iomap__io_poll(engine->blk);
+	atomic_fetch_sub(&workers->reaping, 1);
+	iomap__mutex_lock(&workers->lock);
 	if (may_block_callbacks && !self->work) {
-		iomap__mutex_lock(&workers->lock);
 		for (; ran < budget && (work = work_next(workers)); ran++)
 			work_run(workers, work);
 		/* one that was queued while we ran it may be there with nobody called for it */
 		if (workers->max && !iomap__list_empty(&workers->queue))
 			call_for_work(workers, &calls);
-		iomap__mutex_unlock(&workers->lock);
-		calls_carry_out(workers, &calls);
 	}
+	tell_loop(workers);
+	iomap__mutex_unlock(&workers->lock);
+	calls_carry_out(workers, &calls);
+	if (may_block_callbacks && !self->work && ran < budget)
+		ran += iomap__flusher_poll(engine);
 	return (int)iomap__min(handled + ran, (unsigned)INT32_MAX);
+}
+
+int iomap_engine_fd(struct iomap_engine *engine)
+{
+	struct iomap__workers *workers;
+	int fd;
+
+	if (!engine)
+		return -EINVAL;
+	workers = engine->workers;
+	fd = iomap__loop_fd(engine->blk);
+	if (fd < 0)
+		return fd;
+	iomap__mutex_lock(&workers->lock);
+	workers->loop = true;
+	tell_loop(workers);
+	iomap__mutex_unlock(&workers->lock);
+	return fd;
+}
+
+int64_t iomap_engine_poll_timeout(struct iomap_engine *engine)
+{
+	struct iomap__workers *workers = engine->workers;
+	bool waits;
+
+	/* for who sleeps without the descriptor */
+	iomap__mutex_lock(&workers->lock);
+	waits = !iomap__list_empty(&workers->queue);
+	iomap__mutex_unlock(&workers->lock);
+	return waits && !workers->max ? 0 : iomap__flusher_poll_timeout(engine);
 }
 
 /* ---- life ---- */
