@@ -387,6 +387,50 @@ Test(direct, di02_the_rest_of_a_read_is_left_to_the_cache)
 	ds_close(ds);
 }
 
+static long read_both(void *arg)
+{
+	struct ds *ds = arg;
+	char *buf = memory(8 * KIB);
+
+	t_must(iomap_read(ds->file, buf, 8 * KIB, 0) == 8 * KIB);
+	t_must(t_mismatch(buf, 4 * KIB, 0, 1) < 0 && t_all(buf + 4 * KIB, 4 * KIB, 0));
+	free(buf);
+	return 0;
+}
+
+/* The write has reserved its block, and will have to come again, for the cache. */
+static int read_meanwhile(struct ts *ts, int64_t pos, int64_t length, ssize_t written,
+			  unsigned flags, struct iomap *iomap)
+{
+	struct t_task task;
+
+	(void)pos, (void)length, (void)written;
+	if (!(flags & IOMAP_WRITE))
+		return 0;
+	t_must(flags & IOMAP_DIRECT && iomap->type == IOMAP_DELALLOC);
+	ts->hook.end = NULL;
+	t_start(&task, read_both, ts);
+	t_must(t_join(&task) == 0);
+	return 0;
+}
+
+Test(direct, di02_dr01_a_read_beside_a_write_that_is_left_to_the_cache)
+{
+	struct ds *ds = ds_open(&(struct ts_config){ .i_size = 8 * KIB, .alloc = TS_DELALLOC });
+	char *buf = memory(4 * KIB);
+
+	poison(&ds->ts);
+	ts_map(&ds->ts, 0, 4 * KIB, IOMAP_MAPPED, 0, 64 * KIB);
+	ts_dev_fill(&ds->ts, 64 * KIB, 4 * KIB, 0, 1);
+	ds->ts.hook.end = read_meanwhile;
+	t_fill(buf, 4 * KIB, 4 * KIB, 2);
+	cr_assert_eq(iomap_write(ds->file, buf, 4 * KIB, 4 * KIB), 4 * KIB);
+	cr_assert_null(ds->ts.hook.end);
+	cr_assert(direct_reads(ds, 4 * KIB, 4 * KIB, 2));
+	free(buf);
+	ds_close(ds);
+}
+
 static ssize_t hold_back(struct ts *ts, struct iomap_writepage_ctx *wpc, struct iomap_folio *folio,
 			 uint64_t pos, unsigned len, uint64_t end_pos)
 {
