@@ -98,13 +98,16 @@ IOMAP_API IOMAP_MUST_CHECK int iomap_bdev_open_memory(struct iomap_engine *engin
  *   possibly held; may block, must not call buffered operations.  The thread may hold a
  *   plug, or be in a bi_end_io with others to run after it: so do not block on what another
  *   thread holds while it waits for I/O.
+ * revalidate: optional.  Puts the size of the device, in bytes, to *@bytes, for
+ *   iomap_bdev_revalidate().  May block.  0 or -errno; -ENODEV: the device is gone.
  * release: optional.  The bdev is being closed, no I/O is in flight.  A device with threads
  *   of its own waits here for those that may still be inside a call to the library.
  */
 struct iomap_bdev_ops {
 	void (*submit_bio)(struct iomap_bdev *bdev, struct iomap_bio *bio);
 	void (*release)(struct iomap_bdev *bdev);
-	void (*reserved[4])(void);
+	int (*revalidate)(struct iomap_bdev *bdev, uint64_t *bytes);
+	void (*reserved[3])(void);
 };
 
 /**
@@ -156,6 +159,41 @@ IOMAP_API const char *iomap_bdev_io_path(const struct iomap_bdev *bdev);
  * Return: 0 or the device's error.
  */
 IOMAP_API IOMAP_MUST_CHECK int iomap_bdev_flush(struct iomap_bdev *bdev);
+
+/**
+ * iomap_bdev_revalidate - ask for the size of a device that may have grown
+ *
+ * A file, block device, or device with the operation `revalidate` is asked; of others the size
+ * stays as it is.  Then iomap_bdev_bytes() is the new size, cut to whole blocks.  Blocks.
+ *
+ * A device that has shrunk keeps its size: data in use may lie behind its end, where I/O fails
+ * from below (-EIO).  Close and open it to use it as a smaller one.
+ *
+ * Return: 0; -ERANGE when it has shrunk (with a log line); -ENODEV when it is gone; or the
+ * error of asking.
+ */
+IOMAP_API IOMAP_MUST_CHECK int iomap_bdev_revalidate(struct iomap_bdev *bdev);
+/**
+ * iomap_bdev_set_bytes - a device of the application has grown
+ * @bytes: its size from now on
+ *
+ * Any context.  Kernel: set_capacity.
+ *
+ * Return: 0; -ERANGE when that is less than before; -EINVAL when it is no multiple of the
+ * logical block size, or for a device that is not of iomap_bdev_create(), or that can be
+ * asked (`revalidate`).
+ */
+IOMAP_API IOMAP_MUST_CHECK int iomap_bdev_set_bytes(struct iomap_bdev *bdev, uint64_t bytes);
+/**
+ * iomap_bdev_set_gone - the device has vanished, for good
+ *
+ * Whatever is submitted from now on ends with -ENODEV, and so does what has been submitted and
+ * not started: what is plugged, waits in a queue, or waits for another part of the same bio.
+ * What the kernel or the application's device has got ends as it ends there.  Files and block
+ * devices for which the kernel says ENODEV or ENXIO are gone by themselves.  One log line.  It
+ * still has to be closed.  Any context.
+ */
+IOMAP_API void iomap_bdev_set_gone(struct iomap_bdev *bdev);
 
 /**
  * iomap_bdev_discard - the contents of a range are not needed any more

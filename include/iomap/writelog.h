@@ -28,6 +28,7 @@
  *
  * Threads: any thread may do I/O, mark, and replay at the same time; one replay is used by one
  * thread at a time.
+ * Size: that of the lower device when the log was made, also when that one grows.
  * Lifetime: the writelog keeps its lower device open, and a replay keeps the writelog open:
  * closing what is kept gives -EBUSY.
  * Memory: a copy of the whole device from when the log began, the data of each write, and

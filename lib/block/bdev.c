@@ -13,6 +13,9 @@
  * device, the pools of the engine, and what the engine holds of other layers: the close
  * waits for it to return, and so does, since it needs all devices closed, the engine's end.
  *
+ * The size only grows, since data in use may lie anywhere below it.  A device that is gone is
+ * so for good; bios look at it whenever they come to a place where they could be started.
+ *
  * The flush rule.  `written` counts completed writes that may be volatile; it moves before
  * the write's bi_end_io.  A flush remembers `written` when it starts; when it succeeds all
  * those writes are durable, and it raises `flushed` to that number.  iomap_bdev_flush() is
@@ -164,10 +167,17 @@ static void bdev_custom_release(struct iomap_bdev *bdev)
 		bdev->ops->release(bdev);
 }
 
+static int bdev_custom_revalidate(struct iomap_bdev *bdev, uint64_t *bytes)
+{
+	*bytes = iomap__bdev_size(bdev);
+	return bdev->ops->revalidate ? bdev->ops->revalidate(bdev, bytes) : 0;
+}
+
 static const struct iomap__bdev_kind custom_kind = {
 	.io_path = "custom",
 	.submit = bdev_custom_submit,
 	.release = bdev_custom_release,
+	.revalidate = bdev_custom_revalidate,
 };
 
 static bool bdev_atomic_valid(const struct iomap_bdev_limits *limits)
@@ -243,7 +253,7 @@ void *iomap_bdev_private(const struct iomap_bdev *bdev)
 uint64_t iomap_bdev_bytes(const struct iomap_bdev *bdev)
 {
 	iomap__bdev_check(bdev);
-	return bdev->bytes;
+	return iomap__bdev_size(bdev);
 }
 
 void iomap_bdev_limits(const struct iomap_bdev *bdev, struct iomap_bdev_limits *out)
@@ -314,6 +324,66 @@ unsigned iomap__bdev_id(const struct iomap_bdev *bdev)
 	return bdev->id;
 }
 
+/* ---- growing and vanishing ---- */
+
+static void bdev_grow(struct iomap_bdev *bdev, uint64_t bytes)
+{
+	uint64_t old = iomap__bdev_size(bdev);
+
+	/* Somebody may have asked later, and been told more. */
+	while (old < bytes && !__atomic_compare_exchange_n(&bdev->bytes, &old, bytes, true,
+							   __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+		;
+}
+
+int iomap_bdev_revalidate(struct iomap_bdev *bdev)
+{
+	uint64_t old, bytes;
+	int error;
+
+	iomap__bdev_check(bdev);
+	if (iomap__bdev_is_gone(bdev))
+		return -ENODEV;
+	if (!bdev->kind->revalidate)
+		return 0;
+	old = iomap__bdev_size(bdev);
+	error = bdev->kind->revalidate(bdev, &bytes);
+	if (error == -ENODEV || error == -ENXIO) {
+		iomap_bdev_set_gone(bdev);
+		return -ENODEV;
+	}
+	if (error)
+		return error;
+	bytes = iomap__round_down(bytes, bdev->limits.logical_block_size);
+	if (bytes < old) {
+		iomap__log(&bdev->engine->env, IOMAP_LOG_ERROR,
+			   "%s: the device has shrunk from %llu to %llu bytes", bdev->name,
+			   (unsigned long long)old, (unsigned long long)bytes);
+		return -ERANGE;
+	}
+	bdev_grow(bdev, bytes);
+	return 0;
+}
+
+int iomap_bdev_set_bytes(struct iomap_bdev *bdev, uint64_t bytes)
+{
+	iomap__bdev_check(bdev);
+	if (!bdev->ops || bdev->ops->revalidate || bytes % bdev->limits.logical_block_size)
+		return -EINVAL;
+	if (bytes < iomap__bdev_size(bdev))
+		return -ERANGE;
+	bdev_grow(bdev, bytes);
+	return 0;
+}
+
+void iomap_bdev_set_gone(struct iomap_bdev *bdev)
+{
+	iomap__bdev_check(bdev);
+	if (!__atomic_exchange_n(&bdev->gone, true, __ATOMIC_RELAXED))
+		iomap__log(&bdev->engine->env, IOMAP_LOG_ERROR, "%s: the device is gone",
+			   bdev->name);
+}
+
 /* ---- flushing ---- */
 
 void iomap__bdev_flushed(struct iomap_bdev *bdev, uint64_t generation)
@@ -338,6 +408,9 @@ int iomap_bdev_flush(struct iomap_bdev *bdev)
 	int error;
 
 	iomap__bdev_check(bdev);
+	/* also where there is nothing left to flush */
+	if (iomap__bdev_is_gone(bdev))
+		return -ENODEV;
 	generation = atomic_load_explicit(&bdev->written, memory_order_acquire);
 	if (atomic_load_explicit(&bdev->flushed, memory_order_acquire) >= generation)
 		return 0;

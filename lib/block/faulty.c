@@ -66,7 +66,7 @@ static bool rule_matches(const struct iomap__faulty_rule *rule, const struct iom
 		return false;
 	if (size && (addr >= fault->end || addr + size <= fault->start))
 		return false;
-	if (!size && (fault->start || fault->end < lower->bytes))
+	if (!size && (fault->start || fault->end < iomap__bdev_size(lower)))
 		return false;
 	return rule_acts_on(rule, bio, lower);
 }
@@ -321,8 +321,18 @@ static void faulty_release_bdev(struct iomap_bdev *bdev)
 	iomap__bdev_put(lower);
 }
 
+static int faulty_revalidate(struct iomap_bdev *bdev, uint64_t *bytes)
+{
+	struct iomap__faulty *faulty = iomap_bdev_private(bdev);
+	int error = iomap_bdev_revalidate(faulty->lower);
+
+	*bytes = iomap_bdev_bytes(faulty->lower);
+	return error;
+}
+
 static const struct iomap_bdev_ops faulty_ops = {
 	.submit_bio = faulty_submit,
+	.revalidate = faulty_revalidate,
 	.release = faulty_release_bdev,
 };
 
@@ -353,8 +363,8 @@ int iomap_faulty_create(struct iomap_bdev *lower, const struct iomap_faulty_opts
 		return error;
 	}
 	iomap__bdev_get(lower);
-	error = iomap_bdev_create(lower->engine, &faulty_ops, lower->bytes, &lower->limits, faulty,
-				  out);
+	error = iomap_bdev_create(lower->engine, &faulty_ops, iomap__bdev_size(lower),
+				  &lower->limits, faulty, out);
 	if (error) {
 		faulty_free(faulty);
 		iomap__bdev_put(lower);
@@ -424,8 +434,10 @@ static int fault_check(struct iomap_fault *fault, const struct iomap_bdev *lower
 		return -EINVAL;
 	if (!fault->ops)
 		fault->ops = ops;
+	if (!fault->end && fault->start >= iomap__bdev_size(lower))
+		return -EINVAL;
 	if (!fault->end)
-		fault->end = lower->bytes;
+		fault->end = UINT64_MAX; /* the device may grow */
 	if (fault->start >= fault->end || !fault_amount(fault, lower->limits.logical_block_size))
 		return -EINVAL;
 	if (!fault->nth && !fault->every)

@@ -209,14 +209,15 @@ uint64_t iomap__faulty_elsewhere(const struct iomap_bdev *lower, const struct io
 {
 	uint64_t block = lower->limits.logical_block_size;
 	uint64_t addr = iomap__bio_addr(bio), size = bio->bi_iter.bi_size;
-	uint64_t places = (lower->bytes - size) / block + 1;
+	uint64_t bytes = iomap__bdev_size(lower);
+	uint64_t places = (bytes - size) / block + 1;
 
 	if (amount != IOMAP_FAULT_ANY) {
-		amount %= lower->bytes;
+		amount %= bytes;
 		/* the sum may be past what 64 bits hold */
-		addr = amount < lower->bytes - addr ? addr + amount :
-						      amount - (lower->bytes - addr);
-		return iomap__min(addr, lower->bytes - size);
+		addr = amount < bytes - addr ? addr + amount :
+						      amount - (bytes - addr);
+		return iomap__min(addr, bytes - size);
 	}
 	return places > 1 ? (addr / block + 1 + random % (places - 1)) % places * block : addr;
 }

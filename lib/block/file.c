@@ -10,7 +10,9 @@
  * by io_uring; its I/O is done by the submitting thread (inline.c).
  */
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <sys/file.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -96,15 +98,33 @@ static void file_release(struct iomap_bdev *bdev)
 	close(bdev->fd);
 }
 
+static int file_revalidate(struct iomap_bdev *bdev, uint64_t *bytes)
+{
+	struct stat st;
+
+	if (!bdev->block) {
+		if (fstat(bdev->fd, &st) != 0)
+			return -errno;
+		*bytes = (uint64_t)st.st_size;
+		return 0;
+	}
+	if (ioctl(bdev->fd, BLKGETSIZE64, bytes) != 0)
+		return -errno;
+	/* what a disk that has been pulled out has left */
+	return *bytes ? 0 : -ENODEV;
+}
+
 static const struct iomap__bdev_kind file_queued_kind = {
 	.queued = true,
 	.release = file_release,
+	.revalidate = file_revalidate,
 };
 
 static const struct iomap__bdev_kind file_inline_kind = {
 	.io_path = "inline",
 	.submit = iomap__inline_submit,
 	.release = file_release,
+	.revalidate = file_revalidate,
 };
 
 static int file_check_opts(struct iomap_engine *engine, const char *path,

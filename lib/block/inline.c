@@ -49,10 +49,14 @@ static void inline_run(struct iomap__thread *self)
 	struct iomap_bio *bio;
 
 	while ((bio = inline_pop(self))) {
-		if (bio->bi_bdev->memory)
+		if (iomap__unlikely(iomap__bdev_is_gone(bio->bi_bdev))) {
+			bio->bi_status = -ENODEV;
+			iomap_bio_endio(bio);
+		} else if (bio->bi_bdev->memory) {
 			iomap__memory_do(bio);
-		else
+		} else {
 			inline_do(bio);
+		}
 	}
 }
 

@@ -121,6 +121,8 @@ struct iomap__bdev_kind {
 	bool queued;
 	void (*submit)(struct iomap_bdev *bdev, struct iomap_bio *bio);
 	void (*release)(struct iomap_bdev *bdev);
+	/* What the size is now; NULL: as it was.  0 or -errno. */
+	int (*revalidate)(struct iomap_bdev *bdev, uint64_t *bytes);
 };
 
 enum {
@@ -148,7 +150,8 @@ struct iomap_bdev {
 	struct iomap__stats stats;
 	const struct iomap__bdev_kind *kind;
 	struct iomap_bdev_limits limits;
-	uint64_t bytes;
+	uint64_t bytes; /* grows; atomic */
+	bool gone;	/* for good; atomic */
 	bool readonly;
 	bool direct; /* O_DIRECT */
 	bool block;  /* a block device */
@@ -180,6 +183,15 @@ struct iomap_bdev {
 static inline bool iomap__bdev_is_open(const struct iomap_bdev *bdev)
 {
 	return iomap__load(&bdev->magic) == IOMAP__BDEV_MAGIC;
+}
+/* relaxed: a bio that comes too early is as if it had been submitted earlier */
+static inline uint64_t iomap__bdev_size(const struct iomap_bdev *bdev)
+{
+	return iomap__load(&bdev->bytes);
+}
+static inline bool iomap__bdev_is_gone(const struct iomap_bdev *bdev)
+{
+	return iomap__load(&bdev->gone);
 }
 #define iomap__bdev_check(bdev)                                                           \
 	iomap__assert_msg(iomap__bdev_is_open(bdev),                                      \

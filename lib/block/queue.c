@@ -28,20 +28,26 @@ struct iomap__queue *iomap__queue_mine(struct iomap__blk *blk)
 	return &blk->queues[iomap__thread_self()->id % blk->nr_queues];
 }
 
-/* lock held */
-static void queue_start(struct iomap__queue *queue, struct iomap_bio *bio)
+/* Lock held.  What cannot be started goes to @failed, and counts as active until it ends. */
+static void queue_start(struct iomap__queue *queue, struct iomap_bio *bio,
+			struct iomap__bio_list *failed)
 {
 	queue->active++;
+	if (iomap__unlikely(iomap__bdev_is_gone(bio->bi_bdev))) {
+		bio->bi_status = -ENODEV;
+		iomap__bio_list_add(failed, bio);
+		return;
+	}
 	queue->blk->backend->prepare(queue, bio);
 }
 
 /* lock held */
-static void queue_start_backlog(struct iomap__queue *queue)
+static void queue_start_backlog(struct iomap__queue *queue, struct iomap__bio_list *failed)
 {
 	struct iomap_bio *bio;
 
 	while (queue->active < queue->depth && (bio = iomap__bio_list_pop(&queue->backlog)))
-		queue_start(queue, bio);
+		queue_start(queue, bio, failed);
 }
 
 /* End bios that have been collected; their bi_status is set. */
@@ -72,8 +78,8 @@ static void queue_turn(struct iomap__queue *queue, unsigned freed, struct iomap_
 		iomap__mutex_lock(&queue->lock);
 		queue->active -= freed;
 		while ((bio = iomap__bio_list_pop(again)))
-			queue_start(queue, bio);
-		queue_start_backlog(queue);
+			queue_start(queue, bio, &failed);
+		queue_start_backlog(queue, &failed);
 		backend->send(queue, &failed);
 		iomap__mutex_unlock(&queue->lock);
 		if (!failed.first)
@@ -96,7 +102,7 @@ void iomap__queue_submit(struct iomap__queue *queue, struct iomap__bio_list *lis
 		iomap__step_init(bio);
 		/* there is a backlog only while the backend is full */
 		if (queue->active < queue->depth) {
-			queue_start(queue, bio);
+			queue_start(queue, bio, &failed);
 		} else if (bio->bi_opf & IOMAP_REQ_NOWAIT) {
 			bio->bi_status = -EAGAIN;
 			iomap__bio_list_add(&refused, bio);

@@ -9,6 +9,8 @@
  *   - EINTR, or ECANCELED because the thread that submitted it has ended: asked for again,
  *   - EAGAIN: asked for again, a bounded number of times; not of a NOWAIT request.
  *
+ * A device for which the kernel says ENODEV or ENXIO is gone; what it fails then is -ENODEV.
+ *
  * Discarding and zeroing are one step.  On files it is fallocate(): a hole, or
  * FALLOC_FL_ZERO_RANGE, which keeps the space, and where the file system has none of that a
  * hole again.  On block devices BLKDISCARD, and FALLOC_FL_ZERO_RANGE, for which the kernel
@@ -238,6 +240,10 @@ bool iomap__step_done(struct iomap_bio *bio, int64_t result)
 		bio->bi_status = -EAGAIN;
 		return true;
 	}
+	if (iomap__unlikely(result == -ENODEV || result == -ENXIO))
+		iomap_bdev_set_gone(bdev);
+	if (result < 0 && iomap__bdev_is_gone(bdev))
+		return step_end(bio, -ENODEV);
 	if (result < 0 && step_again(bio, result))
 		return false;
 	if (result == -EINTR || result == -ECANCELED)

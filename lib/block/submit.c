@@ -7,6 +7,7 @@
  *            not add up to bi_size, an unknown operation or flag, a flush with data, an atomic
  *            write outside the device's limits for it
  *   -EIO     (partly) outside the device
+ *   -ENODEV  the device is gone
  *   -EROFS   a write to a device that was opened read-only
  *   -EOPNOTSUPP  a discard, zeroing or atomic write of a device that has none
  *   -EAGAIN  NOWAIT, and it would have to wait
@@ -100,9 +101,12 @@ static bool submit_would_wait(const struct iomap_bdev *bdev, const struct iomap_
 static int submit_check(const struct iomap_bdev *bdev, const struct iomap_bio *bio)
 {
 	uint64_t size = bio->bi_iter.bi_size, sector = bio->bi_iter.bi_sector;
+	uint64_t bytes = iomap__bdev_size(bdev);
 	unsigned op = iomap__bio_op(bio);
 	int error;
 
+	if (iomap__bdev_is_gone(bdev))
+		return -ENODEV;
 	error = submit_check_op(bdev, bio);
 	if (error)
 		return error;
@@ -111,8 +115,7 @@ static int submit_check(const struct iomap_bdev *bdev, const struct iomap_bio *b
 	if (op == IOMAP_REQ_OP_FLUSH)
 		return size || bio->bi_vcnt ? -EINVAL : 0;
 	if (sector > UINT64_MAX >> IOMAP_SECTOR_SHIFT ||
-	    sector << IOMAP_SECTOR_SHIFT > bdev->bytes ||
-	    size > bdev->bytes - (sector << IOMAP_SECTOR_SHIFT))
+	    sector << IOMAP_SECTOR_SHIFT > bytes || size > bytes - (sector << IOMAP_SECTOR_SHIFT))
 		return -EIO;
 	if (((sector << IOMAP_SECTOR_SHIFT) | size) & (bdev->limits.logical_block_size - 1U))
 		return -EINVAL;
@@ -151,6 +154,12 @@ static void submit_to_device(struct iomap_bio *bio, struct iomap__batch *batch)
 {
 	struct iomap_bdev *bdev = bio->bi_bdev;
 
+	/* it may have been in a plug, or waited for the flush before it */
+	if (iomap__unlikely(iomap__bdev_is_gone(bdev))) {
+		bio->bi_status = -ENODEV;
+		iomap_bio_endio(bio);
+		return;
+	}
 	/* what a device of the application fails is its own affair */
 	if (!bdev->ops && iomap__fails(&bdev->engine->env, IOMAP_FAIL_IO)) {
 		bio->bi_status = -EIO;

@@ -246,7 +246,7 @@ int iomap__wl_transfer(struct iomap_bdev *bdev, uint32_t opf, void *memory, uint
 static void wl_free(struct iomap__writelog *log)
 {
 	wl_forget(log);
-	iomap__free(log->env, log->base, log->lower->bytes);
+	iomap__free(log->env, log->base, log->bytes);
 	iomap__free(log->env, log, sizeof(*log));
 }
 
@@ -271,8 +271,18 @@ static void wl_release(struct iomap_bdev *bdev)
 		wl_close_own(lower);
 }
 
+/* The log has the size it began with, whatever the lower device does. */
+static int wl_revalidate(struct iomap_bdev *bdev, uint64_t *bytes)
+{
+	struct iomap__writelog *log = iomap_bdev_private(bdev);
+
+	*bytes = log->bytes;
+	return 0;
+}
+
 static const struct iomap_bdev_ops wl_ops = {
 	.submit_bio = wl_submit,
+	.revalidate = wl_revalidate,
 	.release = wl_release,
 };
 
@@ -284,16 +294,16 @@ struct iomap__writelog *iomap__writelog_of(struct iomap_bdev *bdev)
 static uint8_t *wl_read_all(struct iomap__writelog *log, int *error)
 {
 	struct iomap_bdev *lower = log->lower;
-	uint8_t *memory = iomap__alloc_aligned(log->env, log->align, lower->bytes);
+	uint8_t *memory = iomap__alloc_aligned(log->env, log->align, log->bytes);
 
 	if (!memory) {
 		*error = -ENOMEM;
 		return NULL;
 	}
-	*error = iomap__wl_transfer(lower, IOMAP_REQ_OP_READ, memory, lower->bytes);
+	*error = iomap__wl_transfer(lower, IOMAP_REQ_OP_READ, memory, log->bytes);
 	if (!*error)
 		return memory;
-	iomap__free(log->env, memory, lower->bytes);
+	iomap__free(log->env, memory, log->bytes);
 	return NULL;
 }
 
@@ -309,6 +319,7 @@ static int wl_stack(struct iomap_bdev *lower, bool owned, uint64_t max_bytes,
 		return -ENOMEM;
 	log->env = env;
 	log->lower = lower;
+	log->bytes = iomap__bdev_size(lower);
 	log->owns_lower = owned;
 	log->max_bytes = max_bytes;
 	log->align = iomap__wl_align(lower);
@@ -316,7 +327,7 @@ static int wl_stack(struct iomap_bdev *lower, bool owned, uint64_t max_bytes,
 	iomap__bdev_get(lower);
 	log->base = wl_read_all(log, &error);
 	if (!error)
-		error = iomap_bdev_create(lower->engine, &wl_ops, lower->bytes, &lower->limits, log,
+		error = iomap_bdev_create(lower->engine, &wl_ops, log->bytes, &lower->limits, log,
 					  &log->bdev);
 	if (error) {
 		wl_free(log);
@@ -338,7 +349,7 @@ int iomap_writelog_create(struct iomap_bdev *lower, const struct iomap_writelog_
 {
 	struct iomap_writelog_opts o;
 
-	if (!lower || !out || lower->bytes > SIZE_MAX / 2 || wl_check_opts(opts, &o))
+	if (!lower || !out || iomap__bdev_size(lower) > SIZE_MAX / 2 || wl_check_opts(opts, &o))
 		return -EINVAL;
 	return wl_stack(lower, false, o.max_bytes, out);
 }
@@ -417,7 +428,7 @@ int iomap_writelog_restart(struct iomap_bdev *bdev)
 		log->base = base;
 	}
 	iomap__mutex_unlock(&log->lock);
-	iomap__free(log->env, old, log->lower->bytes);
+	iomap__free(log->env, old, log->bytes);
 	return error;
 }
 

@@ -51,6 +51,7 @@ struct iomap__wl_event {
 struct iomap__writelog {
 	struct iomap_bdev *bdev, *lower;
 	bool owns_lower;
+	uint64_t bytes; /* of the device, as the log began */
 	struct iomap__env *env;
 	uint64_t max_bytes;
 	size_t align;		  /* of memory for I/O on the lower device */

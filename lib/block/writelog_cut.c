@@ -397,7 +397,7 @@ int iomap_replay_store(struct iomap_replay *replay, const struct iomap_cut *cut,
 	void *image;
 	int error;
 
-	if (!replay || !cut || !target || target->bytes < replay->bytes)
+	if (!replay || !cut || !target || iomap_bdev_bytes(target) < replay->bytes)
 		return -EINVAL;
 	image = iomap__alloc_aligned(replay->env, iomap__wl_align(target), replay->bytes);
 	if (!image)

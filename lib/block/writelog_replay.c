@@ -248,7 +248,7 @@ int iomap_replay_open(struct iomap_bdev *bdev, struct iomap_replay **out)
 		return -ENOMEM;
 	replay->log = log;
 	replay->env = log->env;
-	replay->bytes = iomap_bdev_bytes(log->lower);
+	replay->bytes = log->bytes;
 	replay->settled = iomap__alloc(replay->env, replay->bytes);
 	replay->sectors = iomap__alloc(replay->env, (replay->bytes >> IOMAP_SECTOR_SHIFT) *
 							    sizeof(*replay->sectors));
