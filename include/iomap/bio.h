@@ -113,7 +113,12 @@ struct iomap_bio_set {
 IOMAP_API IOMAP_MUST_CHECK int iomap_bio_set_init(struct iomap_bio_set *set,
 						  struct iomap_engine *engine, size_t front_pad,
 						  unsigned nr_reserved);
-/** iomap_bio_set_exit - free what is cached; no bio of the set may be in use */
+/**
+ * iomap_bio_set_exit - free what is cached; no bio of the set may be in use
+ *
+ * Before the engine goes: iomap_engine_destroy() gives -EBUSY while there is a set.  One that is
+ * zeroed, or has had its exit, is ignored.
+ */
 IOMAP_API void iomap_bio_set_exit(struct iomap_bio_set *set);
 
 /**

@@ -4,7 +4,7 @@
  *
  * Threads: every function here may be called from any thread.  Create and destroy
  * block; destroy must not race other calls on the same engine.
- * Lifetime: an engine outlives its bdevs, inodes and files; destroying it while any
+ * Lifetime: an engine outlives its bdevs, inodes, files and bio sets; destroying it while any
  * of them exists gives -EBUSY and changes nothing.
  * Several engines may live in one process.  The library installs no signal handlers,
  * its threads block all signals, and it has no global constructors.
@@ -147,7 +147,7 @@ IOMAP_API IOMAP_MUST_CHECK int iomap_engine_create(const struct iomap_engine_opt
  *
  * Blocks.  Work that is queued runs before, in workers or here.  NULL is ignored.
  *
- * Return: 0; -EBUSY while a bdev, inode or file exists, and in a work function of the engine
+ * Return: 0; -EBUSY while a bdev, inode, file or bio set exists, and in a work function of the engine
  * (nothing is changed); -EINVAL for what is no engine any more (debug builds abort).
  */
 IOMAP_API IOMAP_MUST_CHECK int iomap_engine_destroy(struct iomap_engine *engine);

@@ -40,8 +40,8 @@ static size_t bio_object_bytes(const struct iomap_bio_set *set, unsigned vecs)
 	return bio_pad(set) + sizeof(struct iomap_bio) + vecs * sizeof(struct iomap_bio_vec);
 }
 
-int iomap_bio_set_init(struct iomap_bio_set *set, struct iomap_engine *engine, size_t front_pad,
-		       unsigned nr_reserved)
+int iomap__bio_set_init(struct iomap_bio_set *set, struct iomap_engine *engine, size_t front_pad,
+			unsigned nr_reserved)
 {
 	struct iomap__env *env;
 	struct bio_pools *pools;
@@ -74,17 +74,36 @@ free_pools:
 	return error;
 }
 
-void iomap_bio_set_exit(struct iomap_bio_set *set)
+void iomap__bio_set_exit(struct iomap_bio_set *set)
 {
-	struct bio_pools *pools;
+	struct bio_pools *pools = set->pool;
 
-	if (!set || !set->pool)
-		return;
-	pools = set->pool;
 	iomap__pool_exit(&pools->large);
 	iomap__pool_exit(&pools->small);
 	iomap__free(&set->engine->env, pools, sizeof(*pools));
 	set->pool = NULL;
+}
+
+int iomap_bio_set_init(struct iomap_bio_set *set, struct iomap_engine *engine, size_t front_pad,
+		       unsigned nr_reserved)
+{
+	int error = iomap__bio_set_init(set, engine, front_pad, nr_reserved);
+
+	if (!error)
+		atomic_fetch_add_explicit(&engine->blk->bio_sets_nr, 1, memory_order_relaxed);
+	return error;
+}
+
+void iomap_bio_set_exit(struct iomap_bio_set *set)
+{
+	struct iomap__blk *blk;
+
+	if (!set || !set->pool)
+		return;
+	blk = set->engine->blk;
+	iomap__bio_set_exit(set);
+	/* release: pairs with iomap__blk_busy(), after which the engine may go */
+	atomic_fetch_sub_explicit(&blk->bio_sets_nr, 1, memory_order_release);
 }
 
 struct iomap_bio *iomap_bio_alloc(struct iomap_bdev *bdev, unsigned nr_vecs, uint32_t opf,

@@ -180,7 +180,7 @@ int iomap__blk_create(struct iomap_engine *engine)
 		error = blk_create_queues(blk);
 	if (error)
 		goto free_blk;
-	error = iomap_bio_set_init(&blk->bios, engine, 0, BLK_BIOS_RESERVED);
+	error = iomap__bio_set_init(&blk->bios, engine, 0, BLK_BIOS_RESERVED);
 	if (error)
 		goto free_blk;
 	error = iomap__pool_init(&blk->stacked_pool, blk->env, sizeof(struct iomap__stacked),
@@ -200,7 +200,7 @@ exit_bdevs:
 exit_stacked:
 	iomap__pool_exit(&blk->stacked_pool);
 exit_bios:
-	iomap_bio_set_exit(&blk->bios);
+	iomap__bio_set_exit(&blk->bios);
 free_blk:
 	blk_free(blk);
 	return error;
@@ -240,7 +240,7 @@ void iomap__blk_destroy(struct iomap_engine *engine)
 	blk->backend->destroy(blk);
 	iomap__pool_exit(&blk->bdev_pool);
 	iomap__pool_exit(&blk->stacked_pool);
-	iomap_bio_set_exit(&blk->bios);
+	iomap__bio_set_exit(&blk->bios);
 	blk_free(blk);
 }
 
@@ -250,7 +250,9 @@ bool iomap__blk_busy(struct iomap_engine *engine)
 	bool busy;
 
 	iomap__mutex_lock(&blk->bdevs_lock);
-	busy = blk->bdevs != NULL;
+	busy = blk->bdevs != NULL ||
+	       /* acquire: pairs with iomap_bio_set_exit() */
+	       atomic_load_explicit(&blk->bio_sets_nr, memory_order_acquire);
 	iomap__mutex_unlock(&blk->bdevs_lock);
 	return busy;
 }

@@ -36,7 +36,8 @@ struct iomap__blk;
 int iomap__blk_create(struct iomap_engine *engine);
 /* No bdev is open.  Stops the I/O threads. */
 void iomap__blk_destroy(struct iomap_engine *engine);
-bool iomap__blk_busy(struct iomap_engine *engine); /* a bdev is open */
+/* A bdev is open, or the application has a bio set. */
+bool iomap__blk_busy(struct iomap_engine *engine);
 const char *iomap__blk_backend(const struct iomap_engine *engine);
 /*
  * Backends by number, the best one first.  @engine: may be NULL, for the process.
@@ -76,6 +77,10 @@ void iomap__loop_work(struct iomap__blk *blk, bool waiting);
 /* Send what the thread's plug has collected (before any wait). */
 void iomap__plug_flush(struct iomap__blk *blk);
 
+/* Sets of the library, which the engine does not wait for; exit: of one that was initialised. */
+int iomap__bio_set_init(struct iomap_bio_set *set, struct iomap_engine *engine, size_t front_pad,
+			unsigned nr_reserved);
+void iomap__bio_set_exit(struct iomap_bio_set *set);
 /*
  * iomap_bio_alloc() from a set with reserved bios, which never fails: without memory it waits
  * until one of the set is put.  The caller holds none that is not submitted, and no lock that

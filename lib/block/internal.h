@@ -404,6 +404,7 @@ struct iomap__blk {
 	void *backend_data;
 	struct iomap__refusal refused[IOMAP__BACKENDS_MAX]; /* by number; constant after creation */
 	struct iomap_bio_set bios;	  /* the engine's own */
+	_Atomic uint32_t bio_sets_nr;	  /* of the application */
 	struct iomap__pool stacked_pool; /* struct iomap__stacked */
 	struct iomap__pool bdev_pool;	 /* struct iomap_bdev */
 

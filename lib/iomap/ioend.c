@@ -418,7 +418,7 @@ int iomap__fs_create(struct iomap_engine *engine)
 
 	if (!fs)
 		return -ENOMEM;
-	err = iomap_bio_set_init(&fs->ioend_bios, engine, IOEND_FRONT_PAD, FS_RESERVED_IOENDS);
+	err = iomap__bio_set_init(&fs->ioend_bios, engine, IOEND_FRONT_PAD, FS_RESERVED_IOENDS);
 	if (err)
 		goto out_free;
 	err = iomap__pool_init(&fs->small_ifs, &engine->env, IOMAP__CACHE_LINE, FS_RESERVED_IFS);
@@ -438,7 +438,7 @@ out_files:
 out_ifs:
 	iomap__pool_exit(&fs->small_ifs);
 out_bios:
-	iomap_bio_set_exit(&fs->ioend_bios);
+	iomap__bio_set_exit(&fs->ioend_bios);
 out_free:
 	iomap__free(&engine->env, fs, sizeof(*fs));
 	return err;
@@ -451,7 +451,7 @@ void iomap__fs_destroy(struct iomap_engine *engine)
 	iomap__pool_exit(&fs->dios);
 	iomap__pool_exit(&fs->files);
 	iomap__pool_exit(&fs->small_ifs);
-	iomap_bio_set_exit(&fs->ioend_bios);
+	iomap__bio_set_exit(&fs->ioend_bios);
 	iomap__free(&engine->env, fs, sizeof(*fs));
 	engine->fs = NULL;
 }

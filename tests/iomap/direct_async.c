@@ -623,6 +623,77 @@ Test(direct_async, di02_an_error_of_the_device_comes_by_ki_complete)
 	as_close(as);
 }
 
+/* ---- bios of the application's set ---- */
+
+/* In front of each bio. */
+struct front {
+	struct as *as;
+	uint64_t mark;
+};
+
+static struct {
+	struct iomap_bio_set set;
+	atomic_uint submitted, ended;
+} own;
+
+static struct front *front_of(struct iomap_bio *bio)
+{
+	return (struct front *)(void *)bio - 1;
+}
+
+static void own_end_io(struct iomap_bio *bio)
+{
+	struct front *front = front_of(bio);
+
+	t_must(front->as && front->mark == (bio->bi_iter.bi_sector ^ (uintptr_t)bio));
+	atomic_fetch_add(&own.ended, 1);
+	iomap_dio_bio_end_io(bio);
+}
+
+static void own_submit_io(const struct iomap_iter *iter, struct iomap_bio *bio, int64_t pos)
+{
+	struct front *front = front_of(bio);
+
+	(void)pos;
+	t_must(bio->bi_pool == &own.set && !front->as && !front->mark);
+	*front = (struct front){ as_of(iter->inode), bio->bi_iter.bi_sector ^ (uintptr_t)bio };
+	atomic_fetch_add(&own.submitted, 1);
+	bio->bi_end_io = own_end_io;
+	iomap_submit_bio(bio);
+}
+
+Test(direct_async, do03_queued_bios_come_from_an_own_set_with_room_in_front)
+{
+	struct as *as = mapped();
+	struct req req[2];
+
+	cr_assert_eq(iomap_bio_set_init(&own.set, as->ts.engine, sizeof(struct front), 2), 0);
+	as->dops.bio_set = &own.set;
+	as->dops.submit_io = own_submit_io;
+	as->ts.map_max_bytes = 4 * KIB; /* a bio each */
+	for (unsigned round = 0; round < 3; round++) {
+		td_hold(as->ts.dev, TD_ALL);
+		req_init(&req[0], as, 16 * KIB, 0);
+		req_init(&req[1], as, 16 * KIB, 32 * KIB);
+		if (round == 2)
+			td_fail(as->ts.dev, TD_WRITE, 64 * KIB, 4 * KIB, -EREMOTEIO, 1);
+		cr_assert_eq(submit_write(&req[0]), -IOMAP_EIOCBQUEUED);
+		cr_assert_eq(submit_read(&req[1]), -IOMAP_EIOCBQUEUED);
+		cr_assert_eq(atomic_load(&own.submitted), 8 * (round + 1));
+		cr_assert_eq(atomic_load(&own.ended), 8 * round);
+		td_open_gates(as->ts.dev);
+		req_wait(&req[0]);
+		req_wait(&req[1]);
+		cr_assert_eq(req[0].ret, round == 2 ? -EREMOTEIO : 16 * KIB);
+		cr_assert_eq(req[1].ret, 16 * KIB);
+		cr_assert_eq(atomic_load(&own.ended), 8 * (round + 1));
+		req_free(&req[0]);
+		req_free(&req[1]);
+	}
+	iomap_bio_set_exit(&own.set); /* checks that all of them have come back */
+	as_close(as);
+}
+
 Test(direct_async, di02_an_error_of_end_io_becomes_the_result)
 {
 	struct as *as = mapped();

@@ -919,3 +919,21 @@ Test(lifetime, lk04_use_after_the_end_is_logged_and_aborts_in_debug_builds)
 		cr_assert(strstr(err, death[i].says), "%zu: %s", i, err);
 	}
 }
+
+/* ---- bio sets ---- */
+
+Test(lifetime, do03_an_engine_with_a_bio_set_is_busy)
+{
+	struct iomap_bio_set set, second;
+	struct iomap_engine *engine;
+
+	cr_assert_eq(iomap_engine_create(NULL, &engine), 0);
+	cr_assert_eq(iomap_bio_set_init(&set, engine, 64, 4), 0);
+	cr_assert_eq(iomap_bio_set_init(&second, engine, 0, 0), 0);
+	cr_assert_eq(iomap_engine_destroy(engine), -EBUSY);
+	iomap_bio_set_exit(&set);
+	iomap_bio_set_exit(&set); /* once is enough */
+	cr_assert_eq(iomap_engine_destroy(engine), -EBUSY, "there is another one");
+	iomap_bio_set_exit(&second);
+	cr_assert_eq(iomap_engine_destroy(engine), 0);
+}
