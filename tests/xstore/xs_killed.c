@@ -136,3 +136,32 @@ Test(xs_killed, fy05_a_killed_process_leaves_a_clean_store_with_what_was_synced)
 	t_temp_free(path);
 	munmap((void *)done, sizeof(*done));
 }
+
+/* Readahead fails, and whoever waited for it reads again. */
+Test(xs_killed, a_file_that_is_cut_short_below_an_open_store_gives_errors)
+{
+	char *path = t_temp(STORE_BYTES);
+	unsigned char data[LEN] = "data";
+	struct iomap_engine *engine = xst_engine(4 << 20);
+	struct iomap_bdev *bdev;
+	struct xs_object *object;
+	struct iomap_file *file;
+	struct xs_store *store;
+
+	XST_OK(iomap_bdev_open(engine, path, NULL, &bdev));
+	XST_OK(xs_mkfs(bdev, 0, XST_ID));
+	store = xst_open(engine, bdev);
+	XST_OK(xst_put(store, "object", data, LEN));
+	close_all(store, bdev, engine);
+	store = open_file(path, &engine, &bdev);
+	XST_OK(xs_lookup(store, "object", &object));
+	XST_OK(iomap_file_open(&object->inode, 0, &file));
+	t_must(truncate(path, 0) == 0);
+	for (int64_t at = 0; at < LEN; at += XS_BLOCK_BYTES)
+		cr_assert_eq(iomap_read(file, data, sizeof(data), at), -EIO);
+	t_must(truncate(path, STORE_BYTES) == 0);
+	iomap_file_close(file);
+	XST_OK(xs_put(object));
+	close_all(store, bdev, engine);
+	t_temp_free(path);
+}
