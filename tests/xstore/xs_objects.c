@@ -220,3 +220,146 @@ Test(xs_objects, threads_on_one_object_and_on_their_own_lose_nothing)
 	free(expected);
 	xst_end(&f);
 }
+
+/* ---- everything at once ---- */
+
+enum { HANDS = 6, SHARED_NR = 3, DEEDS = 150, AREA = 1 << 18 };
+
+struct hand {
+	struct xs_store *store;
+	unsigned nr;
+	unsigned full_nr;
+};
+
+static int64_t some(uint64_t *random, int64_t below, int64_t unit)
+{
+	return (int64_t)(xst_random(random) % (uint64_t)(below / unit)) * unit;
+}
+
+/* Full, or to be tried again: nothing else may go wrong. */
+static void expect_done(struct hand *hand, int64_t result)
+{
+	if (result == -ENOSPC)
+		hand->full_nr++;
+	else
+		cr_assert_geq(result, 0, "%lld", (long long)result);
+}
+
+/* One of many things with an open object; all bytes that it ever has are 'x'. */
+static void one_deed(struct hand *hand, struct xs_object *object, uint64_t *random)
+{
+	unsigned char *memory = aligned_alloc(4096, AREA / 8);
+	struct iomap_file *file;
+	unsigned deed = (unsigned)(xst_random(random) % 9);
+	int64_t pos = some(random, AREA, 512), len = 1 + some(random, AREA / 8, 1);
+
+	memset(memory, 'x', AREA / 8);
+	XST_OK(iomap_file_open(&object->inode, deed >= 6 ? IOMAP_O_DIRECT : 0, &file));
+	if (deed < 2)
+		expect_done(hand, iomap_write(file, memory, (size_t)len, pos));
+	else if (deed == 2)
+		expect_done(hand, iomap_truncate(file, pos));
+	else if (deed == 3)
+		expect_done(hand, iomap_file_fsync(file, 0));
+	else if (deed == 4)
+		expect_done(hand, xs_preallocate(object, pos, len, len % 2));
+	else if (deed == 5)
+		expect_done(hand, iomap_read(file, memory, (size_t)len, pos));
+	else if (deed == 6)
+		expect_done(hand, iomap_read(file, memory, AREA / 8, pos / 4096 * 4096));
+	else
+		expect_done(hand, iomap_write(file, memory, (size_t)(len + 4095) / 4096 * 4096,
+					      pos / 4096 * 4096));
+	if (deed == 5 || deed == 6)
+		for (int64_t i = 0; i < len; i++)
+			cr_assert(memory[i] == 'x' || memory[i] == 0);
+	iomap_file_close(file);
+	free(memory);
+}
+
+static void *hand_main(void *arg)
+{
+	struct hand *hand = arg;
+	uint64_t random = hand->nr + 1;
+	struct xs_object *object;
+	char name[32];
+	int error;
+
+	for (unsigned n = 0; n < DEEDS; n++) {
+		bool own = xst_random(&random) % 2;
+
+		snprintf(name, sizeof(name), "%s-%u", own ? "own" : "shared",
+			 own ? hand->nr : (unsigned)(xst_random(&random) % SHARED_NR));
+		if (n % 16 == 15) {
+			error = xs_unlink(hand->store, name);
+			cr_assert(!error || error == -ENOENT);
+			continue;
+		}
+		error = xs_lookup(hand->store, name, &object);
+		if (error == -ENOENT) {
+			error = xs_create(hand->store, &object);
+			if (!error)
+				XST_OK(xs_link(object, name));
+		}
+		expect_done(hand, error);
+		if (error)
+			continue;
+		for (unsigned i = 0; i < 4; i++)
+			one_deed(hand, object, &random);
+		XST_OK(xs_put(object));
+		if (n % 8 == 0)
+			expect_done(hand, xs_commit(hand->store));
+	}
+	return NULL;
+}
+
+/* What nobody has written is no zeros either. */
+static void poison(struct iomap_bdev *bdev)
+{
+	unsigned char block[XS_BLOCK_BYTES] __attribute__((aligned(4096)));
+
+	memset(block, 0xdb, sizeof(block));
+	for (uint64_t i = 0; i < iomap_bdev_bytes(bdev) / sizeof(block); i++)
+		XST_OK(xs_block_io(bdev, IOMAP_REQ_OP_WRITE, i, block, 1));
+}
+
+/* Create, write both ways, truncate, preallocate, sync, remove, rename over, in a small store. */
+Test(xs_objects, threads_that_do_everything_to_shared_objects_leave_a_store_that_is_right)
+{
+	struct xst_fixture f = xst_begin(2 << 20, 512 << 10);
+	struct hand hands[HANDS];
+	pthread_t threads[HANDS];
+	struct xs_usage before, after;
+	struct xs_info info;
+
+	XST_OK(xs_close(f.store));
+	poison(f.bdev);
+	XST_OK(xs_mkfs(f.bdev, 0, XST_ID));
+	f.store = xst_open(f.engine, f.bdev);
+	for (unsigned i = 0; i < HANDS; i++) {
+		hands[i] = (struct hand){ f.store, i, 0 };
+		cr_assert_eq(pthread_create(&threads[i], NULL, hand_main, &hands[i]), 0);
+	}
+	for (unsigned i = 0; i < HANDS; i++)
+		pthread_join(threads[i], NULL);
+	XST_OK(xs_commit(f.store));
+	/* no block has been lost, and none has two owners */
+	xs_usage(f.store, &before);
+	xst_reopen(&f);
+	xs_usage(f.store, &after);
+	cr_assert_eq(after.free_nr, before.free_nr);
+	while (xs_info_nth(f.store, 0, &info) == 0) {
+		int64_t size;
+		unsigned char *data = xst_get(f.store, info.name, &size);
+
+		for (int64_t i = 0; i < size; i++)
+			cr_assert(data[i] == 'x' || data[i] == 0, "%s: byte %lld", info.name,
+				  (long long)i);
+		free(data);
+		XST_OK(xs_unlink(f.store, info.name));
+	}
+	XST_OK(xs_commit(f.store));
+	xs_usage(f.store, &after);
+	cr_assert_eq(after.free_nr, after.blocks - XS_SUPER_SLOTS);
+	xst_end(&f);
+}
