@@ -74,6 +74,8 @@ struct session {
 
 /* The store's device, and with @mount the store.  session_close() in any case. */
 int session_open(struct session *session, const struct request *request, bool readonly, bool mount);
+/* Whether this is the store itself. */
+bool is_own_store(const struct session *session, const struct stat *found);
 /* Return: @status, or if that is EX_OK that of closing. */
 int session_close(struct session *session, int status);
 /* "@verb 12 objects, 3.4 MB in 0.05 s, ...", and with --stats what the library did; or JSON. */
@@ -188,7 +190,12 @@ int tree_attach(const char *dir, struct tree *tree);
 /* Every regular file below @dir but @store.  tree_free() in any case. */
 int tree_scan(const char *dir, const char *store, struct tree *tree);
 void tree_free(struct tree *tree);
-/* Open a file of it for reading.  Return: fd, or -errno. */
+/* Whether each component of the name is that of something below. */
+bool tree_stays_below(const char *name);
+/*
+ * Open a file of it for reading; symbolic links and names lead nowhere else.
+ * Return: fd, or -errno.
+ */
 int tree_open(const struct tree *tree, const char *name, uint64_t *bytes);
 /* Count a file that cannot be read. */
 void tree_unreadable(struct tree *tree, const char *name, int error);

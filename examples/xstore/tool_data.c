@@ -310,28 +310,48 @@ struct stream {
 	bool seekable; /* a regular file that is ours to seek in */
 };
 
-static bool stream_open(const char *path, int flags, int standard, struct stream *out)
-{
-	struct stat found;
-
-	*out = (struct stream){ path, standard, false };
-	if (!path || strcmp(path, "-") == 0) {
-		out->name = standard == STDIN_FILENO ? "standard input" : "standard output";
-		return true;
-	}
-	out->fd = open(path, flags | O_CLOEXEC, 0666);
-	if (out->fd < 0)
-		return false;
-	out->seekable = fstat(out->fd, &found) == 0 && S_ISREG(found.st_mode);
-	return true;
-}
-
 /* Return: 0, or -errno of the file below. */
 static int stream_close(struct stream *stream)
 {
 	if (stream->fd <= STDERR_FILENO)
 		return 0;
 	return close(stream->fd) != 0 ? -errno : 0;
+}
+
+/* The store itself is refused, also as standard input or output: it would be overwritten. */
+static int stream_check(const struct session *session, struct stream *stream, bool named, int flags)
+{
+	struct stat found;
+
+	if (fstat(stream->fd, &found) != 0)
+		return -errno;
+	if (is_own_store(session, &found))
+		return -EBUSY;
+	stream->seekable = named && S_ISREG(found.st_mode);
+	/* not when it is opened: it may have been the store */
+	if (stream->seekable && flags & O_CREAT && ftruncate(stream->fd, 0) != 0)
+		return -errno;
+	return 0;
+}
+
+/* Return: status. */
+static int stream_open(const struct session *session, int flags, int standard, struct stream *out)
+{
+	const char *path = session->request->arg;
+	bool named = path && strcmp(path, "-") != 0;
+	int other = flags & O_CREAT ? EX_CANTCREAT : EX_NOINPUT, error;
+
+	*out = (struct stream){ path, standard, false };
+	if (named)
+		out->fd = open(path, flags | O_CLOEXEC, 0666);
+	else
+		out->name = standard == STDIN_FILENO ? "standard input" : "standard output";
+	error = out->fd < 0 ? -errno : stream_check(session, out, named, flags);
+	if (!error)
+		return EX_OK;
+	(void)stream_close(out);
+	return complain(status_of_errno(-error, other), "%s: %s", printable(out->name),
+			error == -EBUSY ? "is the store itself" : strerror(-error));
 }
 
 /* Wait for the data, give it the name, and make both durable: a commit flushes before. */
@@ -376,9 +396,9 @@ int tool_put(struct session *session)
 	int status, error;
 
 	json_name("name", request->name);
-	if (!stream_open(request->arg, O_RDONLY, STDIN_FILENO, &from))
-		return complain(status_of_errno(errno, EX_NOINPUT), "%s: %s", printable(from.name),
-				strerror(errno));
+	status = stream_open(session, O_RDONLY, STDIN_FILENO, &from);
+	if (status != EX_OK)
+		return status;
 	error = create_object(session->store, request->given & OPTION_DIRECT, &opened);
 	if (error) {
 		status = complain_error(request->name, error, NULL);
@@ -472,11 +492,10 @@ static int get_object(struct session *session, struct opened *opened, struct str
 static int get_to(struct session *session, struct opened *opened)
 {
 	struct stream to;
-	int status, error;
+	int status = stream_open(session, O_WRONLY | O_CREAT, STDOUT_FILENO, &to), error;
 
-	if (!stream_open(session->request->arg, O_WRONLY | O_CREAT | O_TRUNC, STDOUT_FILENO, &to))
-		return complain(status_of_errno(errno, EX_CANTCREAT), "%s: %s", printable(to.name),
-				strerror(errno));
+	if (status != EX_OK)
+		return status;
 	status = get_object(session, opened, &to);
 	error = stream_close(&to);
 	if (error && status == EX_OK)

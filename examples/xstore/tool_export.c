@@ -35,26 +35,12 @@ struct export
 
 /* ---- names ---- */
 
-/* Whether each component is the name of something below. */
-static bool stays_below(const char *name)
-{
-	do {
-		size_t bytes = strcspn(name, "/");
-
-		if (bytes == 0 || (bytes == 1 && name[0] == '.') ||
-		    (bytes == 2 && name[0] == '.' && name[1] == '.'))
-			return false;
-		name += bytes;
-	} while (*name++);
-	return true;
-}
-
 static int check_names(struct export *export)
 {
 	struct xs_info info;
 
 	for (size_t n = 0; xs_info_nth(export->session->store, n, &info) == 0; n++) {
-		if (!stays_below(info.name))
+		if (!tree_stays_below(info.name))
 			return complain(EX_DATAERR, "%s: cannot be the name of a file below %s",
 					printable(info.name), printable(export->dir));
 		export->all_nr++;
@@ -149,6 +135,7 @@ static int export_to(struct export *export, const char *name, struct iomap_file 
 		     enum copy_side *side)
 {
 	char temporary[24];
+	struct stat found;
 	const char *last;
 	int fd, error;
 
@@ -156,6 +143,9 @@ static int export_to(struct export *export, const char *name, struct iomap_file 
 	last = enter(export, name, &error);
 	if (!last)
 		return error;
+	if (fstatat(export->parent_fd, last, &found, AT_SYMLINK_NOFOLLOW) == 0 &&
+	    is_own_store(export->session, &found))
+		return -EBUSY;
 	fd = temporary_open(export->parent_fd, temporary);
 	if (fd < 0)
 		return fd;
@@ -195,7 +185,7 @@ static int export_object(struct export *export, const struct xs_info *info)
 	if (side == COPY_STORE)
 		return complain_error(info->name, error, NULL);
 	return complain_file(status_of_errno(-error, EX_CANTCREAT), export->dir, info->name,
-			     strerror(-error));
+			     error == -EBUSY ? "is the store itself" : strerror(-error));
 }
 
 static int export_objects(struct export *export)

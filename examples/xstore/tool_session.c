@@ -9,6 +9,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 
 #include "tool.h"
@@ -109,6 +110,17 @@ int session_open(struct session *session, const struct request *request, bool re
 	if (mount)
 		error = xs_open(session->engine, session->bdev, readonly, &session->store, &why);
 	return error ? complain_error(request->path, error, &why) : EX_OK;
+}
+
+bool is_own_store(const struct session *session, const struct stat *found)
+{
+	struct stat store;
+
+	if (stat(session->request->path, &store) != 0)
+		return false;
+	if (S_ISBLK(store.st_mode))
+		return S_ISBLK(found->st_mode) && found->st_rdev == store.st_rdev;
+	return found->st_dev == store.st_dev && found->st_ino == store.st_ino;
 }
 
 int session_close(struct session *session, int status)

@@ -9,9 +9,11 @@
 #include <fcntl.h>
 #include <fts.h>
 #include <inttypes.h>
+#include <linux/openat2.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "tool.h"
@@ -132,7 +134,8 @@ static int walk(struct tree *tree, FTS *fts, const struct stat *store)
 	}
 	if (errno)
 		return complain(EX_IOERR, "%s: %s", printable(tree->dir), strerror(errno));
-	qsort(tree->files, tree->nr, sizeof(*tree->files), by_name);
+	if (tree->nr)
+		qsort(tree->files, tree->nr, sizeof(*tree->files), by_name);
 	return EX_OK;
 }
 
@@ -176,13 +179,41 @@ void tree_free(struct tree *tree)
 		close(tree->fd);
 }
 
+bool tree_stays_below(const char *name)
+{
+	do {
+		size_t bytes = strcspn(name, "/");
+
+		if (bytes == 0 || (bytes == 1 && name[0] == '.') ||
+		    (bytes == 2 && name[0] == '.' && name[1] == '.'))
+			return false;
+		name += bytes;
+	} while (*name++);
+	return true;
+}
+
+/* No directory on the way may have become a symbolic link; old kernels look at the last name. */
+static int open_below(int dir, const char *name, int flags)
+{
+	struct open_how how = { .flags = (uint64_t)flags, .resolve = RESOLVE_NO_SYMLINKS };
+	int fd = (int)syscall(SYS_openat2, dir, name, &how, sizeof(how));
+
+	if (fd < 0 && (errno == ENOSYS || errno == EPERM))
+		fd = openat(dir, name, flags);
+	return fd;
+}
+
 int tree_open(const struct tree *tree, const char *name, uint64_t *bytes)
 {
 	/* NONBLOCK: what was a file may be a pipe by now */
-	int fd = openat(tree->fd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	const int flags = O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC;
 	struct stat found;
-	int error = 0;
+	int error = 0, fd;
 
+	/* of a store that somebody else has made */
+	if (!tree_stays_below(name))
+		return -EINVAL;
+	fd = open_below(tree->fd, name, flags);
 	if (fd < 0)
 		return -errno;
 	if (fstat(fd, &found) != 0)

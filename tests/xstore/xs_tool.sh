@@ -53,6 +53,35 @@ xs stat store o.1 | grep -q '^size 4097$' || fail stat
 xs stat store | grep -q '^objects 7$' || fail stat
 [ -z "$(xs check store 2>&1)" ] || fail "check: $(xs check store 2>&1)"
 
+# ---- the store itself
+
+xs put store store in.1 || fail put
+expect 73 'store: is the store itself' get store o.1 store
+ln -s store alias
+expect 73 'alias: is the store itself' get store o.1 alias
+expect 66 'store: is the store itself' put store new store
+xs get store o.1 - >> store 2> stderr && fail "onto the store itself"
+grep -q 'standard output: is the store itself' stderr || fail "$(cat stderr)"
+expect 73 'store: is the store itself' export store .
+xs rm store store || fail rm
+rm alias
+
+# ---- names and links that lead out of a directory
+
+mkdir below outer
+cp in.3000001 up
+cp in.3000001 outer/file
+ln -s ../outer below/dir
+for name in ../up dir/file; do
+	xs mkfs other --size 8M && xs put other $name in.3000001 || fail "put $name"
+	xs rewrite other below --seed 1 2> stderr
+	[ $? -eq 66 ] || fail "read what $name leads to"
+	grep -q "below/$name" stderr || fail "$(cat stderr)"
+	xs get other $name - | cmp - in.3000001 || fail "rewritten with what $name leads to"
+	rm other
+done
+rm -r below outer up
+
 # ---- JSON
 
 cp store whole
