@@ -20,6 +20,7 @@
 #ifndef XSTORE_TOOL_H
 #define XSTORE_TOOL_H
 
+#include <sys/stat.h>
 #include <sysexits.h>
 
 #include "store.h"
