@@ -702,8 +702,9 @@ static enum outcome expect_memory(const struct script *s)
 	/* readahead leaves it to the read */
 	if (!strcmp(at->call, "read") && !(at->where & SS_IN_READ_FOLIO))
 		return NONE;
-	/* the rest of a direct write is tried again, and then goes through the cache */
-	if (!strcmp(at->call, "direct write") && at->where & SS_WROTE)
+	/* the rest goes through the cache; a write's is tried again first */
+	if ((!strcmp(at->call, "direct write") || !strcmp(at->call, "direct read")) &&
+	    at->where & SS_PART)
 		return NONE;
 	return ONE;
 }

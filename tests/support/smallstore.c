@@ -16,9 +16,10 @@ static void ss_dev_submit(struct iomap_bdev *bdev, struct iomap_bio *bio)
 	if (dev->tf->in_order && !dev->tf->paused) {
 		t_must(dev->ops_nr < SS_OPS);
 		dev->op[dev->ops_nr++] = bio->bi_opf;
-		if ((bio->bi_opf & IOMAP_REQ_OP_MASK) == IOMAP_REQ_OP_WRITE &&
-		    !(bio->bi_opf & SS_WRITE_OUT))
-			dev->tf->where |= SS_WROTE;
+		if ((bio->bi_opf & IOMAP_REQ_OP_MASK) != IOMAP_REQ_OP_FLUSH &&
+		    !(bio->bi_opf & (SS_WRITE_OUT | IOMAP_REQ_RAHEAD)) &&
+		    !(dev->tf->where & (SS_IN_READ_FOLIO | SS_IN_READAHEAD)))
+			dev->tf->where |= SS_PART;
 	}
 	bio->bi_bdev = dev->lower;
 	iomap_submit_bio(bio);

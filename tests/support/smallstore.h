@@ -19,7 +19,7 @@
 #define SS_IN_WRITEPAGES 0x1U
 #define SS_IN_READAHEAD 0x2U
 #define SS_IN_READ_FOLIO 0x4U
-#define SS_WROTE 0x8U /* a direct write, a part already; tf_call() clears it */
+#define SS_PART 0x8U /* direct I/O, a part already; tf_call() clears it */
 
 /* The write of an ioend carries this flag. */
 #define SS_WRITE_OUT IOMAP_REQ_META

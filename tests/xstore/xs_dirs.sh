@@ -201,18 +201,18 @@ until_written() {
 for signal in INT TERM HUP KILL KILL; do
 	tries=0
 	at=$((at + 7000000))
-	start_import
-	until until_written $at; do
+	got=0
+	until [ $got -ne 0 ]; do
+		start_import
+		if until_written $at; then
+			kill -$signal $import
+		fi
 		kill -CONT $import 2> /dev/null
-		wait $import
+		wait $import 2> /dev/null
+		got=$?
 		tries=$((tries + 1))
 		[ $tries -lt 50 ] || fail "no import could be interrupted"
-		start_import
 	done
-	kill -$signal $import
-	kill -CONT $import
-	wait $import 2> /dev/null
-	got=$?
 	wait_free
 	if [ $signal = KILL ]; then
 		[ $got -eq 137 ] || fail "killed: $got: $(cat stderr)"
