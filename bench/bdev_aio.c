@@ -4,11 +4,10 @@
  *
  * libaio.h and linux/aio_abi.h clash, and liburing.h may bring the latter: a file of its own.
  */
-#include "bdev.h"
-
-#ifdef IOMAP_BENCH_AIO
 #include <libaio.h>
 #include <string.h>
+
+#include "bdev.h"
 
 #define BATCH_MAX 8U
 
@@ -132,22 +131,3 @@ int bdev_aio_round(struct bench_ctx *ctx, void *state, double *values)
 	}
 	return 0;
 }
-
-#else
-
-int bdev_aio_setup(struct bench_ctx *ctx, const struct bench_side *side, void **state)
-{
-	(void)side, (void)state;
-	return bench_skip(ctx, "built without libaio");
-}
-int bdev_aio_round(struct bench_ctx *ctx, void *state, double *values)
-{
-	(void)ctx, (void)state, (void)values;
-	return -1;
-}
-void bdev_aio_teardown(struct bench_ctx *ctx, void *state)
-{
-	(void)ctx, (void)state;
-}
-
-#endif

@@ -47,6 +47,7 @@ struct bench_ctx {
 	unsigned rounds;
 	double round_s;	    /* how long a round should take */
 	const char *dir;    /* where files may go */
+	const char *only;   /* the one side to run, for a profile; NULL: all */
 	const void *param;  /* the case's */
 	char why[BENCH_WHY_BYTES]; /* set by bench_skip() */
 };
@@ -115,6 +116,7 @@ struct bench_result {
 	double values[BENCH_METRICS_MAX][BENCH_SIDES_MAX][BENCH_ROUNDS_MAX];
 	double load; /* when it was measured */
 	bool verdict; /* in --full only */
+	bool only;    /* one side was asked for */
 };
 
 /* Measure one case.  0, or -1 after a message when a side failed. */

@@ -4,8 +4,10 @@
  *
  *	iomap-bench list
  *	iomap-bench run [SCENARIO...] [--quick|--full|--smoke] [--json FILE] [--dir DIR]
+ *	                [--only SIDE]
  *	iomap-bench count [--check FILE | --record FILE]
  *
+ * --only runs one side, by itself, for whoever wants to look at it with strace or perf.
  * SCENARIO is a scenario's name or the beginning of a case's id: bdev-rand,
  * bdev-rand/io_uring/read.
  */
@@ -41,7 +43,7 @@ static int usage(FILE *to)
 {
 	fputs("usage: iomap-bench list\n"
 	      "       iomap-bench run [SCENARIO...] [--quick|--full|--smoke] [--json FILE]"
-	      " [--dir DIR]\n"
+	      " [--dir DIR] [--only SIDE]\n"
 	      "       iomap-bench count [--check FILE | --record FILE]\n",
 	      to);
 	return to == stdout ? 0 : 64;
@@ -143,7 +145,8 @@ static int run_command(int argc, char **argv)
 	static const struct option options[] = {
 		{ "quick", no_argument, NULL, 'q' },	{ "full", no_argument, NULL, 'f' },
 		{ "smoke", no_argument, NULL, 's' },	{ "json", required_argument, NULL, 'j' },
-		{ "dir", required_argument, NULL, 'd' }, { 0 },
+		{ "dir", required_argument, NULL, 'd' }, { "only", required_argument, NULL, 'o' },
+		{ 0 },
 	};
 	struct run run = { .ctx = { .mode = BENCH_QUICK, .dir = "." } };
 	const char *json = NULL;
@@ -156,6 +159,7 @@ static int run_command(int argc, char **argv)
 		case 's': run.ctx.mode = BENCH_SMOKE; break;
 		case 'j': json = optarg; break;
 		case 'd': run.ctx.dir = optarg; break;
+		case 'o': run.ctx.only = optarg; break;
 		default: return usage(stderr);
 		}
 	run.wanted = argv + optind;

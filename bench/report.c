@@ -102,7 +102,7 @@ static void print_peer(const struct bench_result *result, unsigned metric, const
 	} else {
 		printf(" is %s", result->c->sides[peer].name);
 	}
-	if (peer) {
+	if (peer && !result->skipped[0]) {
 		ratio = bench_ratio_of(result, metric, ratio_kind(result, metric, name), peer);
 		printf("  ratio %.3f", ratio);
 		print_target(result, metric, name, ratio);
@@ -133,7 +133,7 @@ static void print_metric(const struct bench_result *result, unsigned metric)
 
 void bench_print(const struct bench_result *result)
 {
-	if (result->skipped[0])
+	if (result->skipped[0] && !result->only)
 		printf("%s\n  skipped: %s\n", result->c->id, result->skipped[0]);
 	else
 		for (unsigned m = 0; m < result->nr_metrics; m++)

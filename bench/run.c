@@ -81,6 +81,8 @@ static unsigned find_best(const struct bench_result *result, unsigned metric)
 
 unsigned bench_find_peer(const struct bench_result *result, unsigned metric, const char *name)
 {
+	if (result->skipped[0])
+		return 0;
 	if (strcmp(name, BENCH_BEST) == 0)
 		return find_best(result, metric);
 	for (unsigned s = 1; s < result->nr_sides; s++)
@@ -106,8 +108,12 @@ static int set_up(struct bench_ctx *ctx, struct bench_result *result, struct sid
 	const struct bench_side *side = result->c->sides;
 
 	for (unsigned s = 0; s < result->nr_sides; s++) {
-		int rc = side[s].setup(ctx, &side[s], &sides->state[s]);
+		int rc;
 
+		if (ctx->only && strcmp(side[s].name, ctx->only) != 0)
+			rc = bench_skip(ctx, "not asked for");
+		else
+			rc = side[s].setup(ctx, &side[s], &sides->state[s]);
 		if (rc < 0)
 			return rc;
 		sides->up[s] = rc == 0;
@@ -115,8 +121,8 @@ static int set_up(struct bench_ctx *ctx, struct bench_result *result, struct sid
 			memcpy(result->why[s], ctx->why, sizeof(ctx->why));
 			result->skipped[s] = result->why[s];
 		}
-		/* peers alone say nothing */
-		if (!s && rc)
+		/* peers alone say nothing, but to who asks for one */
+		if (!s && rc && !ctx->only)
 			return 0;
 	}
 	return 0;
@@ -161,13 +167,14 @@ int bench_run_case(struct bench_ctx *ctx, const struct bench_scenario *scenario,
 	result->c = c;
 	result->rounds = ctx->rounds;
 	result->verdict = ctx->mode == BENCH_FULL;
+	result->only = ctx->only != NULL;
 	while (result->nr_sides < BENCH_SIDES_MAX && c->sides[result->nr_sides].name)
 		result->nr_sides++;
 	while (result->nr_metrics < BENCH_METRICS_MAX && scenario->metrics[result->nr_metrics].unit)
 		result->nr_metrics++;
 	ctx->param = c->param;
 	rc = set_up(ctx, result, &sides);
-	if (rc == 0 && sides.up[0])
+	if (rc == 0)
 		rc = all_rounds(ctx, result, &sides);
 	if (getloadavg(&result->load, 1) != 1)
 		result->load = -1;
