@@ -13,7 +13,7 @@ trap 'exit 130' INT TERM
 
 "$bench" list > "$dir/list" || exit 1
 "$bench" run --smoke --dir "$dir" --json "$dir/json" \
-	bdev-rand/io_uring/read-4k bdev-rand/threads/write-4k bdev-rand/inline bdev-rand/memory \
+	bdev-rand/io_uring/read-4k/qd8 bdev-rand/threads/write-4k/qd8 bdev-rand/inline bdev-rand/memory \
 	bdev-rand/libaio/read-4k/qd8 bdev-seq/memory self hit-read-64 hit-write-4k hit-same/64 \
 	write-2t hit-pin-256m > "$dir/table" || {
 	cat "$dir/table"
