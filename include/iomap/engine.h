@@ -116,7 +116,36 @@ struct iomap_engine_opts {
 				       * started when needed [2], <= 64; 1 saves wake-ups where
 				       * these never wait for one another */
 	uint32_t reserved32;
+	uint32_t io_deadline_ms;      /* reads, direct I/O and fsync wait no longer than this for
+				       * a device [0: as long as it takes]; see below */
+	uint32_t slow_io_ms;	      /* a log line for I/O that takes longer [10000] */
 };
+
+/*
+ * Deadlines.  A call that has waited for a device until its deadline (iomap_kiocb.ki_deadline,
+ * or io_deadline_ms after the wait began) returns -ETIMEDOUT, or a short count if it has done
+ * something.  The I/O goes on:
+ *
+ * - Direct I/O: the caller's memory is in use until the device is done, and what is written may
+ *   reach it at any time until then.  Do not free or use the memory, and do not write the same
+ *   range, before iomap_inode_dio_wait() has returned; iomap_file_close() gives -EBUSY and
+ *   truncation waits until then.  The write counts as failed: end_io gets -ETIMEDOUT, at the real
+ *   completion, with a copy of the iocb, which the caller's need not outlive.
+ * - Asynchronous direct I/O does not wait, so ki_complete comes at the real completion, with the
+ *   real result, whatever the deadline.
+ * - Buffered reads: the folio is the library's, and later reads find it.
+ * - iomap_fsync(), O_DSYNC: nothing is lost and nothing is durable; call it again.  io_deadline_ms
+ *   only, for all of its waits together.
+ *
+ * - Where no thread can be had that would end what is left behind, the call waits.
+ *
+ * Not bounded: what the application's callbacks wait for, buffered writes, truncation, direct
+ * I/O through a buffer (IOMAP_DIO_BOUNCE), and a direct write into what is just being read
+ * into the cache.
+ *
+ * Slow I/O is looked for by the flusher, on an engine without threads by iomap_engine_poll(),
+ * and by waits that have a deadline.
+ */
 
 /**
  * iomap_engine_opts_init - clear @opts and set its size
@@ -151,6 +180,28 @@ IOMAP_API IOMAP_MUST_CHECK int iomap_engine_create(const struct iomap_engine_opt
  * (nothing is changed); -EINVAL for what is no engine any more (debug builds abort).
  */
 IOMAP_API IOMAP_MUST_CHECK int iomap_engine_destroy(struct iomap_engine *engine);
+
+/**
+ * iomap_engine_shutdown - close the engine to new calls, and wait for what is in flight
+ * @deadline_ns: when to give up, by the engine's clock (iomap_engine_opts.now_ns); 0: do not
+ *	wait; UINT64_MAX: no limit
+ *
+ * From now on calls that begin something give -ESHUTDOWN: opening inodes, files and devices,
+ * reads that find their data not cached, writes, syncs, truncation, direct I/O.  Reads of what
+ * is cached go on.  What had begun ends as it would have, with its iomap_end; so bios are not
+ * refused.  Closing and destroying work.  Dirty data stays dirty, and the flusher starts nothing:
+ * sync before; iomap_inode_destroy() still writes it, or throws it away, as asked.
+ *
+ * Then it waits until no bio and no asynchronous iocb is in flight and no work is queued or
+ * running: each ki_complete has run, once, at its real completion.  Without threads work runs
+ * here.  A synchronous call that another thread is in may still begin a next bio.
+ *
+ * Any thread; may be called again.  Return: 0; -ETIMEDOUT: there is still something, which keeps
+ * its memory and its inodes; -EBUSY in a work function or ki_complete of the engine, which is
+ * closed then; -EINVAL.
+ */
+IOMAP_API IOMAP_MUST_CHECK int iomap_engine_shutdown(struct iomap_engine *engine,
+						     uint64_t deadline_ns);
 
 /**
  * iomap_engine_backend - name of the I/O backend in use: "io_uring", "libaio" or "threads"

@@ -74,7 +74,9 @@ struct iomap_kiocb {
 	void *IOMAP_PRIVATE_MEMBER; /* the caller's */
 	uint32_t ki_flags;	    /* IOMAP_IOCB_xxx */
 	uint32_t reserved32;
-	uint64_t reserved[4];
+	uint64_t ki_deadline; /* by the engine's clock: a wait ends then with -ETIMEDOUT, see
+			       * iomap_engine_opts.io_deadline_ms; 0: as that says */
+	uint64_t reserved[3];
 };
 
 /** iomap_kiocb_init - clear @iocb, set file and position, take over the file's modes */

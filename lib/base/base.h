@@ -112,6 +112,7 @@ struct iomap_engine {
 	struct iomap__cache *cache;
 	struct iomap__fs *fs;
 	struct iomap__workers *workers;
+	uint32_t closed; /* iomap_engine_shutdown() has begun; never goes back */
 	/* iomap_sync_engine's view of the errors of all inodes, gone ones too */
 	uint32_t wb_err;    /* errseq; moved by iomap_mapping_set_error() */
 	uint32_t sync_err;  /* cursor into it; under sync_lock */
@@ -119,6 +120,11 @@ struct iomap_engine {
 	struct iomap_engine *next; /* of all engines; engine.c's */
 };
 
+/* Who begins something asks; relaxed: one that comes at the same time has begun before. */
+static inline bool iomap__engine_closed(const struct iomap_engine *engine)
+{
+	return __builtin_expect(__atomic_load_n(&engine->closed, __ATOMIC_RELAXED), 0);
+}
 /* Fill @env from @opts (defaults where zero). */
 void iomap__env_init(struct iomap__env *env, const struct iomap_engine_opts *opts);
 /* The same, going on where @from is, which was made from the same options. */
@@ -142,6 +148,13 @@ static inline bool iomap__fails(struct iomap__env *env, enum iomap_fail_kind kin
 static inline uint64_t iomap__now_ns(struct iomap__env *env)
 {
 	return env->now_ns(env->now_ctx);
+}
+/* When a wait that begins now ends: at @own, or as the options say; 0: never. */
+static inline uint64_t iomap__deadline(struct iomap_engine *engine, uint64_t own)
+{
+	if (own || !engine->opts.io_deadline_ms)
+		return own;
+	return iomap__now_ns(&engine->env) + (uint64_t)engine->opts.io_deadline_ms * 1000000U;
 }
 /* One log line, rate limited.  Any context. */
 void iomap__log(struct iomap__env *env, enum iomap_log_level level, const char *fmt, ...)
@@ -184,6 +197,8 @@ struct iomap__thread {
 	void *waiter;	     /* struct iomap__waiter: innermost wait */
 	uint32_t completing; /* depth of completion callbacks */
 	void *work; /* iomap layer: struct iomap__work_frame, the innermost */
+	void *waiting; /* block layer: struct iomap__slow, what the thread waits for; NULL: no I/O */
+	uint64_t deadline_ns; /* iomap layer: when a sync's waits end; 0: never */
 	struct iomap_debug_counters counters;
 	struct iomap__thread *next; /* registry, never unlinked */
 };

@@ -43,6 +43,8 @@ int iomap__bdev_new(struct iomap_engine *engine, const struct iomap__bdev_kind *
 	struct iomap__env *env = &engine->env;
 	struct iomap_bdev *bdev;
 
+	if (iomap__engine_closed(engine))
+		return -ESHUTDOWN;
 	bdev = iomap__pool_get(&engine->blk->bdev_pool);
 	if (!bdev)
 		return -ENOMEM;
@@ -397,6 +399,75 @@ void iomap__bdev_flushed(struct iomap_bdev *bdev, uint64_t generation)
 		;
 }
 
+/* A flush that goes on when nobody waits for it any more: whoever comes second frees it. */
+struct bdev_flush {
+	struct iomap_bio bio;
+	struct iomap__blk *blk;
+	uint64_t generation;
+	uint32_t state;
+	int error;
+};
+enum { BDEV_FLUSHING, BDEV_FLUSHED, BDEV_ABANDONED };
+
+static void bdev_flush_end(struct iomap_bio *bio)
+{
+	struct bdev_flush *flush = bio->bi_private;
+	struct iomap__blk *blk = flush->blk;
+	const uint32_t *word = &flush->state;
+
+	if (!bio->bi_status)
+		iomap__bdev_flushed(bio->bi_bdev, flush->generation);
+	flush->error = bio->bi_status;
+	/* release and acquire: pair with those of bdev_flush_until() */
+	if (__atomic_exchange_n(&flush->state, BDEV_FLUSHED, __ATOMIC_ACQ_REL) == BDEV_ABANDONED)
+		iomap__free(blk->env, flush, sizeof(*flush));
+	else
+		iomap__io_wake(blk, word);
+}
+
+static int bdev_flush_until(struct bdev_flush *flush, uint64_t deadline_ns)
+{
+	struct iomap__slow slow = { .what = "flush", .device = flush->bio.bi_bdev->name };
+	struct iomap__blk *blk = flush->blk;
+	uint32_t flushing = BDEV_FLUSHING;
+	int error;
+
+	iomap_submit_bio(&flush->bio);
+	iomap__slow_wait(&slow);
+	while (iomap__load_acquire(&flush->state) == BDEV_FLUSHING)
+		if (!iomap__io_wait_until(blk, &flush->state, BDEV_FLUSHING, deadline_ns) &&
+		    __atomic_compare_exchange_n(&flush->state, &flushing, BDEV_ABANDONED, false,
+						__ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
+			iomap__slow_wait_end(&slow);
+			return -ETIMEDOUT;
+		}
+	iomap__slow_wait_end(&slow);
+	error = flush->error;
+	iomap__free(blk->env, flush, sizeof(*flush));
+	return error;
+}
+
+static int bdev_flush_by(struct iomap_bdev *bdev, uint64_t deadline_ns)
+{
+	struct bdev_flush *flush;
+	uint64_t generation;
+
+	generation = atomic_load_explicit(&bdev->written, memory_order_acquire);
+	if (atomic_load_explicit(&bdev->flushed, memory_order_acquire) >= generation)
+		return 0;
+	/* without memory it is waited for, however long: that is no reason not to flush */
+	flush = iomap__zalloc(&bdev->engine->env, sizeof(*flush));
+	if (!flush)
+		return iomap_bdev_flush(bdev);
+	flush->blk = bdev->engine->blk;
+	flush->generation = generation;
+	flush->bio.bi_bdev = bdev;
+	flush->bio.bi_opf = IOMAP_REQ_OP_FLUSH | IOMAP_REQ_SYNC;
+	flush->bio.bi_private = flush;
+	flush->bio.bi_end_io = bdev_flush_end;
+	return bdev_flush_until(flush, deadline_ns);
+}
+
 int iomap_bdev_flush(struct iomap_bdev *bdev)
 {
 	/* its own memory: that there is none otherwise is no reason for data not to be durable */
@@ -435,13 +506,27 @@ static struct iomap_bdev *bdev_next(struct iomap__blk *blk, struct iomap_bdev *a
 	return bdev;
 }
 
-int iomap__bdevs_flush(struct iomap_engine *engine, uint64_t ids)
+bool iomap__bdevs_idle(struct iomap_engine *engine)
+{
+	struct iomap__blk *blk = engine->blk;
+	struct iomap_bdev *bdev;
+
+	iomap__mutex_lock(&blk->bdevs_lock);
+	/* acquire: pairs with the release of the last end */
+	for (bdev = blk->bdevs; bdev; bdev = bdev->next)
+		if (atomic_load_explicit(&bdev->busy, memory_order_acquire))
+			break;
+	iomap__mutex_unlock(&blk->bdevs_lock);
+	return !bdev;
+}
+
+int iomap__bdevs_flush(struct iomap_engine *engine, uint64_t ids, uint64_t deadline_ns)
 {
 	struct iomap_bdev *bdev, *next;
 	int first = 0, error;
 
 	for (bdev = bdev_next(engine->blk, NULL, ids); bdev; bdev = next) {
-		error = iomap_bdev_flush(bdev);
+		error = deadline_ns ? bdev_flush_by(bdev, deadline_ns) : iomap_bdev_flush(bdev);
 		if (!first)
 			first = error;
 		next = bdev_next(engine->blk, bdev, ids);

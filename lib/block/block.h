@@ -60,6 +60,12 @@ void iomap__io_wait(struct iomap__blk *blk, const uint32_t *word, uint32_t expec
 /* The same, at most @timeout_ns.  Return false when it timed out. */
 bool iomap__io_wait_timeout(struct iomap__blk *blk, const uint32_t *word, uint32_t expected,
 			    uint64_t timeout_ns);
+/*
+ * The same until @deadline_ns of the engine's clock; 0: no limit.  False: it has passed, and the
+ * caller looks once more.
+ */
+bool iomap__io_wait_until(struct iomap__blk *blk, const uint32_t *word, uint32_t expected,
+			  uint64_t deadline_ns);
 /* *@word was changed: wake all that wait for it.  @word is only a key.  Any context. */
 void iomap__io_wake(struct iomap__blk *blk, const uint32_t *word);
 /* Complete what the devices have finished.  Never blocks; no internal lock held.  Requests. */
@@ -74,6 +80,35 @@ int iomap__loop_fd(struct iomap__blk *blk);
 void iomap__loop_begin(struct iomap__blk *blk);
 void iomap__loop_notify(struct iomap__blk *blk);
 void iomap__loop_work(struct iomap__blk *blk, bool waiting);
+/*
+ * Something that may take too long (slow.c): an I/O that nobody waits for, registered from
+ * begin to end, or what a thread waits for, which lies on its stack from wait to wait_end.
+ * Whoever makes one sets what, and either device or ino; the rest is the block layer's.
+ */
+struct iomap__slow {
+	const char *what;   /* static */
+	const char *device; /* its name; NULL: an inode */
+	uint64_t ino;
+	int64_t pos;
+	uint64_t len;
+	uint64_t seen_ns; /* when it was first looked at; 0: not yet */
+	uint64_t next_ns; /* when to log it */
+	struct iomap__slow *outer;
+	struct iomap_list_head entry;
+	uint32_t shard;
+};
+void iomap__slow_begin(struct iomap__blk *blk, struct iomap__slow *slow);
+void iomap__slow_end(struct iomap__blk *blk, struct iomap__slow *slow);
+bool iomap__slow_none(struct iomap__blk *blk);
+void iomap__slow_wait(struct iomap__slow *slow);
+void iomap__slow_wait_end(struct iomap__slow *slow);
+/* Look for what is slow, if it is time for that, and log it.  No internal lock held. */
+void iomap__slow_look(struct iomap__blk *blk);
+/* Nanoseconds between two looks. */
+uint64_t iomap__slow_interval(const struct iomap__blk *blk);
+
+/* No bio is in flight on any device. */
+bool iomap__bdevs_idle(struct iomap_engine *engine);
 /* Send what the thread's plug has collected (before any wait). */
 void iomap__plug_flush(struct iomap__blk *blk);
 
@@ -95,7 +130,10 @@ void iomap__bdev_put(struct iomap_bdev *bdev);
 struct iomap_engine *iomap__bdev_engine(const struct iomap_bdev *bdev);
 /* Number of the bdev in its engine, < 63; 63 for all later ones. */
 unsigned iomap__bdev_id(const struct iomap_bdev *bdev);
-/* Flush every bdev whose id is set in @ids (63: every one from 63 on). First error. */
-int iomap__bdevs_flush(struct iomap_engine *engine, uint64_t ids);
+/*
+ * Flush every bdev whose id is set in @ids (63: every one from 63 on). First error.  One that
+ * is not done by @deadline_ns (0: none) goes on, -ETIMEDOUT.
+ */
+int iomap__bdevs_flush(struct iomap_engine *engine, uint64_t ids, uint64_t deadline_ns);
 
 #endif

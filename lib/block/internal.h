@@ -334,6 +334,7 @@ struct iomap__waiter {
 	uint32_t asleep_roles;	   /* and those when we went to sleep */
 	int eventfd;		   /* kicks us out of several rings; -1: none */
 	uint64_t deadline_ns;	   /* CLOCK_MONOTONIC; 0: none */
+	struct iomap__slow *waiting; /* what the thread waits for; NULL: no I/O */
 	struct iomap_list_head bucket;
 	struct iomap_list_head sleepers;
 };
@@ -365,6 +366,15 @@ struct iomap__loop {
 };
 
 void iomap__loop_exit(struct iomap__blk *blk);
+
+/* ---- slow I/O (slow.c) ---- */
+
+#define IOMAP__SLOW_SHARDS 8U
+
+void iomap__slow_init(struct iomap__blk *blk);
+/* Look at the waiters (park.c): calls @fn for what each waits for, under park_lock. */
+void iomap__park_each_waiting(struct iomap__blk *blk,
+			      void (*fn)(void *arg, struct iomap__slow *slow), void *arg);
 
 /* ---- engine-wide state ---- */
 
@@ -421,6 +431,12 @@ struct iomap__blk {
 	_Atomic uint32_t nr_waiters;
 	int spare_eventfds[IOMAP__QUEUES_MAX];
 	unsigned nr_spare_eventfds, nr_eventfds;
+
+	struct slow_shard {
+		_Alignas(IOMAP__CACHE_LINE) struct iomap__mutex lock; /* RANK_POOL */
+		struct iomap_list_head list;
+	} slow[IOMAP__SLOW_SHARDS];
+	_Atomic uint64_t slow_next_ns; /* when to look again */
 
 	struct iomap__loop loop; /* constant once there is one */
 	_Atomic bool loop_on;

@@ -468,6 +468,7 @@ static bool park_wait(struct iomap__blk *blk, const uint32_t *word, uint32_t exp
 		.only = only,
 		.eventfd = -1,
 		.deadline_ns = timeout_ns ? park_now_ns() + timeout_ns : 0,
+		.waiting = self->waiting,
 	};
 	struct park_kicks kicks = { .nr = 0 };
 	unsigned bucket = park_bucket(word);
@@ -561,6 +562,24 @@ void iomap__io_wake(struct iomap__blk *blk, const uint32_t *word)
 	} while (more);
 }
 
+void iomap__park_each_waiting(struct iomap__blk *blk,
+			      void (*fn)(void *arg, struct iomap__slow *slow), void *arg)
+{
+	struct iomap_list_head *item;
+	unsigned i;
+
+	iomap__mutex_lock(&blk->park_lock);
+	for (i = 0; i < IOMAP__PARK_BUCKETS; i++)
+		for (item = blk->buckets[i].next; item != &blk->buckets[i]; item = item->next) {
+			struct iomap__waiter *waiter =
+				iomap__container_of(item, struct iomap__waiter, bucket);
+
+			if (waiter->waiting)
+				fn(arg, waiter->waiting);
+		}
+	iomap__mutex_unlock(&blk->park_lock);
+}
+
 unsigned iomap__io_poll(struct iomap__blk *blk)
 {
 	struct iomap__thread *self = iomap__thread_self();
@@ -601,6 +620,7 @@ void iomap__park_init(struct iomap__blk *blk)
 
 	iomap__mutex_init(&blk->park_lock, IOMAP__RANK_PARK);
 	iomap__list_init(&blk->sleepers);
+	iomap__slow_init(blk);
 	for (i = 0; i < IOMAP__PARK_BUCKETS; i++)
 		iomap__list_init(&blk->buckets[i]);
 }

@@ -436,10 +436,23 @@ static void submit_wait_end(struct iomap_bio *bio)
 	iomap__io_wake(blk, word);
 }
 
+static const char *submit_what(const struct iomap_bio *bio)
+{
+	unsigned op = iomap__bio_op(bio);
+
+	return op == IOMAP_REQ_OP_READ ? "read" : op == IOMAP_REQ_OP_FLUSH ? "flush" : "write";
+}
+
 int iomap_submit_bio_wait(struct iomap_bio *bio)
 {
 	struct iomap__batch batch = { .bios = { 0 } };
 	struct submit_wait wait = { .blk = submit_blk(bio) };
+	struct iomap__slow slow = {
+		.what = submit_what(bio),
+		.device = bio->bi_bdev->name,
+		.pos = (int64_t)(bio->bi_iter.bi_sector << IOMAP_SECTOR_SHIFT),
+		.len = bio->bi_iter.bi_size,
+	};
 	struct iomap__queue *only = NULL;
 	iomap_bio_end_io_fn *end_io = bio->bi_end_io;
 	void *private = bio->bi_private;
@@ -456,8 +469,10 @@ int iomap_submit_bio_wait(struct iomap_bio *bio)
 			only = iomap__queue_mine(wait.blk);
 		iomap__batch_send(wait.blk, &batch, true);
 	}
+	iomap__slow_wait(&slow);
 	while (!iomap__load_acquire(&wait.done))
 		iomap__io_wait_only(wait.blk, &wait.done, 0, only);
+	iomap__slow_wait_end(&slow);
 	bio->bi_end_io = end_io;
 	bio->bi_private = private;
 	return bio->bi_status;

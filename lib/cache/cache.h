@@ -149,7 +149,11 @@ int iomap__filemap_grab(struct iomap_address_space *mapping, uint64_t index,
 int iomap__filemap_write_range(struct iomap_address_space *mapping, int64_t start, int64_t end,
 			       enum iomap_writeback_sync_modes mode, uint32_t *deferred);
 /* Wait for writeback that is running.  Does not report errors. */
-void iomap__filemap_wait_range(struct iomap_address_space *mapping, int64_t start, int64_t end);
+/* -ETIMEDOUT at the thread's deadline_ns, if it has one. */
+int iomap__filemap_wait_range(struct iomap_address_space *mapping, int64_t start, int64_t end);
+/* iomap_folio_lock() and _wait_writeback() with a deadline (0: none).  False: it has passed. */
+bool iomap__folio_lock_until(struct iomap_folio *folio, uint64_t deadline_ns);
+bool iomap__folio_wait_writeback_until(struct iomap_folio *folio, uint64_t deadline_ns);
 /*
  * Remove folios of the range, dirty or not, waiting for writeback and locks; what the range
  * covers of the folios at its ends becomes zero, and blocks wholly in it clean.

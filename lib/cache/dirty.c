@@ -165,12 +165,28 @@ void iomap__folio_end_writeback(struct iomap_folio *folio)
 		iomap__wb_progress(cache);
 }
 
-void iomap_folio_wait_writeback(struct iomap_folio *folio)
+struct iomap__slow iomap__folio_slow(const struct iomap_folio *folio, const char *what)
+{
+	const struct iomap_address_space *mapping = iomap_folio_mapping(folio);
+
+	return (struct iomap__slow){
+		.what = what,
+		.ino = mapping ? mapping->host->i_ino : 0,
+		.pos = iomap_folio_pos(folio),
+		.len = iomap__folio_bytes(folio),
+	};
+}
+
+/* False: the deadline (0: none) has passed. */
+static bool writeback_wait(struct iomap_folio *folio, uint64_t deadline_ns)
 {
 	struct iomap__blk *blk = iomap__cache_blk(folio->cache);
 	uint32_t flags = atomic_load_explicit(&folio->flags, memory_order_acquire);
+	bool in_time = true;
 
 	while (flags & IOMAP__FOLIO_WRITEBACK) {
+		if (!in_time)
+			return false;
 		if (!(flags & IOMAP__FOLIO_WB_WAITERS)) {
 			if (!atomic_compare_exchange_weak_explicit(
 				    &folio->flags, &flags, flags | IOMAP__FOLIO_WB_WAITERS,
@@ -178,9 +194,30 @@ void iomap_folio_wait_writeback(struct iomap_folio *folio)
 				continue;
 			flags |= IOMAP__FOLIO_WB_WAITERS;
 		}
-		iomap__io_wait(blk, (const uint32_t *)&folio->flags, flags);
+		in_time = iomap__io_wait_until(blk, (const uint32_t *)&folio->flags, flags,
+					       deadline_ns);
 		flags = atomic_load_explicit(&folio->flags, memory_order_acquire);
 	}
+	return true;
+}
+
+bool iomap__folio_wait_writeback_until(struct iomap_folio *folio, uint64_t deadline_ns)
+{
+	struct iomap__slow slow;
+	bool over;
+
+	if (!(atomic_load_explicit(&folio->flags, memory_order_acquire) & IOMAP__FOLIO_WRITEBACK))
+		return true;
+	slow = iomap__folio_slow(folio, "writeback");
+	iomap__slow_wait(&slow);
+	over = writeback_wait(folio, deadline_ns);
+	iomap__slow_wait_end(&slow);
+	return over;
+}
+
+void iomap_folio_wait_writeback(struct iomap_folio *folio)
+{
+	(void)iomap__folio_wait_writeback_until(folio, 0);
 }
 
 /* ---- ranges ---- */
@@ -207,18 +244,21 @@ int iomap__filemap_write_range(struct iomap_address_space *mapping, int64_t star
 	return err;
 }
 
-void iomap__filemap_wait_range(struct iomap_address_space *mapping, int64_t start, int64_t end)
+int iomap__filemap_wait_range(struct iomap_address_space *mapping, int64_t start, int64_t end)
 {
+	uint64_t deadline_ns = iomap__thread_self()->deadline_ns;
+	bool over = true;
 	uint64_t index = (uint64_t)start >> IOMAP_PAGE_SHIFT, last = iomap__end_index(end);
 	struct iomap_folio *folios[IOMAP__BATCH];
 	unsigned nr;
 
-	while ((nr = iomap__filemap_get_tagged(mapping, &index, last, IOMAP__TAG_WRITEBACK, folios,
-					       IOMAP__BATCH)))
+	while (over && (nr = iomap__filemap_get_tagged(mapping, &index, last, IOMAP__TAG_WRITEBACK,
+						       folios, IOMAP__BATCH)))
 		for (unsigned i = 0; i < nr; i++) {
-			iomap_folio_wait_writeback(folios[i]);
+			over = over && iomap__folio_wait_writeback_until(folios[i], deadline_ns);
 			iomap_folio_put(folios[i]);
 		}
+	return over ? 0 : -ETIMEDOUT;
 }
 
 /* ---- throttling ---- */

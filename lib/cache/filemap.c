@@ -195,6 +195,7 @@ struct read_at {
 	int64_t pos;
 	size_t n; /* contiguous bytes wanted in this step, up to i_size and the segment's end */
 	char *to;
+	uint64_t deadline_ns; /* of the waits; 0: none */
 	uint64_t pages_ahead; /* pages that the whole request still wants, from pos on */
 };
 
@@ -216,7 +217,8 @@ static ssize_t locked_copy(const struct read_at *at, struct iomap_folio *folio)
 
 /*
  * Read the locked, referenced folio and copy.  Returns with it unlocked: bytes, 0 when it was
- * truncated meanwhile, or the error of the read if what is wanted did not arrive.
+ * truncated meanwhile, or the error of the read if what is wanted did not arrive; -ETIMEDOUT
+ * with the folio locked, by the read that goes on.
  */
 static ssize_t fill_and_copy(const struct read_at *at, struct iomap_folio *folio)
 {
@@ -231,7 +233,8 @@ static ssize_t fill_and_copy(const struct read_at *at, struct iomap_folio *folio
 	folio->read_error = 0;
 	err = mapping->a_ops->read_folio(at->file, folio);
 	/* The lock is free again when the last range has been read. */
-	iomap_folio_lock(folio);
+	if (!iomap__folio_lock_until(folio, at->deadline_ns))
+		return -ETIMEDOUT;
 	if (iomap_folio_mapping(folio) == mapping) {
 		ret = locked_copy(at, folio);
 		if (!ret)
@@ -246,7 +249,8 @@ static ssize_t copy_or_fill(const struct read_at *at, struct iomap_folio *folio)
 {
 	ssize_t ret = 0;
 
-	iomap_folio_lock(folio);
+	if (!iomap__folio_lock_until(folio, at->deadline_ns))
+		return -ETIMEDOUT;
 	if (iomap_folio_mapping(folio) == at->mapping) {
 		ret = locked_copy(at, folio);
 		if (!ret)
@@ -312,7 +316,8 @@ static char *iter_segment(struct iomap_iov_iter *to, size_t *n)
 	return to->ubuf + to->iov_offset;
 }
 
-static ssize_t read_step(struct iomap_file *file, int64_t pos, struct iomap_iov_iter *to)
+static ssize_t read_step(struct iomap_file *file, int64_t pos, struct iomap_iov_iter *to,
+			 uint64_t deadline_ns)
 {
 	struct iomap_inode *inode = file->inode;
 	struct iomap_address_space *mapping = &inode->i_data;
@@ -328,6 +333,9 @@ static ssize_t read_step(struct iomap_file *file, int64_t pos, struct iomap_iov_
 	if (iomap__unlikely(!ret)) {
 		uint64_t want = iomap__min(to->count, (uint64_t)(size - pos));
 
+		if (iomap__engine_closed(inode->i_engine))
+			return -ESHUTDOWN;
+		at.deadline_ns = iomap__deadline(inode->i_engine, deadline_ns);
 		at.file = file;
 		at.mapping = mapping;
 		at.pos = pos;
@@ -356,7 +364,7 @@ ssize_t iomap_file_read_iter(struct iomap_kiocb *iocb, struct iomap_iov_iter *to
 					       IOMAP_IOCB_SYNC | IOMAP_IOCB_DIRECT)))
 		return -EINVAL;
 	while (to->count) {
-		ret = read_step(file, iocb->ki_pos, to);
+		ret = read_step(file, iocb->ki_pos, to, iocb->ki_deadline);
 		if (ret <= 0)
 			break;
 		iocb->ki_pos += ret;

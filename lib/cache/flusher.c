@@ -187,6 +187,12 @@ uint64_t iomap__flush_some(struct iomap__cache *cache, unsigned class, uint64_t 
 	return done;
 }
 
+/* The thread is to end, or nothing new is begun in the engine. */
+static bool flush_is_off(struct iomap__cache *cache)
+{
+	return atomic_load(&cache->flusher_stop) || iomap__engine_closed(cache->engine);
+}
+
 static void flush_expired(struct iomap__cache *cache)
 {
 	struct iomap_engine *engine = cache->engine;
@@ -195,7 +201,7 @@ static void flush_expired(struct iomap__cache *cache)
 	struct iomap_inode *inode;
 
 	/* each is young again once it was written, so this ends */
-	while (!atomic_load(&cache->flusher_stop) && (inode = take_dirty(cache, 0, now, age))) {
+	while (!flush_is_off(cache) && (inode = take_dirty(cache, 0, now, age))) {
 		/* what is dirtied meanwhile is young */
 		uint64_t left = iomap__load(&inode->i_data.nr_dirty_pages);
 
@@ -218,7 +224,7 @@ static void flush_amount(struct iomap__cache *cache)
 {
 	uint64_t low = cache->background_pages / 2, limit = cache->background_pages;
 
-	while (!atomic_load(&cache->flusher_stop)) {
+	while (!flush_is_off(cache)) {
 		uint64_t dirty = atomic_load(&cache->nr_dirty);
 		uint32_t seq = iomap__load_acquire(&cache->wb_seq);
 
@@ -288,8 +294,11 @@ unsigned iomap__flusher_poll(struct iomap_engine *engine)
 	struct iomap__cache *cache = engine->cache;
 	uint64_t done;
 
+	if (cache->flusher_runs)
+		return 0;
+	iomap__slow_look(engine->blk);
 	/* of two polls one is enough; the other has its own loop to go on with */
-	if (cache->flusher_runs || atomic_exchange(&cache->poll_busy, true))
+	if (iomap__engine_closed(engine) || atomic_exchange(&cache->poll_busy, true))
 		return 0;
 	atomic_store(&cache->flusher_kicked, false);
 	done = poll_amount(cache, FLUSH_PAGES);
@@ -304,17 +313,24 @@ int64_t iomap__flusher_poll_timeout(struct iomap_engine *engine)
 	struct iomap__cache *cache = engine->cache;
 	uint64_t age = (uint64_t)engine->opts.dirty_expire_ms * 1000000;
 	uint64_t now = iomap__now_ns(&engine->env), at = UINT64_MAX;
+	bool closed = iomap__engine_closed(engine);
 	struct iomap_inode *inode;
 
 	if (cache->flusher_runs)
 		return -1;
+	if (!iomap__slow_none(engine->blk))
+		at = now + iomap__slow_interval(engine->blk);
 	iomap__mutex_lock(&cache->dirty_lock);
-	inode = first_dirty(cache, 0);
-	if (inode)
-		at = iomap__load(&inode->i_state) & IOMAP__I_RESUME ? now
-								    : inode->i_dirtied_ns + age;
+	inode = closed ? NULL : first_dirty(cache, 0);
+	if (inode) {
+		uint64_t due = inode->i_dirtied_ns + age;
+
+		if (iomap__load(&inode->i_state) & IOMAP__I_RESUME)
+			due = now;
+		at = iomap__min(at, due);
+	}
 	iomap__mutex_unlock(&cache->dirty_lock);
-	if (poll_excess(cache))
+	if (!closed && poll_excess(cache))
 		at = iomap__min(at, atomic_load(&cache->poll_retry_ns));
 	if (at == UINT64_MAX)
 		return -1;
@@ -333,6 +349,7 @@ static void flusher_sleep(struct iomap__cache *cache, uint32_t word)
 	struct iomap_engine *engine = cache->engine;
 	uint64_t interval_ns = (uint64_t)engine->opts.flush_interval_ms * 1000000;
 
+	interval_ns = iomap__min(interval_ns, iomap__slow_interval(engine->blk));
 	if (atomic_load(&cache->nr_writeback))
 		(void)iomap__io_wait_timeout(engine->blk, &cache->flusher_word, word, interval_ns);
 	else
@@ -360,6 +377,7 @@ static void *flusher_main(void *arg)
 		flush_expired(cache);
 		iomap__index_reap(cache, true);
 		iomap__io_poll(engine->blk);
+		iomap__slow_look(engine->blk);
 		if (!atomic_load(&cache->flusher_stop))
 			flusher_sleep(cache, word);
 	}

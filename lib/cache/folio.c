@@ -144,44 +144,68 @@ bool iomap_folio_trylock(struct iomap_folio *folio)
 	return true;
 }
 
-static void lock_slow(struct iomap_folio *folio)
+/* False: the deadline (0: none) has passed. */
+static bool lock_wait(struct iomap_folio *folio, uint64_t deadline_ns)
 {
 	struct iomap__blk *blk = iomap__cache_blk(folio->cache);
+	bool in_time = true;
 
-	for (int i = 0; i < FOLIO_SPINS; i++) {
-		if (lock_try(folio))
-			return;
-		iomap__cpu_relax();
-	}
 	for (;;) {
 		uint64_t word = atomic_load_explicit(&folio->lock, memory_order_relaxed);
 
 		if (!(word & IOMAP__FOLIO_LOCKED)) {
 			if (lock_try(folio))
-				return;
+				return true;
 			continue;
 		}
+		if (!in_time)
+			return false;
 		if (!(word & IOMAP__FOLIO_WAITERS) &&
 		    !atomic_compare_exchange_strong_explicit(&folio->lock, &word,
 							     word | IOMAP__FOLIO_WAITERS,
 							     memory_order_relaxed,
 							     memory_order_relaxed))
 			continue;
-		iomap__io_wait(blk, iomap__folio_lock_key(folio),
-			       (uint32_t)(word | IOMAP__FOLIO_WAITERS));
+		in_time = iomap__io_wait_until(blk, iomap__folio_lock_key(folio),
+					       (uint32_t)(word | IOMAP__FOLIO_WAITERS),
+					       deadline_ns);
 	}
 }
 
-void iomap_folio_lock(struct iomap_folio *folio)
+static bool lock_slow(struct iomap_folio *folio, uint64_t deadline_ns)
+{
+	struct iomap__slow slow;
+	bool locked;
+
+	for (int i = 0; i < FOLIO_SPINS; i++) {
+		if (lock_try(folio))
+			return true;
+		iomap__cpu_relax();
+	}
+	slow = iomap__folio_slow(folio, "read (or a lock)");
+	iomap__slow_wait(&slow);
+	locked = lock_wait(folio, deadline_ns);
+	iomap__slow_wait_end(&slow);
+	return locked;
+}
+
+bool iomap__folio_lock_until(struct iomap_folio *folio, uint64_t deadline_ns)
 {
 	count_lock();
 	witness_lock(folio, false);
 	if (iomap__likely(lock_try(folio)))
-		return;
+		return true;
 	/* not yet ours: a completion that this thread reaps may be what unlocks it */
 	iomap__witness_disown(folio);
-	lock_slow(folio);
+	if (!lock_slow(folio, deadline_ns))
+		return false;
 	witness_lock(folio, false);
+	return true;
+}
+
+void iomap_folio_lock(struct iomap_folio *folio)
+{
+	(void)iomap__folio_lock_until(folio, 0);
 }
 
 void iomap_folio_unlock(struct iomap_folio *folio)

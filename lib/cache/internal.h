@@ -92,6 +92,9 @@ static inline const uint32_t *iomap__folio_lock_key(const struct iomap_folio *fo
 #endif
 }
 
+/* For a log line: what a thread waits for when it waits for this. */
+struct iomap__slow iomap__folio_slow(const struct iomap_folio *folio, const char *what);
+
 static inline void iomap__folio_set(struct iomap_folio *folio, uint32_t flag)
 {
 	atomic_fetch_or_explicit(&folio->flags, flag, memory_order_acq_rel);

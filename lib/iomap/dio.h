@@ -8,6 +8,7 @@
 #ifndef IOMAP__DIO_H
 #define IOMAP__DIO_H
 
+#include "block/block.h"
 #include "iomap/ops.h"
 #include "iomap/workers.h"
 
@@ -22,6 +23,7 @@ struct iomap__dio {
 	int64_t i_size;			     /* at the start */
 	unsigned flags;			     /* IOMAP_DIO_xxx for end_io */
 	bool write;
+	bool timed_out; /* its caller has gone, with -ETIMEDOUT; set before that */
 	bool padded;	/* zeros were sent to the rest of a block */
 	bool open_tail; /* the block at iter.pos is written in part, the rest is rubbish */
 	/* completions; ordered by in_flight */
@@ -45,6 +47,10 @@ struct iomap__dio_async {
 	int64_t end;
 	int err;     /* what ended the iteration */
 	ssize_t ret; /* once it has been completed */
+	struct iomap__slow slow;
+	/* timed out: what the caller had, which may be gone */
+	struct iomap_kiocb iocb;
+	struct iomap_dio_ops dops;
 };
 
 /* ---- starting (direct.c) ---- */
@@ -65,6 +71,12 @@ void iomap__dio_drop_cache(struct iomap__dio *dio, int64_t start, int64_t end);
 
 /* Until all bios have ended; gives up the submitter's one of in_flight. */
 void iomap__dio_wait(struct iomap__dio *dio);
+/*
+ * The same with a deadline (0: none).  False: it has passed, and @async, which ends with @end,
+ * is not the caller's any more; it ends as if its submitter had never waited, without a
+ * ki_complete.
+ */
+bool iomap__dio_wait_until(struct iomap__dio_async *async, int64_t end, uint64_t deadline_ns);
 /*
  * Bytes from ki_pos on that count: of a write as far as it was submitted, of a read cut to
  * i_size.

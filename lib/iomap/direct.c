@@ -364,12 +364,11 @@ static void dio_init(struct iomap__dio *dio, struct iomap_kiocb *iocb,
 	};
 }
 
-/* The end of one whose submitter waits; @err is what ended the iteration. */
-static ssize_t dio_finish(struct iomap__dio *dio, struct iomap_iov_iter *iter, int64_t end, int err)
+/* All bios of one whose submitter waits have ended; @err is what ended the iteration. */
+static ssize_t dio_ended(struct iomap__dio *dio, struct iomap_iov_iter *iter, int64_t end, int err)
 {
 	ssize_t ret;
 
-	iomap__dio_wait(dio);
 	ret = iomap__dio_complete(dio, end, err);
 	if (ret <= 0)
 		return ret;
@@ -393,7 +392,8 @@ ssize_t iomap__dio_rw(struct iomap_kiocb *iocb, struct iomap_iov_iter *iter,
 	if (err)
 		return err;
 	err = dio_iterate(&dio, ops);
-	return dio_finish(&dio, iter, end, err);
+	iomap__dio_wait(&dio);
+	return dio_ended(&dio, iter, end, err);
 }
 
 /* ---- the call that does not wait ---- */
@@ -413,8 +413,33 @@ static bool dio_may_queue(const struct iomap__dio *dio, int err)
 	return iomap__load_acquire(&dio->in_flight) != (IOMAP__DIO_QUEUED | 1);
 }
 
+/* The end of one whose submitter waits, but perhaps not for ever; *@gone: it is not ours then. */
+static ssize_t dio_finish_until(struct iomap__dio_async *async, struct iomap_iov_iter *iter,
+				int64_t end, int err, bool *gone)
+{
+	struct iomap__dio *dio = &async->dio;
+	uint64_t deadline_ns = iomap__deadline(dio->iter.inode->i_engine, dio->iocb->ki_deadline);
+
+	*gone = !iomap__dio_wait_until(async, end, deadline_ns);
+	return *gone ? -ETIMEDOUT : dio_ended(dio, iter, end, err);
+}
+
+/* iomap__dio_settle_cache() with the deadline of the call. */
+static int dio_settle_until(struct iomap__dio *dio, int64_t end)
+{
+	struct iomap__thread *self = iomap__thread_self();
+	uint64_t outer = self->deadline_ns;
+	int err;
+
+	self->deadline_ns = iomap__deadline(dio->iter.inode->i_engine, dio->iocb->ki_deadline);
+	err = iomap__dio_settle_cache(dio, dio->iocb->ki_pos, end);
+	self->deadline_ns = outer;
+	return err;
+}
+
+/* @queue: if there is something to wait for, do not. */
 static ssize_t dio_start(struct iomap__dio_async *async, struct iomap_iov_iter *iter,
-			 const struct iomap_ops *ops)
+			 const struct iomap_ops *ops, bool queue, bool *gone)
 {
 	struct iomap__dio *dio = &async->dio;
 	struct iomap_iov_iter before = *iter;
@@ -424,37 +449,40 @@ static ssize_t dio_start(struct iomap__dio_async *async, struct iomap_iov_iter *
 	end = dio_prepare(dio);
 	if (end <= 0)
 		return end;
-	err = iomap__dio_settle_cache(dio, dio->iocb->ki_pos, end);
+	err = dio_settle_until(dio, end);
 	if (err)
 		return err;
 	err = dio_iterate(dio, ops);
-	if (!dio_may_queue(dio, err)) {
+	if (!queue || !dio_may_queue(dio, err)) {
 		iomap__dio_take_back(dio);
-		return dio_finish(dio, iter, end, err);
+		return dio_finish_until(async, iter, end, err, gone);
 	}
 	async->end = end;
 	async->err = err;
 	/* before: ki_complete may free it together with the iocb */
 	iomap_iov_iter_advance(iter, (size_t)iomap__dio_size(dio));
-	if (iomap__dio_queue(async))
+	*gone = iomap__dio_queue(async);
+	if (*gone)
 		return -IOMAP_EIOCBQUEUED;
 	*iter = before;
-	return dio_finish(dio, iter, end, err);
+	return dio_finish_until(async, iter, end, err, gone);
 }
 
+/* By a struct that can be left behind: without a wait, or with a wait that may end early. */
 static ssize_t dio_rw_async(struct iomap_kiocb *iocb, struct iomap_iov_iter *iter,
 			    const struct iomap_ops *ops, const struct iomap_dio_ops *dops,
-			    void *private_data)
+			    void *private_data, bool queue)
 {
 	struct iomap__pool *pool = &iocb->ki_filp->inode->i_engine->fs->dios;
 	struct iomap__dio_async *async = iomap__pool_get(pool);
+	bool gone = false;
 	ssize_t ret;
 
 	if (!async)
 		return -ENOMEM;
 	dio_init(&async->dio, iocb, iter, dops, private_data, IOMAP__DIO_QUEUED | 1);
-	ret = dio_start(async, iter, ops);
-	if (ret != -IOMAP_EIOCBQUEUED)
+	ret = dio_start(async, iter, ops, queue, &gone);
+	if (!gone)
 		iomap__pool_put(pool, async);
 	return ret;
 }
@@ -468,12 +496,16 @@ ssize_t iomap_dio_rw(struct iomap_kiocb *iocb, struct iomap_iov_iter *iter,
 
 	if (err)
 		return err;
+	if (iomap__engine_closed(inode->i_engine))
+		return -ESHUTDOWN;
 	/* a position that append chooses is not known yet */
 	if (dio_flags & IOMAP_DIO_BOUNCE && iter->count && !(iocb->ki_flags & IOMAP_IOCB_APPEND) &&
 	    iter->count <= (uint64_t)(INT64_MAX - iocb->ki_pos) &&
 	    iomap__dio_check_alignment(inode, iocb->ki_pos, iter))
 		return iomap__dio_rw_bounce(iocb, iter, ops, dops, private_data);
 	if (iocb->ki_complete && !(dio_flags & IOMAP_DIO_FORCE_WAIT))
-		return dio_rw_async(iocb, iter, ops, dops, private_data);
+		return dio_rw_async(iocb, iter, ops, dops, private_data, true);
+	if (iocb->ki_deadline || inode->i_engine->opts.io_deadline_ms)
+		return dio_rw_async(iocb, iter, ops, dops, private_data, false);
 	return iomap__dio_rw(iocb, iter, ops, dops, private_data);
 }

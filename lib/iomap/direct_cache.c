@@ -46,7 +46,7 @@ int iomap__dio_write_out(struct iomap_inode *inode, int64_t start, int64_t end)
 	struct iomap_address_space *mapping = &inode->i_data;
 	uint32_t since, deferred = 0;
 	uint64_t errors_nr;
-	int err, recorded = 0;
+	int err, waited, recorded = 0;
 
 	/* in this order: DIRTY goes when WRITEBACK is there */
 	if (!dio_has_tag(mapping, &mapping->nr_dirty_pages, start, end, IOMAP__TAG_DIRTY) &&
@@ -60,13 +60,13 @@ int iomap__dio_write_out(struct iomap_inode *inode, int64_t start, int64_t end)
 	since = iomap__errseq_sample(&mapping->wb_err);
 	errors_nr = iomap__load_acquire(&mapping->wb_errors_nr);
 	err = iomap__filemap_write_range(mapping, start, end, IOMAP_WB_SYNC_ALL, &deferred);
-	iomap__filemap_wait_range(mapping, start, end);
+	waited = iomap__filemap_wait_range(mapping, start, end);
 	if (iomap__load_acquire(&mapping->wb_errors_nr) != errors_nr)
 		recorded = iomap__errseq_check(&mapping->wb_err, since);
 	if (recorded)
 		return recorded;
-	if (err)
-		return err;
+	if (err || waited)
+		return err ? err : waited;
 	return deferred ? -ENOTBLK : 0;
 }
 

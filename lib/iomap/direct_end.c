@@ -21,6 +21,13 @@
  * there is.  So it completes what has been queued for the inode itself, and queues it again
  * for the rest: neither the sync, which may want i_rwsem, nor ki_complete is for it.
  *
+ * A deadline: a synchronous call that may have to leave its I/O behind has its struct from the
+ * pool as well.  When it gives up it hands the struct over as an asynchronous one does, by the
+ * bit in in_flight, with copies of what lies on its caller's stack; so there is one moment at
+ * which either the last completion finds the bit, or the caller finds that all has ended.  The
+ * I/O counts as failed, since its caller has been told so: end_io moves no i_size and converts
+ * nothing without i_rwsem.  It is held by the same counts, but nobody is called in the end.
+ *
  * Errors: a bio's failure is the whole call's, since nobody knows what reached the device
  * before it; an error of the callbacks leaves what came before it, as a short count.
  *
@@ -29,6 +36,8 @@
 #include "block/block.h"
 #include "cache/cache.h"
 #include "iomap/dio.h"
+
+#define DIO_RETRY_NS 10000000U
 
 static void dio_queue_end(struct iomap__dio *dio)
 {
@@ -61,15 +70,36 @@ void iomap_dio_bio_end_io(struct iomap_bio *bio)
 		dio_queue_end(dio); /* ... unless it is ours now */
 }
 
-void iomap__dio_wait(struct iomap__dio *dio)
+static struct iomap__slow dio_slow(const struct iomap__dio *dio)
 {
+	return (struct iomap__slow){
+		.what = dio->write ? "direct write" : "direct read",
+		.ino = dio->iter.inode->i_ino,
+		.pos = dio->iocb->ki_pos,
+		.len = (uint64_t)(dio->iter.pos - dio->iocb->ki_pos),
+	};
+}
+
+/* False: the deadline has passed. */
+static bool dio_wait(struct iomap__dio *dio, uint64_t deadline_ns)
+{
+	struct iomap__slow slow = dio_slow(dio);
+	bool in_time = true;
 	uint32_t nr;
 
-	/* acquire, both: what completions have left, and what the devices have read */
-	if (iomap__fetch_sub(&dio->in_flight, 1) == 1)
-		return;
-	while ((nr = iomap__load_acquire(&dio->in_flight)))
-		iomap__io_wait(dio->blk, &dio->in_flight, nr);
+	iomap__slow_wait(&slow);
+	/* acquire: what completions have left, and what the devices have read */
+	while ((nr = iomap__load_acquire(&dio->in_flight)) && in_time)
+		in_time = iomap__io_wait_until(dio->blk, &dio->in_flight, nr, deadline_ns);
+	iomap__slow_wait_end(&slow);
+	return !nr;
+}
+
+void iomap__dio_wait(struct iomap__dio *dio)
+{
+	/* acquire: as above */
+	if (iomap__fetch_sub(&dio->in_flight, 1) != 1)
+		(void)dio_wait(dio, 0);
 }
 
 int64_t iomap__dio_size(const struct iomap__dio *dio)
@@ -94,8 +124,10 @@ ssize_t iomap__dio_complete(struct iomap__dio *dio, int64_t end, int err)
 {
 	struct iomap_kiocb *iocb = dio->iocb;
 	struct iomap_inode *inode = dio->iter.inode;
-	int64_t start = iocb->ki_pos, size = iomap__dio_size(dio);
+	int64_t start = iocb->ki_pos, size = dio->timed_out ? 0 : iomap__dio_size(dio);
 
+	if (dio->timed_out)
+		err = -ETIMEDOUT;
 	if (dio->error) {
 		iomap__log_io_error(inode, dio->write ? "direct write" : "direct read", start,
 				    (uint64_t)(end - start), dio->error_bdev, dio->error_addr,
@@ -126,6 +158,7 @@ static void dio_async_complete(struct iomap__dio_async *async)
 {
 	struct iomap_inode *inode = async->dio.iter.inode;
 
+	iomap__slow_end(async->dio.blk, &async->slow);
 	async->ret = iomap__dio_complete(&async->dio, async->end, async->err);
 	iomap_inode_dio_end(inode);
 }
@@ -138,6 +171,13 @@ static void dio_async_report(struct iomap_work *work)
 	struct iomap_engine *engine = async->dio.iter.inode->i_engine;
 	ssize_t ret = async->ret;
 
+	if (async->dio.timed_out) {
+		struct iomap_kiocb copy = async->iocb;
+
+		iomap__pool_put(&engine->fs->dios, async);
+		iomap__kiocb_cancel(&copy);
+		return;
+	}
 	if (async->dio.write)
 		ret = iomap_write_sync(iocb, ret);
 	iomap__pool_put(&engine->fs->dios, async);
@@ -151,12 +191,35 @@ static void dio_async_end(struct iomap_work *work)
 	dio_async_report(work);
 }
 
+/* What is held until somebody else has ended it, but for the watch, which is there. */
+static void dio_hold(struct iomap__dio_async *async)
+{
+	struct iomap__dio *dio = &async->dio;
+
+	iomap_init_work(&async->work, dio_async_end);
+	async->slow = dio_slow(dio);
+	iomap__slow_begin(dio->blk, &async->slow);
+	iomap_inode_dio_begin(dio->iter.inode);
+	iomap__kiocb_begin(dio->iocb);
+}
+
+/* Its submitter ends it after all; with the watch. */
+static void dio_unhold(struct iomap__dio_async *async)
+{
+	struct iomap_inode *inode = async->dio.iter.inode;
+	struct iomap_engine *engine = inode->i_engine;
+
+	iomap__slow_end(async->dio.blk, &async->slow);
+	iomap__kiocb_cancel(async->dio.iocb);
+	iomap_inode_dio_end(inode);
+	iomap__workers_unwatch(engine);
+	iomap__workers_settle(engine);
+}
+
 bool iomap__dio_queue(struct iomap__dio_async *async)
 {
 	struct iomap__dio *dio = &async->dio;
-	struct iomap_inode *inode = dio->iter.inode;
-	struct iomap_engine *engine = inode->i_engine;
-	struct iomap_kiocb *iocb = dio->iocb;
+	struct iomap_engine *engine = dio->iter.inode->i_engine;
 	const uint32_t *call;
 	bool queued;
 
@@ -164,20 +227,66 @@ bool iomap__dio_queue(struct iomap__dio_async *async)
 		iomap__dio_take_back(dio);
 		return false;
 	}
-	iomap_init_work(&async->work, dio_async_end);
-	iomap_inode_dio_begin(inode);
-	iomap__kiocb_begin(iocb);
+	dio_hold(async);
 	/* release: pairs with the acquire of whoever takes the last one away */
 	queued = iomap__fetch_sub(&dio->in_flight, 1) != (IOMAP__DIO_QUEUED | 1);
 	if (!queued) {
 		iomap__store(&dio->in_flight, 1);
-		iomap__kiocb_cancel(iocb);
-		iomap_inode_dio_end(inode);
-		iomap__workers_unwatch(engine);
-		iomap__workers_settle(engine);
+		dio_unhold(async);
 	}
 	iomap__workers_call(call);
 	return queued;
+}
+
+/* Leave it to whoever ends it.  False: all bios have ended, or nobody could be had for it. */
+static bool dio_abandon(struct iomap__dio_async *async, int64_t end)
+{
+	struct iomap__dio *dio = &async->dio;
+	const struct iomap_dio_ops *dops = dio->dops;
+	struct iomap_kiocb *iocb = dio->iocb;
+	uint32_t nr = iomap__load_acquire(&dio->in_flight);
+	const uint32_t *call;
+
+	if (iomap__workers_watch(dio->iter.inode->i_engine, &call))
+		return false;
+	async->iocb = *iocb;
+	dio->iocb = &async->iocb;
+	if (dops) {
+		async->dops = *dops;
+		dio->dops = &async->dops;
+	}
+	dio->timed_out = true;
+	async->end = end;
+	async->err = -ETIMEDOUT;
+	dio_hold(async);
+	/* release: pairs with the acquire of whoever takes the last one away */
+	while (nr && !__atomic_compare_exchange_n(&dio->in_flight, &nr, nr | IOMAP__DIO_QUEUED,
+						  false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+		;
+	if (!nr) {
+		dio_unhold(async);
+		dio->iocb = iocb;
+		dio->dops = dops;
+		dio->timed_out = false;
+	}
+	iomap__workers_call(call);
+	return nr;
+}
+
+bool iomap__dio_wait_until(struct iomap__dio_async *async, int64_t end, uint64_t deadline_ns)
+{
+	struct iomap__dio *dio = &async->dio;
+
+	/* acquire: as in dio_wait() */
+	if (iomap__fetch_sub(&dio->in_flight, 1) == 1)
+		return true;
+	while (!dio_wait(dio, deadline_ns)) {
+		if (dio_abandon(async, end))
+			return false;
+		/* without a thread to be had: as late as it has to be */
+		deadline_ns += DIO_RETRY_NS;
+	}
+	return true;
 }
 
 void iomap__dio_take_back(struct iomap__dio *dio)

@@ -18,6 +18,7 @@
  * race other calls.
  * Left out: limits that change at run time.
  */
+#include <limits.h>
 #include <unistd.h>
 
 #include "block/block.h"
@@ -36,6 +37,7 @@
 #define ENGINE_QUEUE_DEPTH_MAX 4096U
 #define ENGINE_IO_THREADS_MAX 1024U
 #define ENGINE_WORKERS_MAX 64U
+#define ENGINE_LOOK_NS 1000000U
 #define ENGINE_FLAGS IOMAP_ENGINE_NO_THREADS
 
 static uint32_t engine_lock; /* iomap__word_lock(), IOMAP__RANK_ENGINE */
@@ -105,6 +107,7 @@ static void engine_fill_opts(struct iomap_engine_opts *opts)
 	opts->readahead_bytes = engine_default(opts->readahead_bytes, 128U << 10);
 	opts->log_per_second = engine_default(opts->log_per_second, 20);
 	opts->nr_workers = engine_default(opts->nr_workers, 2);
+	opts->slow_io_ms = engine_default(opts->slow_io_ms, 10000);
 }
 
 /* The cache has to have room for what its callers and its largest folio need. */
@@ -305,6 +308,45 @@ int iomap_engine_destroy(struct iomap_engine *engine)
 	iomap__env_init(&env, &engine->opts);
 	iomap__free(&env, engine, sizeof(*engine));
 	return 0;
+}
+
+/* ---- shutting down ---- */
+
+/*
+ * Nothing is in flight.  In this order, which is that of an I/O's life: what has left one has
+ * come to the next, so that nothing is missed that moves on while we look; and the first once
+ * more, for what a work function has submitted.
+ */
+static bool engine_is_quiet(struct iomap_engine *engine)
+{
+	return iomap__bdevs_idle(engine) && iomap__slow_none(engine->blk) &&
+	       iomap__workers_idle(engine) && iomap__bdevs_idle(engine);
+}
+
+int iomap_engine_shutdown(struct iomap_engine *engine, uint64_t deadline_ns)
+{
+	uint32_t event;
+	bool quiet;
+
+	if (!engine)
+		return -EINVAL;
+	iomap__store_release(&engine->closed, 1);
+	/* it would wait for itself */
+	if (iomap__workers_inside(engine) || iomap__thread_self()->completing)
+		return -EBUSY;
+	iomap__work_wait_begin(engine);
+	for (;;) {
+		event = iomap__work_event(engine);
+		(void)iomap_engine_poll(engine, UINT_MAX,
+					engine->opts.flags & IOMAP_ENGINE_NO_THREADS);
+		quiet = engine_is_quiet(engine);
+		if (quiet || iomap__now_ns(&engine->env) >= deadline_ns)
+			break;
+		/* that a device has become idle moves no word: look now and then */
+		iomap__work_wait_for(engine, event, ENGINE_LOOK_NS);
+	}
+	iomap__work_wait_end(engine);
+	return quiet ? 0 : -ETIMEDOUT;
 }
 
 const char *iomap_engine_backend(const struct iomap_engine *engine)

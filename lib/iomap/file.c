@@ -58,6 +58,8 @@ int iomap_file_open(struct iomap_inode *inode, unsigned flags, struct iomap_file
 	iomap__inode_check(inode);
 	if (!inode->i_engine || flags & ~FILE_FLAGS)
 		return -EINVAL;
+	if (iomap__engine_closed(inode->i_engine))
+		return -ESHUTDOWN;
 	file = file_alloc(inode, flags);
 	if (!file)
 		return -ENOMEM;

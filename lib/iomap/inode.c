@@ -90,6 +90,8 @@ int iomap_inode_init(struct iomap_engine *engine, struct iomap_inode *inode,
 	err = inode_check_args(engine, &args, blkbits);
 	if (err)
 		return err;
+	if (iomap__engine_closed(engine))
+		return -ESHUTDOWN;
 
 	memset(inode, 0, sizeof(*inode));
 	inode->i_engine = engine;
@@ -140,7 +142,7 @@ static bool inode_is_busy(struct iomap_inode *inode, unsigned flags)
 {
 	if (inode_is_dirty(inode) && !(flags & IOMAP_DESTROY_DISCARD))
 		return true;
-	iomap__filemap_wait_range(&inode->i_data, 0, INT64_MAX);
+	(void)iomap__filemap_wait_range(&inode->i_data, 0, INT64_MAX);
 	return iomap__filemap_referenced(&inode->i_data);
 }
 

@@ -35,7 +35,7 @@ struct ioend_box {
 	iomap_bio_end_io_fn *end_io;	 /* of the first, in flight: what io_bio had */
 	const struct iomap_folio *folio; /* of the first, building: the last run's */
 	uint64_t anon;			 /* of the first: the address comes at submission */
-	uint64_t reserved;
+	struct iomap__slow slow;	 /* of the first, in flight */
 	struct iomap_ioend ioend;
 };
 
@@ -122,6 +122,7 @@ static void ioend_part_end_io(struct iomap_bio *bio)
 	/* the last one sees what the others have done */
 	if (iomap__fetch_sub(&ioend->io_remaining, 1) > 1)
 		return;
+	iomap__slow_end(ioend->io_inode->i_engine->blk, &ioend_box(ioend)->slow);
 	ioend->io_bio.bi_status = ioend->io_error;
 	ioend->io_bio.bi_end_io = ioend_box(ioend)->end_io;
 	ioend->io_bio.bi_end_io(&ioend->io_bio);
@@ -172,6 +173,13 @@ static void ioend_submit(struct iomap_ioend *ioend)
 	iomap__sync_note_device(ioend->io_inode, ioend->io_bio.bi_bdev);
 	ioend_count(ioend);
 	ioend_prepare(ioend);
+	box->slow = (struct iomap__slow){
+		.what = "writeback",
+		.ino = ioend->io_inode->i_ino,
+		.pos = ioend->io_offset,
+		.len = ioend->io_size,
+	};
+	iomap__slow_begin(ioend->io_inode->i_engine->blk, &box->slow);
 	iomap_start_plug(&plug);
 	for (; box; box = next) {
 		/* with the last bio the ioend may be gone */

@@ -236,6 +236,8 @@ int iomap_iter(struct iomap_iter *iter, const struct iomap_ops *ops)
 	} else if (!ops || !ops->iomap_begin || iter->flags & ~ITER_OP_FLAGS || iter->pos < 0 ||
 		   iter->len > ITER_POS_LIMIT - (uint64_t)iter->pos) {
 		return -EINVAL;
+	} else if (iter->inode && iomap__engine_closed(iter->inode->i_engine)) {
+		return -ESHUTDOWN;
 	}
 	if (!iter->len)
 		return 0;

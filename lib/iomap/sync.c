@@ -46,15 +46,19 @@ int iomap__sync_write_wait(struct iomap_inode *inode, int64_t start, int64_t end
 		/* acquire: pairs with iomap_writeback_resume() */
 		uint32_t seq = iomap__load_acquire(&inode->i_resume_seq);
 		uint32_t deferred = 0;
-		int err;
+		int err, waited;
 
 		err = iomap__filemap_write_range(mapping, start, end, IOMAP_WB_SYNC_ALL, &deferred);
 		/* what was sent before an error is waited for all the same */
-		iomap__filemap_wait_range(mapping, start, end);
+		waited = iomap__filemap_wait_range(mapping, start, end);
+		if (!err)
+			err = waited;
 		if (err || !deferred)
 			return err;
 		if (engine->opts.flags & IOMAP_ENGINE_NO_THREADS)
 			return -EAGAIN;
+		if (iomap__engine_closed(engine))
+			return -ESHUTDOWN;
 		iomap__io_wait_timeout(engine->blk, &inode->i_resume_seq, seq, interval_ns);
 	}
 }
@@ -111,15 +115,12 @@ static int sync_data_error(int returned, int recorded)
 	return recorded ? recorded : returned;
 }
 
-int iomap_fsync(struct iomap_file *file, int64_t start, int64_t end, int datasync)
+/* The thread's waits end at its deadline_ns, see iomap__filemap_wait_range(). */
+static int sync_file(struct iomap_file *file, int64_t start, int64_t end, int datasync)
 {
 	struct iomap_inode *inode = file->inode;
 	int err, told;
 
-	iomap__file_check(file);
-	if (start < 0 || end < start)
-		return -EINVAL;
-	iomap__cache_count2(inode->i_engine, IOMAP__STAT_FSYNCS, 1);
 	err = iomap__sync_write_wait(inode, start, end == INT64_MAX ? end : end + 1);
 	/* what was recorded is what is told, once, and not as writepages happened to call it */
 	told = iomap_file_check_and_advance_wb_err(file);
@@ -130,7 +131,28 @@ int iomap_fsync(struct iomap_file *file, int64_t start, int64_t end, int datasyn
 	err = sync_commit(inode, datasync);
 	if (err)
 		return err;
-	return iomap__bdevs_flush(inode->i_engine, sync_bdevs(inode));
+	return iomap__bdevs_flush(inode->i_engine, sync_bdevs(inode),
+				  iomap__thread_self()->deadline_ns);
+}
+
+int iomap_fsync(struct iomap_file *file, int64_t start, int64_t end, int datasync)
+{
+	struct iomap__thread *self = iomap__thread_self();
+	struct iomap_engine *engine;
+	uint64_t outer = self->deadline_ns;
+	int err;
+
+	iomap__file_check(file);
+	if (start < 0 || end < start)
+		return -EINVAL;
+	engine = file->inode->i_engine;
+	if (iomap__engine_closed(engine))
+		return -ESHUTDOWN;
+	iomap__cache_count2(engine, IOMAP__STAT_FSYNCS, 1);
+	self->deadline_ns = iomap__deadline(engine, 0);
+	err = sync_file(file, start, end, datasync);
+	self->deadline_ns = outer;
+	return err;
 }
 
 /* As fsync of a kernel file: the inode's own operation wins. */
@@ -169,8 +191,10 @@ int iomap_sync_range(struct iomap_file *file, int64_t start, int64_t end, unsign
 	iomap__file_check(file);
 	if (start < 0 || end < start || flags & ~SYNC_RANGE_FLAGS)
 		return -EINVAL;
+	if (iomap__engine_closed(file->inode->i_engine))
+		return -ESHUTDOWN;
 	if (flags & IOMAP_SYNC_WAIT_BEFORE)
-		iomap__filemap_wait_range(mapping, start, end);
+		(void)iomap__filemap_wait_range(mapping, start, end);
 	if (flags & IOMAP_SYNC_WRITE) {
 		/* Only all three together ask that nothing be left out. */
 		enum iomap_writeback_sync_modes mode =
@@ -179,7 +203,7 @@ int iomap_sync_range(struct iomap_file *file, int64_t start, int64_t end, unsign
 		err = iomap__filemap_write_range(mapping, start, end, mode, NULL);
 	}
 	if (flags & IOMAP_SYNC_WAIT_AFTER)
-		iomap__filemap_wait_range(mapping, start, end);
+		(void)iomap__filemap_wait_range(mapping, start, end);
 	if (flags & (IOMAP_SYNC_WAIT_BEFORE | IOMAP_SYNC_WAIT_AFTER)) {
 		iomap__mutex_lock(&file->lock);
 		recorded = iomap__errseq_check(&mapping->wb_err, file->wb_err);
@@ -210,6 +234,8 @@ int iomap_sync_engine(struct iomap_engine *engine)
 	struct iomap_inode *inode;
 	int data_err = 0, err = 0;
 
+	if (iomap__engine_closed(engine))
+		return -ESHUTDOWN;
 	/* Get all devices busy first.  What this leaves out the second round writes. */
 	while ((inode = iomap__inode_walk_next(&first)))
 		(void)iomap__filemap_write_range(&inode->i_data, 0, INT64_MAX, IOMAP_WB_SYNC_NONE,
@@ -220,6 +246,6 @@ int iomap_sync_engine(struct iomap_engine *engine)
 	}
 	data_err = sync_data_error(data_err, sync_engine_error(engine));
 	/* all devices: an inode that has been destroyed since has left its data in one of them */
-	sync_first(&err, iomap__bdevs_flush(engine, UINT64_MAX));
+	sync_first(&err, iomap__bdevs_flush(engine, UINT64_MAX, 0));
 	return data_err ? data_err : err;
 }

@@ -103,6 +103,8 @@ int iomap_truncate(struct iomap_file *file, int64_t size)
 		return -EINVAL;
 	if (size > inode->i_maxbytes)
 		return -EFBIG;
+	if (iomap__engine_closed(inode->i_engine))
+		return -ESHUTDOWN;
 	iomap_inode_lock(inode);
 	/* asynchronous ones hold no lock: their blocks must not be given away */
 	iomap_inode_dio_wait(inode);

@@ -379,6 +379,11 @@ void iomap__work_wait(struct iomap_engine *engine, uint32_t event)
 	iomap__io_wait(engine->blk, &engine->workers->event, event);
 }
 
+void iomap__work_wait_for(struct iomap_engine *engine, uint32_t event, uint64_t timeout_ns)
+{
+	(void)iomap__io_wait_timeout(engine->blk, &engine->workers->event, event, timeout_ns);
+}
+
 void iomap__work_wait_end(struct iomap_engine *engine)
 {
 	atomic_fetch_sub(&engine->workers->waiters, 1);
@@ -568,6 +573,26 @@ int64_t iomap_engine_poll_timeout(struct iomap_engine *engine)
 	return waits && !workers->max ? 0 : iomap__flusher_poll_timeout(engine);
 }
 
+bool iomap__workers_inside(struct iomap_engine *engine)
+{
+	struct iomap__work_frame *frame = iomap__thread_self()->work;
+
+	while (frame && frame->workers != engine->workers)
+		frame = frame->outer;
+	return frame;
+}
+
+bool iomap__workers_idle(struct iomap_engine *engine)
+{
+	struct iomap__workers *workers = engine->workers;
+	bool idle;
+
+	iomap__mutex_lock(&workers->lock);
+	idle = iomap__list_empty(&workers->queue) && iomap__list_empty(&workers->running);
+	iomap__mutex_unlock(&workers->lock);
+	return idle;
+}
+
 /* ---- life ---- */
 
 int iomap__workers_create(struct iomap_engine *engine)
@@ -598,14 +623,12 @@ int iomap__workers_create(struct iomap_engine *engine)
 bool iomap__workers_finish(struct iomap_engine *engine)
 {
 	struct iomap__workers *workers = engine->workers;
-	struct iomap__thread *self = iomap__thread_self();
 	struct work_calls calls = { .event = false };
 	struct iomap_work *work;
 	uint32_t i;
 
-	for (struct iomap__work_frame *frame = self->work; frame; frame = frame->outer)
-		if (frame->workers == workers)
-			return false;
+	if (iomap__workers_inside(engine))
+		return false;
 	iomap__mutex_lock(&workers->lock);
 	workers->stop = true;
 	if (workers->watcher)

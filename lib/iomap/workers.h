@@ -30,6 +30,10 @@ void iomap__workers_destroy(struct iomap_engine *engine);
  */
 bool iomap__workers_finish(struct iomap_engine *engine);
 
+/* The caller is a work function of the engine.  Nothing is queued or running. */
+bool iomap__workers_inside(struct iomap_engine *engine);
+bool iomap__workers_idle(struct iomap_engine *engine);
+
 /*
  * An I/O has been submitted whose submitter does not wait: until the unwatch, some worker sees
  * to its completion.  0, or -errno when there is no worker and none could be started; without
@@ -55,6 +59,7 @@ struct iomap_work *iomap__work_take(struct iomap_engine *engine, iomap__work_mat
 void iomap__work_wait_begin(struct iomap_engine *engine);
 uint32_t iomap__work_event(struct iomap_engine *engine);
 void iomap__work_wait(struct iomap_engine *engine, uint32_t event);
+void iomap__work_wait_for(struct iomap_engine *engine, uint32_t event, uint64_t timeout_ns);
 void iomap__work_wait_end(struct iomap_engine *engine);
 /* Any context. */
 void iomap__work_notify(struct iomap_engine *engine);

@@ -214,8 +214,10 @@ static bool wb_lock(struct iomap_writepage_ctx *wpc, struct iomap_folio *folio, 
 	if (wpc->wbc->sync_mode == IOMAP_WB_SYNC_NONE)
 		return false;
 	wb_first_error(error, wb_submit(wpc));
-	iomap_folio_lock(folio);
-	return true;
+	if (iomap__folio_lock_until(folio, iomap__thread_self()->deadline_ns))
+		return true;
+	wb_first_error(error, -ETIMEDOUT);
+	return false;
 }
 
 /* With the folio locked: whether it is still there, dirty, and may be written now. */
@@ -228,8 +230,10 @@ static bool wb_wanted(struct iomap_writepage_ctx *wpc, struct iomap_folio *folio
 	if (wpc->wbc->sync_mode == IOMAP_WB_SYNC_NONE)
 		return false;
 	wb_first_error(error, wb_submit(wpc));
-	iomap_folio_wait_writeback(folio);
-	return true;
+	if (iomap__folio_wait_writeback_until(folio, iomap__thread_self()->deadline_ns))
+		return true;
+	wb_first_error(error, -ETIMEDOUT);
+	return false;
 }
 
 static void wb_folio(struct iomap_writepage_ctx *wpc, struct iomap_folio *folio, int *error)

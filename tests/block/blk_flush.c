@@ -164,10 +164,10 @@ Test(blk_flush, several_devices_by_their_numbers)
 		cr_assert_eq(iomap__bdev_engine(bdev[i]), &bt.engine);
 	}
 	c[5].flush_error = -ENOSPC;
-	cr_assert_eq(iomap__bdevs_flush(&bt.engine, UINT64_C(1) << 2 | UINT64_C(1) << 5), -ENOSPC);
+	cr_assert_eq(iomap__bdevs_flush(&bt.engine, UINT64_C(1) << 2 | UINT64_C(1) << 5, 0), -ENOSPC);
 	for (int i = 0; i < DEVICES; i++)
 		cr_assert_eq(c[i].flushes, i == 2 || i == 5 ? 1U : 0U, "device %d", i);
-	cr_assert_eq(iomap__bdevs_flush(&bt.engine, UINT64_C(1) << 63), 0);
+	cr_assert_eq(iomap__bdevs_flush(&bt.engine, UINT64_C(1) << 63, 0), 0);
 	for (int i = 63; i < DEVICES; i++)
 		cr_assert_eq(c[i].flushes, 1U, "device %d", i);
 
