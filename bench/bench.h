@@ -137,7 +137,15 @@ void bench_json_end(FILE *to);
 
 /* ---- tools for scenarios (tools.c) ---- */
 
-int __attribute__((format(printf, 2, 3))) bench_skip(struct bench_ctx *ctx, const char *format, ...);
+/* A function that stays one, under its own name. */
+#ifdef __clang__
+#define BENCH_NOINLINE __attribute__((noinline))
+#else
+#define BENCH_NOINLINE __attribute__((noinline, noclone))
+#endif
+
+int __attribute__((format(printf, 2, 3))) bench_skip(struct bench_ctx *ctx, const char *format,
+						    ...);
 int __attribute__((format(printf, 1, 2))) bench_error(const char *format, ...);
 #define BENCH_SKIPPED 1
 

@@ -44,8 +44,8 @@ static const struct {
 /* ---- below valgrind ---- */
 
 /* By this name valgrind knows when to count. */
-bool __attribute__((noinline, noclone)) count_loop(struct cached *c, const struct hit_param *p,
-						   char *buffer, unsigned ops)
+bool BENCH_NOINLINE count_loop(struct cached *c, const struct hit_param *p, char *buffer,
+			       unsigned ops)
 {
 	uint64_t seed = 1, at;
 	bool ok = true;

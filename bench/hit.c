@@ -33,7 +33,7 @@ struct hit_side {
 	int fd;
 };
 
-void __attribute__((noinline, noclone)) hit_copy(void *to, const void *from, size_t bytes)
+void BENCH_NOINLINE hit_copy(void *to, const void *from, size_t bytes)
 {
 	memcpy(to, from, bytes);
 }
