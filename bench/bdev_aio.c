@@ -54,7 +54,7 @@ int bdev_aio_setup(struct bench_ctx *ctx, const struct bench_side *side, void **
 	a->list = calloc(depth, sizeof(struct iocb *));
 	a->events = calloc(depth, sizeof(*a->events));
 	/* arg: any pointer means waiting for several */
-	a->wait_nr = side->arg && depth / 4 > 1 ? depth / 4 : 1;
+	a->wait_nr = side->arg && depth > BATCH_MAX ? depth / BATCH_MAX : 1;
 	if (a->wait_nr > BATCH_MAX)
 		a->wait_nr = BATCH_MAX;
 	*state = a;

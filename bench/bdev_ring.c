@@ -66,7 +66,7 @@ int bdev_ring_setup(struct bench_ctx *ctx, const struct bench_side *side, void *
 	r->up = true;
 	if (kind->registered)
 		ring_register(r);
-	r->wait_nr = kind->batch && depth / 4 > 1 ? depth / 4 : 1;
+	r->wait_nr = kind->batch && depth > BATCH_MAX ? depth / BATCH_MAX : 1;
 	if (r->wait_nr > BATCH_MAX)
 		r->wait_nr = BATCH_MAX;
 	*state = r;
