@@ -12,7 +12,6 @@
 #include "teststore.h"
 
 #define KIB 1024
-#define POISON 0xa5
 
 /* A store whose inode has a direct opener, and whose end_io converts what was unwritten. */
 struct ds {
@@ -36,26 +35,6 @@ static struct ds *ds_of(struct iomap_inode *inode)
 	return (struct ds *)(void *)ts_of(inode);
 }
 
-static int allow_direct(struct ts *ts, struct iomap_file *file)
-{
-	(void)ts;
-	iomap_file_set_mode(file, IOMAP_FMODE_CAN_ODIRECT);
-	return 0;
-}
-
-static void convert(struct ts *ts, int64_t pos, int64_t end)
-{
-	int64_t block = (int64_t)1 << ts->args.blkbits;
-
-	for (pos &= ~(block - 1); pos < end; pos += block) {
-		struct ts_extent e = ts_lookup(ts, pos);
-
-		if (e.type == IOMAP_UNWRITTEN)
-			ts_map(ts, pos, (uint64_t)block, IOMAP_MAPPED, e.flags,
-			       e.addr + (uint64_t)(pos - e.offset));
-	}
-}
-
 static int end_io(struct iomap_kiocb *iocb, ssize_t size, int error, unsigned flags)
 {
 	struct ds *ds = ds_of(iomap_file_inode(iocb->ki_filp));
@@ -70,7 +49,7 @@ static int end_io(struct iomap_kiocb *iocb, ssize_t size, int error, unsigned fl
 	if (ds->hook)
 		ds->hook(ds);
 	if (!error)
-		convert(&ds->ts, ds->pos, ds->pos + size);
+		ts_convert(&ds->ts, ds->pos, ds->pos + size);
 	return ds->ret;
 }
 
@@ -80,7 +59,7 @@ static struct ds *ds_open(const struct ts_config *cfg)
 
 	t_must(ds != NULL);
 	ts_prepare(&ds->ts, cfg);
-	ds->ts.hook.open = allow_direct;
+	ds->ts.hook.open = ts_allow_direct;
 	ds->dops.end_io = end_io;
 	ds->ts.i_op.dio_ops = &ds->dops;
 	ts_begin(&ds->ts);
@@ -101,23 +80,6 @@ static void *memory(size_t len)
 	t_must(posix_memalign(&mem, 4096, len ? len : 1) == 0);
 	memset(mem, 0x5a, len);
 	return mem;
-}
-
-static void poison(struct ts *ts)
-{
-	t_lock(&ts->dev->gate);
-	memset(ts->dev->mem, POISON, ts->dev->bytes);
-	t_unlock(&ts->dev->gate);
-}
-
-static bool dev_all(struct ts *ts, uint64_t addr, size_t len, int value)
-{
-	bool yes;
-
-	t_lock(&ts->dev->gate);
-	yes = t_all(ts->dev->mem + addr, len, value);
-	t_unlock(&ts->dev->gate);
-	return yes;
 }
 
 /* iomap_dio_rw() under i_rwsem. */
@@ -187,7 +149,7 @@ static struct ds *mapped(int64_t size, uint32_t blkbits)
 {
 	struct ds *ds = ds_open(&(struct ts_config){ .i_size = size, .blkbits = blkbits });
 
-	poison(&ds->ts);
+	ts_poison(&ds->ts);
 	ts_map(&ds->ts, 0, (uint64_t)size, IOMAP_MAPPED, 0, 64 * KIB);
 	ts_dev_fill(&ds->ts, 64 * KIB, (size_t)size, 0, 1);
 	return ds;
@@ -367,7 +329,7 @@ Test(direct, di02_the_rest_of_a_read_is_left_to_the_cache)
 	struct ds *ds = mapped(64 * KIB, 12);
 	char *buf = memory(32 * KIB);
 
-	poison(&ds->ts);
+	ts_poison(&ds->ts);
 	ts_dev_fill(&ds->ts, 64 * KIB, 64 * KIB, 0, 1);
 	ts_map(&ds->ts, 8 * KIB, 4 * KIB, IOMAP_DELALLOC, 0, IOMAP_NULL_ADDR);
 	cr_assert_eq(dio_read(ds, buf, 32 * KIB, 0), 8 * KIB);
@@ -419,7 +381,7 @@ Test(direct, di02_dr01_a_read_beside_a_write_that_is_left_to_the_cache)
 	struct ds *ds = ds_open(&(struct ts_config){ .i_size = 8 * KIB, .alloc = TS_DELALLOC });
 	char *buf = memory(4 * KIB);
 
-	poison(&ds->ts);
+	ts_poison(&ds->ts);
 	ts_map(&ds->ts, 0, 4 * KIB, IOMAP_MAPPED, 0, 64 * KIB);
 	ts_dev_fill(&ds->ts, 64 * KIB, 4 * KIB, 0, 1);
 	ds->ts.hook.end = read_meanwhile;
@@ -503,7 +465,7 @@ Test(direct, di02_a_part_of_a_shared_block_goes_through_the_cache)
 	cr_assert_eq(dio_write(ds, 9 * KIB, 0, 2), 8 * KIB);
 	cr_assert_eq(ds->flags, IOMAP_DIO_COW);
 	cr_assert(ts_dev_has(&ds->ts, 256 * KIB, 8 * KIB, 0, 2));
-	cr_assert(dev_all(&ds->ts, 264 * KIB, 4 * KIB, POISON));
+	cr_assert(ts_dev_all(&ds->ts, 264 * KIB, 4 * KIB, TS_POISON));
 	ds_close(ds);
 }
 
@@ -698,7 +660,7 @@ Test(direct, di06_holes_and_unwritten_space_read_as_zeros)
 	struct ds *ds = ds_open(&(struct ts_config){ .i_size = 64 * KIB });
 	char *buf = memory(64 * KIB);
 
-	poison(&ds->ts);
+	ts_poison(&ds->ts);
 	ts_map(&ds->ts, 8 * KIB, 8 * KIB, IOMAP_MAPPED, 0, 64 * KIB);
 	ts_dev_fill(&ds->ts, 64 * KIB, 8 * KIB, 8 * KIB, 1);
 	ts_map(&ds->ts, 16 * KIB, 16 * KIB, IOMAP_UNWRITTEN, 0, 128 * KIB);
@@ -727,7 +689,7 @@ Test(direct, di06_inline_data_is_copied_both_ways)
 	cr_assert(ts_reads(&ds->ts, 512, 1024, 2));
 	cr_assert(ts_reads(&ds->ts, 0, 512, 1));
 	/* beyond the end there may be anything */
-	memset(data + 2000, POISON, sizeof(data) - 2000);
+	memset(data + 2000, TS_POISON, sizeof(data) - 2000);
 	t_fill(buf, 512, 3072, 2);
 	cr_assert_eq(iomap_write(ds->file, buf, 512, 3072), 512);
 	cr_assert_eq(iomap_i_size_read(&ds->ts.inode), 3584);
@@ -735,7 +697,7 @@ Test(direct, di06_inline_data_is_copied_both_ways)
 	cr_assert(ts_reads_all(&ds->ts, 2000, 1072, 0));
 	cr_assert(ts_reads(&ds->ts, 3072, 512, 2));
 	/* without the file's own zeros before the write */
-	memset(data + 3584, POISON, sizeof(data) - 3584);
+	memset(data + 3584, TS_POISON, sizeof(data) - 3584);
 	iomap_i_size_write(&ds->ts.inode, 3000);
 	cr_assert_eq(dio_write(ds, 512, 3584, 3), 512);
 	cr_assert(t_all(data + 3000, 584, 0));
@@ -1099,14 +1061,14 @@ Test(direct, dw02_the_rest_of_new_and_unwritten_blocks_is_zeroed_on_the_device)
 			.i_size = 64 * KIB, .alloc = unwritten ? TS_UNWRITTEN : TS_NEW });
 		uint64_t addr;
 
-		poison(&ds->ts);
+		ts_poison(&ds->ts);
 		cr_assert_eq(dio_write(ds, 6 * KIB, 9 * KIB, 2), 6 * KIB);
 		addr = ts_lookup(&ds->ts, 8 * KIB).addr;
-		cr_assert(dev_all(&ds->ts, addr, 1 * KIB, 0));
+		cr_assert(ts_dev_all(&ds->ts, addr, 1 * KIB, 0));
 		cr_assert(ts_dev_has(&ds->ts, addr + 1 * KIB, 6 * KIB, 9 * KIB, 2));
-		cr_assert(dev_all(&ds->ts, addr + 7 * KIB, 1 * KIB, 0));
-		cr_assert(dev_all(&ds->ts, addr + 8 * KIB, 4 * KIB, POISON));
-		cr_assert(dev_all(&ds->ts, addr - 4 * KIB, 4 * KIB, POISON));
+		cr_assert(ts_dev_all(&ds->ts, addr + 7 * KIB, 1 * KIB, 0));
+		cr_assert(ts_dev_all(&ds->ts, addr + 8 * KIB, 4 * KIB, TS_POISON));
+		cr_assert(ts_dev_all(&ds->ts, addr - 4 * KIB, 4 * KIB, TS_POISON));
 		cr_assert(ts_reads_all(&ds->ts, 8 * KIB, 1 * KIB, 0));
 		cr_assert(ts_reads_all(&ds->ts, 15 * KIB, 2 * KIB, 0));
 		cr_assert(direct_reads(ds, 9 * KIB, 6 * KIB, 2));
@@ -1118,14 +1080,14 @@ Test(direct, dw02_mappings_that_end_inside_a_block_do_not_zero_each_other)
 {
 	struct ds *ds = ds_open(&(struct ts_config){ .i_size = 64 * KIB, .alloc = TS_UNWRITTEN });
 
-	poison(&ds->ts);
+	ts_poison(&ds->ts);
 	ts_map(&ds->ts, 0, 64 * KIB, IOMAP_UNWRITTEN, 0, 64 * KIB);
 	ds->ts.map_max_bytes = 1 * KIB;
 	cr_assert_eq(dio_write(ds, 5 * KIB, 2 * KIB, 2), 5 * KIB);
 	ds->ts.map_max_bytes = 0;
-	cr_assert(dev_all(&ds->ts, 64 * KIB, 2 * KIB, 0));
+	cr_assert(ts_dev_all(&ds->ts, 64 * KIB, 2 * KIB, 0));
 	cr_assert(ts_dev_has(&ds->ts, 66 * KIB, 5 * KIB, 2 * KIB, 2));
-	cr_assert(dev_all(&ds->ts, 71 * KIB, 1 * KIB, 0));
+	cr_assert(ts_dev_all(&ds->ts, 71 * KIB, 1 * KIB, 0));
 	ds_close(ds);
 }
 
@@ -1133,7 +1095,7 @@ Test(direct, dw02_a_block_that_the_write_breaks_off_in_does_not_count)
 {
 	struct ds *ds = ds_open(&(struct ts_config){ .i_size = 64 * KIB, .alloc = TS_UNWRITTEN });
 
-	poison(&ds->ts);
+	ts_poison(&ds->ts);
 	ts_map(&ds->ts, 0, 64 * KIB, IOMAP_UNWRITTEN, 0, 64 * KIB);
 	ds->ts.map_max_bytes = 1 * KIB;
 	ts_fail(&ds->ts, TS_BEGIN, 7, -ENOLCK, 1);
@@ -1158,7 +1120,7 @@ Test(direct, dw02_written_blocks_keep_their_rest_unless_the_file_ends_there)
 	cr_assert_eq(dio_write(ds, 512, 512, 3), 512);
 	cr_assert(ts_dev_has(&ds->ts, 64 * KIB, 512, 0, 1));
 	cr_assert(ts_dev_has(&ds->ts, 64 * KIB + 512, 512, 512, 3));
-	cr_assert(dev_all(&ds->ts, 65 * KIB, 3 * KIB, 0));
+	cr_assert(ts_dev_all(&ds->ts, 65 * KIB, 3 * KIB, 0));
 	cr_assert(ts_dev_has(&ds->ts, 68 * KIB, 4 * KIB, 4 * KIB, 1));
 	ds_close(ds);
 }

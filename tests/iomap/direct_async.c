@@ -53,26 +53,6 @@ static struct as *as_of(struct iomap_inode *inode)
 	return (struct as *)(void *)ts_of(inode);
 }
 
-static int allow_direct(struct ts *ts, struct iomap_file *file)
-{
-	(void)ts;
-	iomap_file_set_mode(file, IOMAP_FMODE_CAN_ODIRECT);
-	return 0;
-}
-
-static void convert(struct ts *ts, int64_t pos, int64_t end)
-{
-	int64_t block = (int64_t)1 << ts->args.blkbits;
-
-	for (pos &= ~(block - 1); pos < end; pos += block) {
-		struct ts_extent e = ts_lookup(ts, pos);
-
-		if (e.type == IOMAP_UNWRITTEN)
-			ts_map(ts, pos, (uint64_t)block, IOMAP_MAPPED, e.flags,
-			       e.addr + (uint64_t)(pos - e.offset));
-	}
-}
-
 static int end_io(struct iomap_kiocb *iocb, ssize_t size, int error, unsigned flags)
 {
 	struct as *as = as_of(iomap_file_inode(iocb->ki_filp));
@@ -80,7 +60,7 @@ static int end_io(struct iomap_kiocb *iocb, ssize_t size, int error, unsigned fl
 
 	(void)flags;
 	if (!error)
-		convert(&as->ts, iocb->ki_pos, iocb->ki_pos + size);
+		ts_convert(&as->ts, iocb->ki_pos, iocb->ki_pos + size);
 	t_lock(&as->gate);
 	as->ended++;
 	as->pos = iocb->ki_pos;
@@ -102,7 +82,7 @@ static struct as *as_open(const struct ts_config *cfg)
 	t_must(as != NULL);
 	t_gate_init(&as->gate);
 	ts_prepare(&as->ts, cfg);
-	as->ts.hook.open = allow_direct;
+	as->ts.hook.open = ts_allow_direct;
 	as->dops.end_io = end_io;
 	as->ts.i_op.dio_ops = &as->dops;
 	ts_begin(&as->ts);

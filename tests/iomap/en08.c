@@ -43,13 +43,6 @@ struct hs {
 	bool no_threads_left;
 };
 
-static int allow_direct(struct ts *ts, struct iomap_file *file)
-{
-	(void)ts;
-	iomap_file_set_mode(file, IOMAP_FMODE_CAN_ODIRECT);
-	return 0;
-}
-
 static int end_io(struct iomap_kiocb *iocb, ssize_t size, int error, unsigned flags)
 {
 	struct hs *hs = (struct hs *)(void *)ts_of(iomap_file_inode(iocb->ki_filp));
@@ -91,7 +84,7 @@ static struct hs *hs_open(uint32_t flags, uint32_t deadline_ms)
 	opts.fail_nth = fail_threads;
 	opts.fail_ctx = hs;
 	ts_prepare(&hs->ts, &(struct ts_config){ .i_size = 64 * KIB, .opts = &opts });
-	hs->ts.hook.open = allow_direct;
+	hs->ts.hook.open = ts_allow_direct;
 	hs->dops.end_io = end_io;
 	hs->ts.i_op.dio_ops = &hs->dops;
 	ts_begin(&hs->ts);

@@ -15,7 +15,6 @@
 
 #define KIB 1024
 #define FILE_MAX (60 * KIB + 3) /* i_maxbytes */
-#define POISON 0xa5
 #define STEPS (T_SANITIZED ? 150U : 600U)
 
 struct fsx {
@@ -26,48 +25,6 @@ struct fsx {
 	unsigned char *model, *buf; /* model: zero beyond size */
 	char did[128];
 };
-
-/* ---- the store ---- */
-
-static int setsize(struct iomap_inode *inode, int64_t old_size, int64_t new_size)
-{
-	struct ts *ts = ts_of(inode);
-	int64_t block = (int64_t)1 << ts->args.blkbits, keep;
-	int err = iomap_truncate_page(inode, new_size < old_size ? new_size : old_size, NULL,
-				      &ts->ops, ts->i_op.write_ops, NULL);
-
-	if (err)
-		return err;
-	iomap_truncate_setsize(inode, new_size);
-	keep = (new_size + block - 1) & ~(block - 1);
-	if (new_size < old_size)
-		ts_punch(ts, keep, 1ULL << 40);
-	return 0;
-}
-
-static int end_io(struct iomap_kiocb *iocb, ssize_t size, int error, unsigned flags)
-{
-	struct ts *ts = ts_of(iomap_file_inode(iocb->ki_filp));
-	int64_t block = (int64_t)1 << ts->args.blkbits, pos = iocb->ki_pos & ~(block - 1);
-
-	if (error || !(flags & IOMAP_DIO_UNWRITTEN))
-		return 0;
-	for (; pos < iocb->ki_pos + size; pos += block) {
-		struct ts_extent e = ts_lookup(ts, pos);
-
-		if (e.type == IOMAP_UNWRITTEN)
-			ts_map(ts, pos, (uint64_t)block, IOMAP_MAPPED, 0,
-			       e.addr + (uint64_t)(pos - e.offset));
-	}
-	return 0;
-}
-
-static int allow_direct(struct ts *ts, struct iomap_file *file)
-{
-	(void)ts;
-	iomap_file_set_mode(file, IOMAP_FMODE_CAN_ODIRECT);
-	return 0;
-}
 
 /* ---- steps ---- */
 
@@ -228,7 +185,7 @@ static void check_all(struct fsx *f)
 
 static void run(uint64_t seed, struct ts_config cfg, bool own_setsize, uint64_t map_max)
 {
-	static const struct iomap_dio_ops dops = { .end_io = end_io };
+	static const struct iomap_dio_ops dops = { .end_io = ts_dio_end_io };
 	struct fsx f = { .ts = malloc(sizeof(*f.ts)), .r = { seed } };
 	void *model = NULL, *buf = NULL;
 
@@ -240,15 +197,13 @@ static void run(uint64_t seed, struct ts_config cfg, bool own_setsize, uint64_t 
 	f.model = model;
 	f.buf = buf;
 	ts_prepare(f.ts, &cfg);
-	f.ts->hook.open = allow_direct;
+	f.ts->hook.open = ts_allow_direct;
 	f.ts->i_op.dio_ops = &dops;
 	f.ts->map_max_bytes = map_max;
 	if (own_setsize)
-		f.ts->i_op.setsize = setsize;
+		f.ts->i_op.setsize = ts_setsize;
 	ts_begin(f.ts);
-	t_lock(&f.ts->dev->gate);
-	memset(f.ts->dev->mem, POISON, f.ts->dev->bytes);
-	t_unlock(&f.ts->dev->gate);
+	ts_poison(f.ts);
 	cr_assert_eq(iomap_file_open(&f.ts->inode, IOMAP_O_DIRECT, &f.direct), 0);
 	for (unsigned i = 0; i < STEPS; i++)
 		step(&f);

@@ -58,13 +58,6 @@ Test(gone, bd06_fsync_tells_once_that_data_is_lost_and_then_that_nothing_can_be_
 	ts_close(ts);
 }
 
-static int allow_direct(struct ts *ts, struct iomap_file *file)
-{
-	(void)ts;
-	iomap_file_set_mode(file, IOMAP_FMODE_CAN_ODIRECT);
-	return 0;
-}
-
 Test(gone, bd06_direct_io_says_enodev)
 {
 	struct ts *ts = calloc(1, sizeof(*ts));
@@ -73,7 +66,7 @@ Test(gone, bd06_direct_io_says_enodev)
 
 	cr_assert(ts && buf);
 	ts_prepare(ts, &(struct ts_config){ .i_size = 64 * KIB });
-	ts->hook.open = allow_direct;
+	ts->hook.open = ts_allow_direct;
 	ts_begin(ts);
 	ts_map(ts, 0, 64 * KIB, IOMAP_MAPPED, 0, 64 * KIB);
 	memset(buf, 1, 8192);

@@ -11,49 +11,6 @@
 #include "teststore.h"
 
 #define KIB 1024
-#define POISON 0xa5
-
-static void poison(struct ts *ts)
-{
-	t_lock(&ts->dev->gate);
-	memset(ts->dev->mem, POISON, ts->dev->bytes);
-	t_unlock(&ts->dev->gate);
-}
-
-static bool dev_all(struct ts *ts, uint64_t addr, size_t len, int value)
-{
-	bool yes;
-
-	t_lock(&ts->dev->gate);
-	yes = t_all(ts->dev->mem + addr, len, value);
-	t_unlock(&ts->dev->gate);
-	return yes;
-}
-
-/* As a filesystem would: zeros, size and cache, and then the blocks. */
-static int setsize(struct iomap_inode *inode, int64_t old_size, int64_t new_size)
-{
-	struct ts *ts = ts_of(inode);
-	int64_t block = (int64_t)1 << ts->args.blkbits, keep;
-	int err;
-
-	err = iomap_truncate_page(inode, new_size < old_size ? new_size : old_size, NULL, &ts->ops,
-				  ts->i_op.write_ops, NULL);
-	if (err)
-		return err;
-	iomap_truncate_setsize(inode, new_size);
-	keep = (new_size + block - 1) & ~(block - 1);
-	if (new_size < old_size)
-		ts_punch(ts, keep, 1ULL << 40);
-	return 0;
-}
-
-static int allow_direct(struct ts *ts, struct iomap_file *file)
-{
-	(void)ts;
-	iomap_file_set_mode(file, IOMAP_FMODE_CAN_ODIRECT);
-	return 0;
-}
 
 static struct ts *store(const struct ts_config *cfg, bool own_setsize)
 {
@@ -61,11 +18,11 @@ static struct ts *store(const struct ts_config *cfg, bool own_setsize)
 
 	t_must(ts != NULL);
 	ts_prepare(ts, cfg);
-	ts->hook.open = allow_direct;
+	ts->hook.open = ts_allow_direct;
 	if (own_setsize)
-		ts->i_op.setsize = setsize;
+		ts->i_op.setsize = ts_setsize;
 	ts_begin(ts);
-	poison(ts);
+	ts_poison(ts);
 	return ts;
 }
 
@@ -124,7 +81,7 @@ Test(truncate, tr01_the_rest_of_the_block_becomes_zero)
 		cr_assert(ts_reads(ts, (int64_t)t[i].end, 8 * KIB, 1));
 		cr_assert_eq(ts_fsync(ts), 0);
 		cr_assert(ts_dev_has(ts, 64 * KIB, 1100, 0, 1));
-		cr_assert(dev_all(ts, 64 * KIB + 1100, t[i].end - 1100, 0));
+		cr_assert(ts_dev_all(ts, 64 * KIB + 1100, t[i].end - 1100, 0));
 		cr_assert(ts_dev_has(ts, 64 * KIB + t[i].end, 8 * KIB, (int64_t)t[i].end, 1));
 		ts_close(ts);
 	}
@@ -229,7 +186,7 @@ Test(truncate, tr02_the_rest_of_the_last_folio_is_zero_and_its_blocks_clean)
 	cr_assert(ts_reads_all(ts, 1500, 4 * KIB - 1500, 0)); /* cached */
 	cr_assert_eq(ts_fsync(ts), 0);
 	cr_assert_eq(td_bytes(ts->dev, TD_WRITE), 2U * KIB); /* the block of the end and before */
-	cr_assert(dev_all(ts, 64 * KIB + 1500, 2048 - 1500, 0));
+	cr_assert(ts_dev_all(ts, 64 * KIB + 1500, 2048 - 1500, 0));
 	cr_assert(ts_dev_has(ts, 66 * KIB, 2 * KIB, 2 * KIB, 1));
 	ts_close(ts);
 }
@@ -275,7 +232,7 @@ Test(truncate, tr02_the_size_moves_before_the_cache_goes)
 	ts_close(ts);
 }
 
-/* As setsize(), when no I/O may be left that uses the blocks. */
+/* As ts_setsize(), when no I/O may be left that uses the blocks. */
 static int quiet_setsize(struct iomap_inode *inode, int64_t old_size, int64_t new_size)
 {
 	struct ts *ts = ts_of(inode);
@@ -521,27 +478,9 @@ static long race_truncate(void *arg)
 	return 0;
 }
 
-/* Unwritten space turns into written when all that was written directly is there. */
-static int race_end_io(struct iomap_kiocb *iocb, ssize_t size, int error, unsigned flags)
-{
-	struct ts *ts = ts_of(iomap_file_inode(iocb->ki_filp));
-	int64_t block = (int64_t)1 << ts->args.blkbits, pos = iocb->ki_pos & ~(block - 1);
-
-	if (error || !(flags & IOMAP_DIO_UNWRITTEN))
-		return 0;
-	for (; pos < iocb->ki_pos + size; pos += block) {
-		struct ts_extent e = ts_lookup(ts, pos);
-
-		if (e.type == IOMAP_UNWRITTEN)
-			ts_map(ts, pos, (uint64_t)block, IOMAP_MAPPED, 0,
-			       e.addr + (uint64_t)(pos - e.offset));
-	}
-	return 0;
-}
-
 static void truncate_race(bool own_setsize, bool async)
 {
-	static const struct iomap_dio_ops dops = { .end_io = race_end_io };
+	static const struct iomap_dio_ops dops = { .end_io = ts_dio_end_io };
 	struct ts *ts = store(&(struct ts_config){ .dev_bytes = 256 << 20,
 						   .blkbits = 10,
 						   .alloc = TS_UNWRITTEN,

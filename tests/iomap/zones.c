@@ -21,7 +21,6 @@
 #define SECTOR 512U
 #define REST ((int64_t)(ZONES * ZONE_SECTORS * SECTOR))
 #define REST_BYTES (40 * KIB)
-#define POISON 0xa5
 #define STEPS (T_SANITIZED ? 250 : 1500)
 
 struct zones {
@@ -37,46 +36,6 @@ struct user {
 	unsigned index;
 	struct t_task task;
 };
-
-static int setsize(struct iomap_inode *inode, int64_t old_size, int64_t new_size)
-{
-	struct ts *ts = ts_of(inode);
-	int64_t block = (int64_t)1 << ts->args.blkbits, keep;
-	int err = iomap_truncate_page(inode, new_size < old_size ? new_size : old_size, NULL,
-				      &ts->ops, ts->i_op.write_ops, NULL);
-
-	if (err)
-		return err;
-	iomap_truncate_setsize(inode, new_size);
-	keep = (new_size + block - 1) & ~(block - 1);
-	if (new_size < old_size)
-		ts_punch(ts, keep, 1ULL << 40);
-	return 0;
-}
-
-static int end_io(struct iomap_kiocb *iocb, ssize_t size, int error, unsigned flags)
-{
-	struct ts *ts = ts_of(iomap_file_inode(iocb->ki_filp));
-	int64_t block = (int64_t)1 << ts->args.blkbits, pos = iocb->ki_pos & ~(block - 1);
-
-	if (error || !(flags & IOMAP_DIO_UNWRITTEN))
-		return 0;
-	for (; pos < iocb->ki_pos + size; pos += block) {
-		struct ts_extent e = ts_lookup(ts, pos);
-
-		if (e.type == IOMAP_UNWRITTEN)
-			ts_map(ts, pos, (uint64_t)block, IOMAP_MAPPED, 0,
-			       e.addr + (uint64_t)(pos - e.offset));
-	}
-	return 0;
-}
-
-static int allow_direct(struct ts *ts, struct iomap_file *file)
-{
-	(void)ts;
-	iomap_file_set_mode(file, IOMAP_FMODE_CAN_ODIRECT);
-	return 0;
-}
 
 static uint64_t *memory(void)
 {
@@ -215,7 +174,7 @@ static void run(const struct ts_config *cfg, bool own_setsize, bool async, uint6
 {
 	static long (*const fn[])(void *) = { write_zone, write_zone, read_zones,
 					      read_zones, sync_all,   move_end };
-	static const struct iomap_dio_ops dops = { .end_io = end_io };
+	static const struct iomap_dio_ops dops = { .end_io = ts_dio_end_io };
 	struct zones *z = calloc(1, sizeof(*z));
 	struct user user[6];
 	uint64_t *buf = memory();
@@ -223,14 +182,12 @@ static void run(const struct ts_config *cfg, bool own_setsize, bool async, uint6
 	t_must(z && (z->ts = malloc(sizeof(*z->ts))));
 	z->seed = seed;
 	ts_prepare(z->ts, cfg);
-	z->ts->hook.open = allow_direct;
+	z->ts->hook.open = ts_allow_direct;
 	z->ts->i_op.dio_ops = &dops;
 	if (own_setsize)
-		z->ts->i_op.setsize = setsize;
+		z->ts->i_op.setsize = ts_setsize;
 	ts_begin(z->ts);
-	t_lock(&z->ts->dev->gate);
-	memset(z->ts->dev->mem, POISON, z->ts->dev->bytes);
-	t_unlock(&z->ts->dev->gate);
+	ts_poison(z->ts);
 	if (async)
 		td_async(z->ts->dev);
 	cr_assert_eq(iomap_file_open(&z->ts->inode, IOMAP_O_DIRECT, &z->direct), 0);
@@ -292,9 +249,7 @@ static void overtaken_write(enum ts_alloc alloc, uint32_t blkbits, bool read)
 		.alloc = alloc, .blkbits = blkbits, .i_size = 16 * KIB, .with_write_ops = true });
 	struct overtaken o = { .ts = ts, .read = read };
 
-	t_lock(&ts->dev->gate);
-	memset(ts->dev->mem, POISON, ts->dev->bytes);
-	t_unlock(&ts->dev->gate);
+	ts_poison(ts);
 	ts->hook.arg = &o;
 	ts->hook.get = before_the_second;
 	ts_write(ts, 1000, 6000, 1);

@@ -96,6 +96,24 @@ bool ts_dev_has(struct ts *ts, uint64_t addr, size_t len, int64_t pos, unsigned 
 	return at < 0;
 }
 
+bool ts_dev_all(struct ts *ts, uint64_t addr, size_t len, int value)
+{
+	bool yes;
+
+	t_lock(&ts->dev->gate);
+	t_must(addr + len <= ts->dev->bytes);
+	yes = t_all(ts->dev->mem + addr, len, value);
+	t_unlock(&ts->dev->gate);
+	return yes;
+}
+
+void ts_poison(struct ts *ts)
+{
+	t_lock(&ts->dev->gate);
+	memset(ts->dev->mem, TS_POISON, ts->dev->bytes);
+	t_unlock(&ts->dev->gate);
+}
+
 void ts_drop(struct ts *ts)
 {
 	iomap_invalidate_inode_pages(&ts->inode, 0, INT64_MAX);
@@ -152,4 +170,48 @@ bool ts_blocks_uptodate(struct ts *ts, int64_t pos, size_t from, size_t count)
 int ts_fsync(struct ts *ts)
 {
 	return iomap_file_fsync(ts->file, 0);
+}
+
+int ts_allow_direct(struct ts *ts, struct iomap_file *file)
+{
+	(void)ts;
+	iomap_file_set_mode(file, IOMAP_FMODE_CAN_ODIRECT);
+	return 0;
+}
+
+void ts_convert(struct ts *ts, int64_t pos, int64_t end)
+{
+	int64_t block = (int64_t)1 << ts->args.blkbits;
+
+	for (pos &= ~(block - 1); pos < end; pos += block) {
+		struct ts_extent e = ts_lookup(ts, pos);
+
+		if (e.type == IOMAP_UNWRITTEN)
+			ts_map(ts, pos, (uint64_t)block, IOMAP_MAPPED, e.flags,
+			       e.addr + (uint64_t)(pos - e.offset));
+	}
+}
+
+int ts_dio_end_io(struct iomap_kiocb *iocb, ssize_t size, int error, unsigned flags)
+{
+	if (!error && flags & IOMAP_DIO_UNWRITTEN)
+		ts_convert(ts_of(iomap_file_inode(iocb->ki_filp)), iocb->ki_pos,
+			   iocb->ki_pos + size);
+	return 0;
+}
+
+int ts_setsize(struct iomap_inode *inode, int64_t old_size, int64_t new_size)
+{
+	struct ts *ts = ts_of(inode);
+	int64_t block = (int64_t)1 << ts->args.blkbits, keep;
+	int err = iomap_truncate_page(inode, new_size < old_size ? new_size : old_size, NULL,
+				      &ts->ops, ts->i_op.write_ops, NULL);
+
+	if (err)
+		return err;
+	iomap_truncate_setsize(inode, new_size);
+	keep = (new_size + block - 1) & ~(block - 1);
+	if (new_size < old_size)
+		ts_punch(ts, keep, 1ULL << 40);
+	return 0;
 }

@@ -193,6 +193,11 @@ bool ts_reads_all(struct ts *ts, int64_t pos, size_t len, int value);
 /* Put the pattern (of file position `pos`) on the device at `addr`. */
 void ts_dev_fill(struct ts *ts, uint64_t addr, size_t len, int64_t pos, unsigned seed);
 bool ts_dev_has(struct ts *ts, uint64_t addr, size_t len, int64_t pos, unsigned seed);
+/* The device holds `value` there. */
+bool ts_dev_all(struct ts *ts, uint64_t addr, size_t len, int value);
+/* Fill the device with what no test writes: what was never written shows. */
+#define TS_POISON 0xa5
+void ts_poison(struct ts *ts);
 /* Drop all clean folios: the next read is a miss. */
 void ts_drop(struct ts *ts);
 /* The cached folio at `pos`, referenced; the test fails when there is none. */
@@ -205,5 +210,16 @@ bool ts_under_writeback(struct ts *ts, int64_t pos);
 bool ts_blocks_uptodate(struct ts *ts, int64_t pos, size_t from, size_t count);
 /* fsync of everything through ts->file */
 int ts_fsync(struct ts *ts);
+
+/* ---- callbacks that a test may put into a store ---- */
+
+/* hook.open: files may be opened for direct I/O */
+int ts_allow_direct(struct ts *ts, struct iomap_file *file);
+/* Unwritten blocks of [pos, end) have been written. */
+void ts_convert(struct ts *ts, int64_t pos, int64_t end);
+/* dio_ops.end_io: converts what a write without an error was for */
+int ts_dio_end_io(struct iomap_kiocb *iocb, ssize_t size, int error, unsigned flags);
+/* i_op.setsize, as a filesystem would: zeros, size and cache, and then the blocks */
+int ts_setsize(struct iomap_inode *inode, int64_t old_size, int64_t new_size);
 
 #endif
