@@ -65,6 +65,7 @@ enum iomap_fail_kind {
 	IOMAP_FAIL_FOLIO,	  /* a folio: nothing in the cache can be evicted */
 	IOMAP_FAIL_IO,		  /* a bio at a file, block device or memory device: -EIO, and
 				   * nothing of it is done */
+	IOMAP_FAIL_RING_REGISTER, /* memory or a file with a ring, which then does without: -ENOMEM */
 	IOMAP_FAIL_KINDS_NR,	  /* of this version */
 };
 
@@ -79,6 +80,27 @@ typedef bool iomap_fail_fn(void *ctx, enum iomap_fail_kind kind, uint64_t n);
 /* iomap_engine_opts.flags */
 /* No background flusher: writeback by callers only.  No workers: iomap_engine_poll(). */
 #define IOMAP_ENGINE_NO_THREADS 0x1U
+/* No folio memory and no file is registered with rings: nothing of it is pinned. */
+#define IOMAP_ENGINE_NO_REGISTER 0x4U
+
+/*
+ * What tests put between a device and the block layer: asked at the end of each transfer and
+ * flush of a file or block device, whatever does the I/O.
+ */
+struct iomap_queue_faults {
+	size_t size; /* sizeof(struct iomap_queue_faults) */
+	void *ctx;
+	/*
+	 * @res is what the kernel said of @len bytes at byte @addr of @bdev, or of a flush (both
+	 * are 0): bytes, or -errno.  Return: what the block layer is to see, that is the same,
+	 * fewer bytes in whole blocks, or -errno.  -EINTR, -EAGAIN and -ECANCELED and what is
+	 * missing of a transfer are asked for again, and again told.  @op is
+	 * IOMAP_REQ_OP_READ and so on; a discard or zeroing moves no bytes, its @res is 0.  Any thread, several at once; must not block nor
+	 * call the library.
+	 */
+	int64_t (*complete)(void *ctx, struct iomap_bdev *bdev, uint32_t op, uint64_t addr,
+			    uint64_t len, int64_t res);
+};
 
 /*
  * Options of an engine.  Zero means the default in brackets.  Set `size` to
@@ -115,10 +137,13 @@ struct iomap_engine_opts {
 	uint32_t nr_workers;	      /* threads for callbacks that may block and for queued work,
 				       * started when needed [2], <= 64; 1 saves wake-ups where
 				       * these never wait for one another */
-	uint32_t reserved32;
+	uint32_t register_pct;	      /* share of the cache that may be registered with rings, and
+				       * then is pinned when it has seen its first I/O [100] */
 	uint32_t io_deadline_ms;      /* reads, direct I/O and fsync wait no longer than this for
 				       * a device [0: as long as it takes]; see below */
 	uint32_t slow_io_ms;	      /* a log line for I/O that takes longer [10000] */
+	const struct iomap_queue_faults *queue_faults; /* for tests; lives as long as the engine
+							* [none] */
 };
 
 /*

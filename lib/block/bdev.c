@@ -88,6 +88,8 @@ void iomap__bdev_publish(struct iomap_bdev *bdev)
 		blk->bdev_ids |= UINT64_C(1) << id;
 	bdev->next = blk->bdevs;
 	blk->bdevs = bdev;
+	if (bdev->fd >= 0 && blk->backend->add_file)
+		blk->backend->add_file(blk, bdev);
 	iomap__mutex_unlock(&blk->bdevs_lock);
 }
 
@@ -107,6 +109,8 @@ static int bdev_unlink(struct iomap__blk *blk, struct iomap_bdev *bdev)
 	for (link = &blk->bdevs; *link != bdev; link = &(*link)->next)
 		;
 	*link = bdev->next;
+	if (bdev->fd >= 0 && blk->backend->del_file)
+		blk->backend->del_file(blk, bdev);
 	if (bdev->id < IOMAP__BDEV_IDS)
 		blk->bdev_ids &= ~(UINT64_C(1) << bdev->id);
 	return 0;

@@ -262,6 +262,17 @@ const char *iomap__blk_backend(const struct iomap_engine *engine)
 	return engine->blk->backend->name;
 }
 
+void iomap__blk_set_memory(struct iomap_engine *engine, void *memory, uint64_t bytes)
+{
+	const struct iomap_engine_opts *opts = &engine->opts;
+	struct iomap__blk *blk = engine->blk;
+
+	if (!blk->backend->set_memory || opts->flags & IOMAP_ENGINE_NO_REGISTER)
+		return;
+	bytes = (bytes >> IOMAP_PAGE_SHIFT) * opts->register_pct / 100 << IOMAP_PAGE_SHIFT;
+	blk->backend->set_memory(blk, memory, bytes);
+}
+
 void iomap__blk_stats(struct iomap_engine *engine, struct iomap_engine_stats *stats)
 {
 	const struct iomap__stats *from = &engine->blk->stats;

@@ -49,6 +49,12 @@ unsigned iomap__backends_nr(void);
 const char *iomap__backend_name(unsigned nth);
 int iomap__backend_available(struct iomap_engine *engine, unsigned nth, char *why, size_t size);
 const char *iomap__backend_taken(struct iomap_engine *engine);
+/*
+ * Folio memory, which is most of what I/O is done on: it may be registered with the devices'
+ * queues, which pins it.  It stays mapped, and no page of it is punched out, until it is taken
+ * back with NULL.  No bdev is open at either moment.
+ */
+void iomap__blk_set_memory(struct iomap_engine *engine, void *memory, uint64_t bytes);
 /* Fill the block counters of @stats (bios_nr, read_bytes, written_bytes, flushes_nr). */
 void iomap__blk_stats(struct iomap_engine *engine, struct iomap_engine_stats *stats);
 

@@ -156,6 +156,7 @@ struct iomap_bdev {
 	bool direct; /* O_DIRECT */
 	bool block;  /* a block device */
 	bool zero_by_holes; /* the file system has no FALLOC_FL_ZERO_RANGE; atomic */
+	bool registered; /* the backend knows the file by `id` */
 	int fd;
 	uint8_t *memory;
 	const struct iomap_bdev_ops *ops;
@@ -289,6 +290,14 @@ struct iomap__backend {
 	int (*poll_fd)(struct iomap__queue *queue);
 	/* Wake the thread that sleeps in @queue alone, if there is one. */
 	void (*kick)(struct iomap__queue *queue);
+	/*
+	 * What I/O can be prepared for, or NULL.  Memory that stays where it is until it is
+	 * taken back with NULL, with no I/O at either moment; a file from before its first
+	 * request until after its last one.
+	 */
+	void (*set_memory)(struct iomap__blk *blk, void *memory, uint64_t bytes);
+	void (*add_file)(struct iomap__blk *blk, struct iomap_bdev *bdev);
+	void (*del_file)(struct iomap__blk *blk, struct iomap_bdev *bdev);
 };
 extern const struct iomap__backend iomap__uring_backend;
 extern const struct iomap__backend iomap__aio_backend;

@@ -229,12 +229,35 @@ static bool step_again(struct iomap_bio *bio, int64_t result)
 	return true;
 }
 
+/* What a test makes of the result. */
+static int64_t step_faults(const struct iomap_queue_faults *faults, struct iomap_bio *bio,
+			   int64_t result)
+{
+	struct iovec partial, *vecs;
+	uint64_t pos, bytes = 0;
+	unsigned nr, i;
+
+	if (iomap__req(bio)->step == IOMAP__STEP_FLUSH)
+		return faults->complete(faults->ctx, bio->bi_bdev, IOMAP_REQ_OP_FLUSH, 0, 0, result);
+	if (!iomap__op_has_data(iomap__bio_op(bio)))
+		return faults->complete(faults->ctx, bio->bi_bdev, iomap__bio_op(bio),
+					bio->bi_iter.bi_sector << IOMAP_SECTOR_SHIFT,
+					bio->bi_iter.bi_size, result);
+	vecs = iomap__step_vecs(bio, &partial, &nr, &pos);
+	for (i = 0; i < nr; i++)
+		bytes += vecs[i].iov_len;
+	return faults->complete(faults->ctx, bio->bi_bdev, iomap__bio_op(bio), pos, bytes, result);
+}
+
 bool iomap__step_done(struct iomap_bio *bio, int64_t result)
 {
 	struct iomap__req *req = iomap__req(bio);
 	struct iomap_bdev *bdev = bio->bi_bdev;
+	const struct iomap_queue_faults *faults = bdev->engine->opts.queue_faults;
 	uint64_t bytes;
 
+	if (iomap__unlikely(faults))
+		result = step_faults(faults, bio, result);
 	/* not an error to tell: it says that it would have had to wait */
 	if (bio->bi_opf & IOMAP_REQ_NOWAIT && (result == -EAGAIN || result == -EOPNOTSUPP)) {
 		bio->bi_status = -EAGAIN;

@@ -11,23 +11,16 @@
  * back.  Twice as many entries as the queue is deep: NOPs that kick a sleeper need a place
  * as well.  The completion side is used by the queue's reaper only.
  */
-#include <liburing.h>
 #include <sched.h>
 
-#include "block/internal.h"
+#include "block/uring.h"
 
 #define URING_NEEDED (IORING_FEAT_NODROP | IORING_FEAT_SUBMIT_STABLE | IORING_FEAT_RW_CUR_POS)
 #define URING_SEND_RETRIES 1000U
 
-struct uring {
-	struct io_uring ring;
-};
-
 static struct io_uring *uring_of(const struct iomap__queue *queue)
 {
-	struct uring *uring = queue->backend;
-
-	return &uring->ring;
+	return &iomap__uring(queue)->ring;
 }
 
 static int uring_enter(struct io_uring *ring, unsigned submit, unsigned wait, unsigned flags)
@@ -62,34 +55,63 @@ static void uring_publish_sqe(struct io_uring *ring)
 	__atomic_store_n(ring->sq.ktail, *ring->sq.ktail + 1, __ATOMIC_RELEASE);
 }
 
+/* The vectors are one piece of memory: *@vec. */
+static bool uring_is_run(const struct iovec *vecs, unsigned nr, struct iovec *run)
+{
+	unsigned i;
+
+	*run = vecs[0];
+	for (i = 1; i < nr; i++) {
+		if ((char *)run->iov_base + run->iov_len != vecs[i].iov_base)
+			return false;
+		run->iov_len += vecs[i].iov_len;
+	}
+	return true;
+}
+
+static void uring_prepare_data(struct iomap__queue *queue, struct iomap_bio *bio,
+			       struct io_uring_sqe *sqe)
+{
+	bool read = iomap__bio_op(bio) == IOMAP_REQ_OP_READ;
+	struct iovec partial, run, *vecs;
+	uint64_t pos;
+	unsigned nr;
+	int slot;
+
+	vecs = iomap__step_vecs(bio, &partial, &nr, &pos);
+	if (!uring_is_run(vecs, nr, &run)) {
+		io_uring_prep_rw(read ? IORING_OP_READV : IORING_OP_WRITEV, sqe, -1, vecs, nr, pos);
+	} else {
+		io_uring_prep_rw(read ? IORING_OP_READ : IORING_OP_WRITE, sqe, -1, run.iov_base,
+				 (unsigned)run.iov_len, pos);
+		slot = iomap__uring_slot(queue, run.iov_base, run.iov_len);
+		if (slot >= 0) {
+			sqe->opcode = read ? IORING_OP_READ_FIXED : IORING_OP_WRITE_FIXED;
+			sqe->buf_index = (uint16_t)slot;
+		}
+	}
+	sqe->rw_flags = iomap__step_rw_flags(bio);
+}
+
 static void uring_prepare(struct iomap__queue *queue, struct iomap_bio *bio)
 {
 	struct io_uring *ring = uring_of(queue);
 	struct io_uring_sqe *sqe = uring_next_sqe(ring);
-	struct iovec partial, *vecs;
-	uint64_t pos;
-	unsigned nr;
-	bool read;
 
 	/* active <= depth, and NOPs are sent at once: there is room */
 	iomap__assert(sqe);
-	if (iomap__req(bio)->step == IOMAP__STEP_FLUSH) {
-		io_uring_prep_fsync(sqe, bio->bi_bdev->fd, IORING_FSYNC_DATASYNC);
-	} else if (!iomap__op_has_data(iomap__bio_op(bio))) {
-		io_uring_prep_fallocate(sqe, bio->bi_bdev->fd, iomap__step_fallocate_mode(bio),
+	if (iomap__req(bio)->step == IOMAP__STEP_FLUSH)
+		io_uring_prep_fsync(sqe, -1, IORING_FSYNC_DATASYNC);
+	else if (!iomap__op_has_data(iomap__bio_op(bio)))
+		io_uring_prep_fallocate(sqe, -1, iomap__step_fallocate_mode(bio),
 					(off_t)(bio->bi_iter.bi_sector << IOMAP_SECTOR_SHIFT),
 					(off_t)bio->bi_iter.bi_size);
-	} else {
-		read = iomap__bio_op(bio) == IOMAP_REQ_OP_READ;
-		vecs = iomap__step_vecs(bio, &partial, &nr, &pos);
-		if (nr == 1)
-			io_uring_prep_rw(read ? IORING_OP_READ : IORING_OP_WRITE, sqe,
-					 bio->bi_bdev->fd, vecs->iov_base,
-					 (unsigned)vecs->iov_len, pos);
-		else
-			io_uring_prep_rw(read ? IORING_OP_READV : IORING_OP_WRITEV, sqe,
-					 bio->bi_bdev->fd, vecs, nr, pos);
-		sqe->rw_flags = iomap__step_rw_flags(bio);
+	else
+		uring_prepare_data(queue, bio, sqe);
+	sqe->fd = bio->bi_bdev->fd;
+	if (bio->bi_bdev->registered) {
+		sqe->fd = (int)bio->bi_bdev->id;
+		sqe->flags |= IOSQE_FIXED_FILE;
 	}
 	io_uring_sqe_set_data(sqe, bio);
 	/* The last use of the bio here.  release: pairs with the load in uring_collect(). */
@@ -250,7 +272,7 @@ static int uring_create_queue(struct iomap__queue *queue, const char **why)
 {
 	struct io_uring_params params = { .flags = IORING_SETUP_CLAMP | IORING_SETUP_SUBMIT_ALL };
 	struct iomap__env *env = queue->blk->env;
-	struct uring *uring;
+	struct iomap__uring *uring;
 	int error;
 
 	*why = "io_uring_setup";
@@ -283,6 +305,8 @@ static int uring_create_queue(struct iomap__queue *queue, const char **why)
 	/* CLAMP may have given fewer. */
 	queue->depth = iomap__min(queue->depth, iomap__max(params.sq_entries / 2, 1U));
 	queue->backend = uring;
+	if (!(queue->blk->engine->opts.flags & IOMAP_ENGINE_NO_REGISTER))
+		iomap__uring_open_files(queue);
 	return 0;
 
 exit_ring:
@@ -297,7 +321,7 @@ static void uring_destroy(struct iomap__blk *blk)
 	unsigned i;
 
 	for (i = 0; i < blk->nr_queues; i++) {
-		struct uring *uring = blk->queues[i].backend;
+		struct iomap__uring *uring = iomap__uring(&blk->queues[i]);
 
 		if (!uring)
 			continue;
@@ -305,6 +329,8 @@ static void uring_destroy(struct iomap__blk *blk)
 		iomap__free(blk->env, uring, sizeof(*uring));
 		blk->queues[i].backend = NULL;
 	}
+	iomap__free(blk->env, blk->backend_data, sizeof(struct iomap__uring_all));
+	blk->backend_data = NULL;
 }
 
 static int uring_create(struct iomap__blk *blk, const char **why)
@@ -312,6 +338,10 @@ static int uring_create(struct iomap__blk *blk, const char **why)
 	unsigned i;
 	int error;
 
+	*why = "memory for rings";
+	blk->backend_data = iomap__zalloc(blk->env, sizeof(struct iomap__uring_all));
+	if (!blk->backend_data)
+		return -ENOMEM;
 	for (i = 0; i < blk->nr_queues; i++) {
 		error = uring_create_queue(&blk->queues[i], why);
 		if (error) {
@@ -334,4 +364,7 @@ const struct iomap__backend iomap__uring_backend = {
 	.sleep = uring_sleep,
 	.poll_fd = uring_poll_fd,
 	.kick = uring_kick,
+	.set_memory = iomap__uring_set_memory,
+	.add_file = iomap__uring_add_file,
+	.del_file = iomap__uring_del_file,
 };

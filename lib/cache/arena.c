@@ -13,6 +13,10 @@
  * PAGE_USED the first page of a folio.  All under arena_lock, but that the holder of a folio
  * may read its own pages' states.
  *
+ * The memory may be pinned by the rings (iomap__blk_set_memory()), which would go on with the
+ * old pages if others came in their place: so from creation to the end nothing of it is
+ * unmapped, punched out or given back.
+ *
  * In debug builds the memory of a folio that goes is filled with a pattern, which is looked
  * for when the memory is given out again, so that writes behind the last reference are found
  * and reads show.  A copying reader that still looks at it is harmed no more than by the next

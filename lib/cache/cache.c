@@ -28,6 +28,7 @@ int iomap__cache_create(struct iomap_engine *engine,
 		goto free_cache;
 	cache->background_pages = cache->nr_pages * opts->dirty_background_pct / 100;
 	cache->hard_pages = cache->nr_pages * opts->dirty_hard_pct / 100;
+	iomap__blk_set_memory(engine, cache->data, cache->data_bytes);
 	err = iomap__index_init(cache);
 	if (err)
 		goto free_arena;
@@ -39,6 +40,7 @@ int iomap__cache_create(struct iomap_engine *engine,
 free_index:
 	iomap__index_exit(cache);
 free_arena:
+	iomap__blk_set_memory(engine, NULL, 0);
 	iomap__arena_destroy(cache);
 free_cache:
 	engine->cache = NULL;
@@ -56,6 +58,7 @@ void iomap__cache_destroy(struct iomap_engine *engine)
 	iomap__index_exit(cache);
 	iomap__assert_msg(atomic_load(&cache->nr_free) == cache->nr_pages,
 			  "folios in use at the end of the engine");
+	iomap__blk_set_memory(engine, NULL, 0);
 	iomap__arena_destroy(cache);
 	engine->cache = NULL;
 	iomap__free(&engine->env, cache, sizeof(*cache));

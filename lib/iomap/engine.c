@@ -38,7 +38,7 @@
 #define ENGINE_IO_THREADS_MAX 1024U
 #define ENGINE_WORKERS_MAX 64U
 #define ENGINE_LOOK_NS 1000000U
-#define ENGINE_FLAGS IOMAP_ENGINE_NO_THREADS
+#define ENGINE_FLAGS (IOMAP_ENGINE_NO_THREADS | IOMAP_ENGINE_NO_REGISTER)
 
 static uint32_t engine_lock; /* iomap__word_lock(), IOMAP__RANK_ENGINE */
 static struct iomap_engine *engine_list; /* under engine_lock */
@@ -108,6 +108,7 @@ static void engine_fill_opts(struct iomap_engine_opts *opts)
 	opts->log_per_second = engine_default(opts->log_per_second, 20);
 	opts->nr_workers = engine_default(opts->nr_workers, 2);
 	opts->slow_io_ms = engine_default(opts->slow_io_ms, 10000);
+	opts->register_pct = engine_default(opts->register_pct, 100);
 }
 
 /* The cache has to have room for what its callers and its largest folio need. */
@@ -162,7 +163,7 @@ static int engine_check_opts(struct iomap__env *env, const struct iomap_engine_o
 		{ "queue_depth", opts->queue_depth, ENGINE_QUEUE_DEPTH_MAX },
 		{ "nr_io_threads", opts->nr_io_threads, ENGINE_IO_THREADS_MAX },
 		{ "nr_workers", opts->nr_workers, ENGINE_WORKERS_MAX },
-		{ "reserved32", opts->reserved32, 0 },
+		{ "register_pct", opts->register_pct, 100 },
 		{ "dirty_hard_pct", opts->dirty_hard_pct, ENGINE_DIRTY_PCT_MAX },
 		{ "dirty_background_pct", opts->dirty_background_pct, opts->dirty_hard_pct },
 	};
@@ -175,6 +176,11 @@ static int engine_check_opts(struct iomap__env *env, const struct iomap_engine_o
 	for (size_t i = 0; i < iomap__array_len(bounds); i++)
 		if (engine_check_at_most(env, bounds[i].what, bounds[i].value, bounds[i].max))
 			return -EINVAL;
+	if (opts->queue_faults && (opts->queue_faults->size < sizeof(*opts->queue_faults) ||
+				   !opts->queue_faults->complete)) {
+		iomap__log(env, IOMAP_LOG_ERROR, "engine: queue_faults without its size or function");
+		return -EINVAL;
+	}
 	return engine_check_cache(env, opts);
 }
 

@@ -106,6 +106,7 @@ static void slow_open(struct bt *bt, struct slow *slow)
 	slow->bdev->direct = false;
 	t_must(pipe(ends) == 0);
 	t_must(dup2(ends[0], slow->bdev->fd) == slow->bdev->fd);
+	slow->bdev->registered = false; /* rings know the file that was opened */
 	close(ends[0]);
 	slow->write_end = ends[1];
 	slow->buf = bt_buffer(BT_PAGE);

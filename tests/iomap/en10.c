@@ -717,6 +717,7 @@ static enum outcome expect(const struct script *s)
 	case IOMAP_FAIL_THREAD_CREATE:
 		return s->few_threads ? NONE : ONE;
 	case IOMAP_FAIL_EVENTFD:
+	case IOMAP_FAIL_RING_REGISTER:
 		return NONE;
 	case IOMAP_FAIL_ALLOC:
 	case IOMAP_FAIL_POOL:

@@ -1,0 +1,250 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * register.c - what the rings know beforehand: folio memory and the files of devices.
+ *
+ * Memory.  The registered share of the folio memory is cut into equal slots, 2 MiB each, or
+ * more where that would be more than 1024, at most 1 GiB.  A slot is registered with a ring
+ * when the first transfer in it comes along: registering pins all its memory, and memory
+ * that no device has been asked for need not exist.  So an engine does not cost its whole
+ * cache when it is created; a slot costs a few microseconds once (its pages must be there
+ * for the I/O anyway), under the queue's lock.  A transfer that does not lie in one slot, or
+ * in a slot that was refused, goes as any other memory does.
+ *
+ * Locked memory.  The kernel charges each ring for what is registered with it, to the user,
+ * unless the process may lock memory as it likes.  Rings times bytes is therefore compared
+ * with RLIMIT_MEMLOCK before anything is registered, so that engines of an ordinary user do
+ * not use up between them what they need for rings.  A refusal that comes later stops that
+ * ring's registering for good: others of the user have used the limit up, or a slot begins
+ * inside a huge page, which is charged whole.
+ *
+ * What is pinned may not be taken away under the rings: they would go on with the old pages.
+ * Folio memory is mapped when the cache is created and unmapped when all is over, and is not
+ * punched out in between (lib/cache/arena.c); iomap__blk_set_memory(NULL) comes before the
+ * unmapping.
+ *
+ * Files.  Each ring has a table as long as there are numbers of bdevs; a device that is
+ * opened gets the entry of its number in all of them, or in none.  It goes before the number
+ * is free again, with nothing in flight.
+ *
+ * Each of the two is done without where the kernel refuses it, with one log line for each.
+ * Left out: transfers with vectors all over the memory, which would need Linux 6.15.
+ */
+#include <linux/capability.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "block/uring.h"
+
+#define SLOT_SHIFT_MIN 21U
+#define SLOT_SHIFT_MAX 30U
+#define SLOTS_USUAL 1024U
+
+enum {
+	REGISTER_MEMORY = 1,
+	REGISTER_FILES = 2,
+};
+
+static struct iomap__uring_all *register_all(const struct iomap__blk *blk)
+{
+	return blk->backend_data;
+}
+
+static void register_complain(struct iomap__blk *blk, unsigned about, int error)
+{
+	struct iomap__uring_all *all = register_all(blk);
+
+	/* relaxed: it decides who writes the line, and nothing else */
+	if (atomic_fetch_or_explicit(&all->complained, about, memory_order_relaxed) & about)
+		return;
+	iomap__log(blk->env, IOMAP_LOG_INFO, "io_uring goes without registered %s: %s",
+		   about == REGISTER_MEMORY ? "memory" : "files", strerror(-error));
+}
+
+/* ---- memory ---- */
+
+/* Whether the kernel charges this process for memory that it locks. */
+static bool register_is_charged(void)
+{
+	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3] = { { 0 } };
+
+	if (syscall(SYS_capget, &header, data) != 0)
+		return true;
+	return !(data[CAP_TO_INDEX(CAP_IPC_LOCK)].effective & CAP_TO_MASK(CAP_IPC_LOCK));
+}
+
+static bool register_fits(struct iomap__blk *blk, uint64_t bytes)
+{
+	const struct io_uring *ring = &iomap__uring(&blk->queues[0])->ring;
+	/* newer kernels charge for the ring itself as well */
+	uint64_t own = ring->sq.ring_sz + ring->sq.ring_entries * sizeof(struct io_uring_sqe);
+	struct rlimit limit;
+
+	if (!register_is_charged() || getrlimit(RLIMIT_MEMLOCK, &limit) != 0 ||
+	    limit.rlim_cur == RLIM_INFINITY || bytes + own <= limit.rlim_cur / blk->nr_queues)
+		return true;
+	iomap__log(blk->env, IOMAP_LOG_INFO,
+		   "io_uring goes without registered memory: %u rings x %llu bytes are more than "
+		   "RLIMIT_MEMLOCK of %llu",
+		   blk->nr_queues, (unsigned long long)(bytes + own),
+		   (unsigned long long)limit.rlim_cur);
+	return false;
+}
+
+static void register_cut(struct iomap__uring_all *all, uint64_t bytes)
+{
+	all->slot_shift = SLOT_SHIFT_MIN;
+	while (all->slot_shift < SLOT_SHIFT_MAX && bytes >> all->slot_shift > SLOTS_USUAL)
+		all->slot_shift++;
+	all->bytes = iomap__min(bytes, (uint64_t)IOMAP__URING_SLOTS_MAX << all->slot_shift);
+	all->nr_slots = (unsigned)((all->bytes + (UINT64_C(1) << all->slot_shift) - 1) >>
+				   all->slot_shift);
+}
+
+/* A ring's table of empty slots. */
+static void register_open_slots(struct iomap__queue *queue)
+{
+	struct iomap__uring *uring = iomap__uring(queue);
+	unsigned nr = register_all(queue->blk)->nr_slots;
+	int error = -ENOMEM;
+
+	memset(uring->slots, IOMAP__SLOT_NEW, nr);
+	if (!iomap__fails(queue->blk->env, IOMAP_FAIL_RING_REGISTER))
+		error = io_uring_register_buffers_sparse(&uring->ring, nr);
+	uring->memory = !error;
+	if (error)
+		register_complain(queue->blk, REGISTER_MEMORY, error);
+}
+
+static void register_close_slots(struct iomap__queue *queue)
+{
+	struct iomap__uring *uring = iomap__uring(queue);
+
+	if (uring->memory)
+		io_uring_unregister_buffers(&uring->ring);
+	uring->memory = false;
+}
+
+void iomap__uring_set_memory(struct iomap__blk *blk, void *memory, uint64_t bytes)
+{
+	struct iomap__uring_all *all = register_all(blk);
+	unsigned i;
+
+	if (all->memory)
+		for (i = 0; i < blk->nr_queues; i++)
+			register_close_slots(&blk->queues[i]);
+	all->memory = NULL;
+	if (!memory || !bytes || !register_fits(blk, bytes))
+		return;
+	register_cut(all, bytes);
+	all->memory = memory;
+	for (i = 0; i < blk->nr_queues; i++)
+		register_open_slots(&blk->queues[i]);
+}
+
+/* The first transfer in slot @nr. */
+static void register_slot(struct iomap__queue *queue, unsigned nr)
+{
+	struct iomap__uring_all *all = register_all(queue->blk);
+	struct iomap__uring *uring = iomap__uring(queue);
+	uint64_t at = (uint64_t)nr << all->slot_shift;
+	struct iovec iov = {
+		.iov_base = all->memory + at,
+		.iov_len = iomap__min(all->bytes - at, UINT64_C(1) << all->slot_shift),
+	};
+	__u64 tag = 0;
+	int error = -ENOMEM;
+
+	iomap__count(syscalls_nr);
+	if (!iomap__fails(queue->blk->env, IOMAP_FAIL_RING_REGISTER))
+		error = io_uring_register_buffers_update_tag(&uring->ring, nr, &iov, &tag, 1);
+	uring->slots[nr] = error < 0 ? IOMAP__SLOT_REFUSED : IOMAP__SLOT_REGISTERED;
+	if (error >= 0)
+		return;
+	register_complain(queue->blk, REGISTER_MEMORY, error);
+	for (nr = 0; nr < all->nr_slots; nr++)
+		if (uring->slots[nr] == IOMAP__SLOT_NEW)
+			uring->slots[nr] = IOMAP__SLOT_REFUSED;
+}
+
+int iomap__uring_slot(struct iomap__queue *queue, const void *addr, uint64_t bytes)
+{
+	const struct iomap__uring_all *all = register_all(queue->blk);
+	struct iomap__uring *uring = iomap__uring(queue);
+	uint64_t at = (uintptr_t)addr - (uintptr_t)all->memory;
+	unsigned nr;
+
+	if (!uring->memory || at >= all->bytes || bytes > all->bytes - at)
+		return -1;
+	nr = (unsigned)(at >> all->slot_shift);
+	if ((at + bytes - 1) >> all->slot_shift != nr)
+		return -1;
+	if (iomap__unlikely(uring->slots[nr] == IOMAP__SLOT_NEW))
+		register_slot(queue, nr);
+	return uring->slots[nr] == IOMAP__SLOT_REGISTERED ? (int)nr : -1;
+}
+
+/* ---- files ---- */
+
+void iomap__uring_open_files(struct iomap__queue *queue)
+{
+	struct iomap__uring *uring = iomap__uring(queue);
+	int none[IOMAP__URING_FILES], error = -ENOMEM;
+	unsigned i;
+
+	for (i = 0; i < IOMAP__URING_FILES; i++)
+		none[i] = -1;
+	if (!iomap__fails(queue->blk->env, IOMAP_FAIL_RING_REGISTER))
+		error = io_uring_register_files(&uring->ring, none, IOMAP__URING_FILES);
+	uring->files = !error;
+	if (error)
+		register_complain(queue->blk, REGISTER_FILES, error);
+}
+
+static void register_no_file(struct iomap__blk *blk, struct iomap_bdev *bdev)
+{
+	unsigned i;
+	int fd = -1;
+
+	for (i = 0; i < blk->nr_queues; i++) {
+		struct iomap__uring *uring = iomap__uring(&blk->queues[i]);
+
+		if (uring->files)
+			io_uring_register_files_update(&uring->ring, bdev->id, &fd, 1);
+	}
+}
+
+static int register_file(struct iomap__queue *queue, struct iomap_bdev *bdev)
+{
+	struct iomap__uring *uring = iomap__uring(queue);
+
+	if (!uring->files)
+		return -EOPNOTSUPP;
+	if (iomap__fails(queue->blk->env, IOMAP_FAIL_RING_REGISTER))
+		return -ENOMEM;
+	return iomap__min(io_uring_register_files_update(&uring->ring, bdev->id, &bdev->fd, 1), 0);
+}
+
+void iomap__uring_add_file(struct iomap__blk *blk, struct iomap_bdev *bdev)
+{
+	int error = 0;
+	unsigned i;
+
+	if (bdev->id >= IOMAP__URING_FILES || blk->engine->opts.flags & IOMAP_ENGINE_NO_REGISTER)
+		return;
+	for (i = 0; !error && i < blk->nr_queues; i++)
+		error = register_file(&blk->queues[i], bdev);
+	bdev->registered = !error;
+	if (!error)
+		return;
+	register_no_file(blk, bdev);
+	register_complain(blk, REGISTER_FILES, error);
+}
+
+void iomap__uring_del_file(struct iomap__blk *blk, struct iomap_bdev *bdev)
+{
+	if (bdev->registered)
+		register_no_file(blk, bdev);
+	bdev->registered = false;
+}

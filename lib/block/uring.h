@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * uring.h - what uring.c and register.c share: a queue's ring, and what is registered with it.
+ */
+#ifndef IOMAP__BLOCK_URING_H
+#define IOMAP__BLOCK_URING_H
+
+#include <liburing.h>
+
+#include "block/internal.h"
+
+#define IOMAP__URING_SLOTS_MAX 16384U /* the kernel's bound */
+#define IOMAP__URING_FILES IOMAP__BDEV_IDS
+
+enum iomap__uring_slot {
+	IOMAP__SLOT_NEW, /* nobody has needed it yet */
+	IOMAP__SLOT_REGISTERED,
+	IOMAP__SLOT_REFUSED,
+};
+
+struct iomap__uring {
+	struct io_uring ring;
+	/* under the queue's lock */
+	uint8_t slots[IOMAP__URING_SLOTS_MAX]; /* enum iomap__uring_slot */
+	bool memory; /* there is a table of slots; constant while there is I/O */
+	bool files;  /* there is a table of files; constant */
+};
+
+/* Of all rings: blk->backend_data. */
+struct iomap__uring_all {
+	uint8_t *memory; /* NULL: none that may be registered; constant while there is I/O */
+	uint64_t bytes;
+	unsigned slot_shift;
+	unsigned nr_slots;
+	_Atomic uint32_t complained; /* bits: what a log line has been written about */
+};
+
+static inline struct iomap__uring *iomap__uring(const struct iomap__queue *queue)
+{
+	return queue->backend;
+}
+
+/*
+ * The number of the slot that [@addr, @addr + @bytes) lies in, registered; -1 when it has to
+ * go without.  The queue's lock held.
+ */
+int iomap__uring_slot(struct iomap__queue *queue, const void *addr, uint64_t bytes);
+/* A table of files for @queue, if it can be had. */
+void iomap__uring_open_files(struct iomap__queue *queue);
+void iomap__uring_add_file(struct iomap__blk *blk, struct iomap_bdev *bdev);
+void iomap__uring_del_file(struct iomap__blk *blk, struct iomap_bdev *bdev);
+void iomap__uring_set_memory(struct iomap__blk *blk, void *memory, uint64_t bytes);
+
+#endif
