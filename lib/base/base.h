@@ -195,6 +195,10 @@ struct iomap__thread {
 	void (*plug_flush)(struct iomap__thread *self);
 	void *inline_first, *inline_last; /* bios that wait for the one being done inline */
 	void *waiter;	     /* struct iomap__waiter: innermost wait */
+	/* block layer: a queue in which requests of this thread may stay unsent for now, and
+	 * how many do (queue.c) */
+	void *hold; /* struct iomap__queue */
+	uint32_t held;
 	uint32_t completing; /* depth of completion callbacks */
 	void *work; /* iomap layer: struct iomap__work_frame, the innermost */
 	void *waiting; /* block layer: struct iomap__slow, what the thread waits for; NULL: no I/O */

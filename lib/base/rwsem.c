@@ -48,7 +48,7 @@ static void rwsem_sleep(struct iomap_rwsem *sem, uint32_t seen)
 	struct iomap__thread *self = iomap__thread_self();
 
 	/* Bios that the thread holds back may be what the holder of the lock waits for. */
-	if (self->plug)
+	if (self->plug || self->held)
 		self->plug_flush(self);
 	if (!(seen & RWSEM_SLEEPERS)) {
 		if (!rwsem_change(sem, &seen, seen | RWSEM_SLEEPERS))

@@ -286,6 +286,9 @@ struct iomap__backend {
 	 * sleeps on its futex, and the backend calls iomap__park_work_ended().
 	 */
 	void (*sleep)(struct iomap__blk *blk, struct iomap__waiter *waiter);
+	/* Asleep in its home queue alone, a thread sends what it holds there, and sets its `held`
+	 * to 0 if that went well. */
+	bool sleep_sends;
 	/* Polls readable while there is something to collect; sometimes when there is not. */
 	int (*poll_fd)(struct iomap__queue *queue);
 	/* Wake the thread that sleeps in @queue alone, if there is one. */
@@ -319,6 +322,27 @@ struct iomap__queue {
 
 void iomap__queue_submit(struct iomap__queue *queue, struct iomap__bio_list *list,
 			 bool will_wait);
+/* Send all that waits in the thread: its plug, and what it holds (plug.c). */
+void iomap__plug_flush_thread(struct iomap__thread *self);
+/* Send what the thread holds back in its queue (queue.c); the queue's lock not held. */
+void iomap__hold_send(struct iomap__thread *self);
+/* From here to the end the thread holds back what it starts in @queue.  Return: for the end. */
+static inline struct iomap__queue *iomap__hold_begin(struct iomap__thread *self,
+						     struct iomap__queue *queue)
+{
+	struct iomap__queue *before = self->hold;
+
+	if (before != queue)
+		iomap__hold_send(self);
+	self->plug_flush = iomap__plug_flush_thread;
+	self->hold = queue;
+	return before;
+}
+static inline void iomap__hold_end(struct iomap__thread *self, struct iomap__queue *before)
+{
+	iomap__hold_send(self);
+	self->hold = before;
+}
 /* Complete what has ended.  By the reaper.  Requests. */
 unsigned iomap__queue_reap(struct iomap__queue *queue);
 struct iomap__queue *iomap__queue_mine(struct iomap__blk *blk);

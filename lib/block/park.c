@@ -431,9 +431,17 @@ static bool park_ready(struct iomap__blk *blk, const struct iomap__waiter *waite
 	return false;
 }
 
+/* Going to sleep sends what the thread holds in its queue. */
+static bool park_sleep_sends(const struct iomap__blk *blk, const struct iomap__waiter *waiter)
+{
+	return blk->backend->sleep_sends && waiter->eventfd < 0 && !waiter->deadline_ns &&
+	       waiter->roles == park_bit(waiter->home);
+}
+
 /* Lock held at entry and exit.  Returns false at the deadline. */
 static bool park_loop(struct iomap__blk *blk, struct iomap__waiter *waiter, uint32_t expected)
 {
+	struct iomap__thread *self = iomap__thread_self();
 	bool any;
 
 	while (!park_changed(waiter, expected)) {
@@ -444,13 +452,19 @@ static bool park_loop(struct iomap__blk *blk, struct iomap__waiter *waiter, uint
 			iomap__mutex_unlock(&blk->park_lock);
 			any = park_reap(blk, waiter) != 0;
 			/* what callbacks have submitted; we may be inside an inline bio's end */
-			iomap__inline_flush(iomap__thread_self());
+			iomap__inline_flush(self);
 			iomap__mutex_lock(&blk->park_lock);
 			any |= park_drop_idle_roles(blk, waiter);
 			/* All of this was looked at while the lock was not held. */
 			if (any || park_take_roles(blk, waiter) ||
 			    park_changed(waiter, expected) || park_ready(blk, waiter))
 				continue;
+		}
+		if (self->held && !park_sleep_sends(blk, waiter)) {
+			iomap__mutex_unlock(&blk->park_lock);
+			iomap__hold_send(self);
+			iomap__mutex_lock(&blk->park_lock);
+			continue;
 		}
 		park_sleep(blk, waiter);
 	}
@@ -472,13 +486,16 @@ static bool park_wait(struct iomap__blk *blk, const uint32_t *word, uint32_t exp
 	};
 	struct park_kicks kicks = { .nr = 0 };
 	unsigned bucket = park_bucket(word);
+	struct iomap__queue *held = iomap__hold_begin(self, waiter.home);
 	uint32_t inherited = 0;
 	bool in_time;
 
 	iomap__plug_flush(blk);
 	iomap__inline_flush(self);
-	if (iomap__load_acquire(word) != expected)
+	if (iomap__load_acquire(word) != expected) {
+		iomap__hold_end(self, held);
 		return true;
+	}
 
 	iomap__list_init(&waiter.sleepers);
 	iomap__mutex_lock(&blk->park_lock);
@@ -506,6 +523,7 @@ static bool park_wait(struct iomap__blk *blk, const uint32_t *word, uint32_t exp
 	park_leave_roles(blk, &waiter, &kicks);
 	iomap__mutex_unlock(&blk->park_lock);
 	park_kick(blk, &kicks);
+	iomap__hold_end(self, held);
 	return in_time;
 }
 
@@ -590,6 +608,7 @@ unsigned iomap__io_poll(struct iomap__blk *blk)
 		.blk = blk,
 	};
 	struct park_kicks kicks = { .nr = 0 };
+	struct iomap__queue *held;
 	uint32_t inflight = 0;
 	unsigned reaped, i;
 
@@ -601,6 +620,7 @@ unsigned iomap__io_poll(struct iomap__blk *blk)
 	if (!inflight)
 		return 0;
 	iomap__list_init(&waiter.sleepers);
+	held = iomap__hold_begin(self, waiter.home);
 	iomap__mutex_lock(&blk->park_lock);
 	park_take_roles(blk, &waiter);
 	self->waiter = &waiter;
@@ -611,6 +631,7 @@ unsigned iomap__io_poll(struct iomap__blk *blk)
 	park_leave_roles(blk, &waiter, &kicks);
 	iomap__mutex_unlock(&blk->park_lock);
 	park_kick(blk, &kicks);
+	iomap__hold_end(self, held);
 	return reaped;
 }
 

@@ -37,18 +37,23 @@ static void plug_send(struct iomap_plug *plug)
 		iomap__batch_send(blk, &batch, false);
 }
 
-static void plug_flush_thread(struct iomap__thread *self)
+void iomap__plug_flush_thread(struct iomap__thread *self)
 {
 	struct iomap_plug *plug = self->plug;
 
 	while (plug && plug->first)
 		plug_send(plug);
+	iomap__hold_send(self);
 }
 
 void iomap__plug_flush(struct iomap__blk *blk)
 {
+	struct iomap__thread *self = iomap__thread_self();
+	struct iomap_plug *plug = self->plug;
+
 	(void)blk; /* a thread has one plug, for all engines */
-	plug_flush_thread(iomap__thread_self());
+	while (plug && plug->first)
+		plug_send(plug);
 }
 
 bool iomap__plug_add(struct iomap_bio *bio)
@@ -81,7 +86,7 @@ void iomap_start_plug(struct iomap_plug *plug)
 	plug->nested = self->plug != NULL;
 	if (plug->nested)
 		return;
-	self->plug_flush = plug_flush_thread;
+	self->plug_flush = iomap__plug_flush_thread;
 	self->plug = plug;
 }
 

@@ -18,10 +18,20 @@
  * reap.  It goes up before requests are started and down when they have been collected,
  * before their bi_end_io runs.
  *
+ * Holding.  A thread that is about to sleep in its own queue, or is collecting from it, holds
+ * back what it starts there (thread->hold): prepared, but not sent.  So the requests that
+ * several bi_end_io submit go out in one system call, and with io_uring it is the one that
+ * sleeps.  The thread sends what it holds (iomap__hold_send()) before it does anything else:
+ * sleeps elsewhere, sleeps in a callback, or leaves the library; and when there are
+ * QUEUE_HOLD_MAX, so that the device has something to do meanwhile.  Whoever else sends in
+ * this queue sends these too, which is no harm.
+ *
  * Locks: queue->lock (IOMAP__RANK_QUEUE) is held while requests are started, which may be a
  * system call that the file system makes take a while; not while callbacks run.
  */
 #include "block/internal.h"
+
+#define QUEUE_HOLD_MAX 8U
 
 struct iomap__queue *iomap__queue_mine(struct iomap__blk *blk)
 {
@@ -63,29 +73,70 @@ static void queue_end(struct iomap__queue *queue, struct iomap__bio_list *ended)
 		iomap_bio_endio(bio);
 }
 
+/* lock held.  Send what is prepared, @started by us since we took the lock, or hold it. */
+static void queue_send(struct iomap__queue *queue, unsigned started, struct iomap__bio_list *failed)
+{
+	struct iomap__thread *self = iomap__thread_self();
+
+	if (self->hold == queue) {
+		self->held += started;
+		if (self->held < QUEUE_HOLD_MAX)
+			return;
+		self->held = 0;
+	}
+	queue->blk->backend->send(queue, failed);
+}
+
 /*
  * @freed requests have left the backend: start those of @again, then the backlog.  What the
  * backend cannot start ends with its error, which makes room for more of the backlog.
  */
 static void queue_turn(struct iomap__queue *queue, unsigned freed, struct iomap__bio_list *again)
 {
-	const struct iomap__backend *backend = queue->blk->backend;
 	struct iomap_bio *bio;
+	unsigned before;
 
 	for (;;) {
 		struct iomap__bio_list failed = { 0 };
 
 		iomap__mutex_lock(&queue->lock);
 		queue->active -= freed;
+		before = queue->active;
 		while ((bio = iomap__bio_list_pop(again)))
 			queue_start(queue, bio, &failed);
 		queue_start_backlog(queue, &failed);
-		backend->send(queue, &failed);
+		queue_send(queue, queue->active - before, &failed);
 		iomap__mutex_unlock(&queue->lock);
-		if (!failed.first)
+		if (iomap__likely(!failed.first))
 			return;
 		freed = failed.count;
 		queue_end(queue, &failed);
+	}
+}
+
+/* Requests that the backend could not start. */
+static void queue_failed(struct iomap__queue *queue, struct iomap__bio_list *failed)
+{
+	struct iomap__bio_list none = { 0 };
+	unsigned nr = failed->count;
+
+	queue_end(queue, failed);
+	queue_turn(queue, nr, &none);
+}
+
+void iomap__hold_send(struct iomap__thread *self)
+{
+	struct iomap__bio_list failed = { 0 };
+	struct iomap__queue *queue = self->hold;
+
+	while (self->held) {
+		self->held = 0;
+		iomap__mutex_lock(&queue->lock);
+		queue->blk->backend->send(queue, &failed);
+		iomap__mutex_unlock(&queue->lock);
+		/* whose bi_end_io may submit more */
+		if (iomap__unlikely(failed.first))
+			queue_failed(queue, &failed);
 	}
 }
 
@@ -93,11 +144,13 @@ void iomap__queue_submit(struct iomap__queue *queue, struct iomap__bio_list *lis
 {
 	struct iomap__bio_list failed = { 0 }, refused = { 0 };
 	struct iomap_bio *bio;
+	unsigned before;
 	bool full;
 
 	/* Before they can be collected; read-modify-write: see park.c. */
 	atomic_fetch_add_explicit(&queue->inflight, list->count, memory_order_acq_rel);
 	iomap__mutex_lock(&queue->lock);
+	before = queue->active;
 	while ((bio = iomap__bio_list_pop(list))) {
 		iomap__step_init(bio);
 		/* there is a backlog only while the backend is full */
@@ -110,18 +163,13 @@ void iomap__queue_submit(struct iomap__queue *queue, struct iomap__bio_list *lis
 			iomap__bio_list_add(&queue->backlog, bio);
 		}
 	}
-	queue->blk->backend->send(queue, &failed);
+	queue_send(queue, queue->active - before, &failed);
 	full = queue->backlog.first != NULL;
 	iomap__mutex_unlock(&queue->lock);
 
 	queue_end(queue, &refused);
-	if (iomap__unlikely(failed.first)) {
-		struct iomap__bio_list none = { 0 };
-		unsigned nr = failed.count;
-
-		queue_end(queue, &failed);
-		queue_turn(queue, nr, &none);
-	}
+	if (iomap__unlikely(failed.first))
+		queue_failed(queue, &failed);
 	if (!will_wait)
 		iomap__park_work_added(queue);
 	if (full)

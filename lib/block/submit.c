@@ -453,7 +453,8 @@ int iomap_submit_bio_wait(struct iomap_bio *bio)
 		.pos = (int64_t)(bio->bi_iter.bi_sector << IOMAP_SECTOR_SHIFT),
 		.len = bio->bi_iter.bi_size,
 	};
-	struct iomap__queue *only = NULL;
+	struct iomap__thread *self = iomap__thread_self();
+	struct iomap__queue *only = NULL, *held = NULL;
 	iomap_bio_end_io_fn *end_io = bio->bi_end_io;
 	void *private = bio->bi_private;
 	bool alone;
@@ -465,14 +466,18 @@ int iomap_submit_bio_wait(struct iomap_bio *bio)
 		/* One bio in our own queue: nothing else can end our wait. */
 		alone = !iomap__load(&iomap__req(bio)->chained);
 		iomap__dispatch(bio, &batch);
-		if (alone && batch.bios.count == 1 && batch.bios.first == bio)
+		if (alone && batch.bios.count == 1 && batch.bios.first == bio) {
 			only = iomap__queue_mine(wait.blk);
+			held = iomap__hold_begin(self, only);
+		}
 		iomap__batch_send(wait.blk, &batch, true);
 	}
 	iomap__slow_wait(&slow);
 	while (!iomap__load_acquire(&wait.done))
 		iomap__io_wait_only(wait.blk, &wait.done, 0, only);
 	iomap__slow_wait_end(&slow);
+	if (only)
+		iomap__hold_end(self, held);
 	bio->bi_end_io = end_io;
 	bio->bi_private = private;
 	return bio->bi_status;

@@ -6,9 +6,10 @@
  * thread's wait would be refused), and no COOP_TASKRUN (the completion of a thread that
  * computes would stay with it until it enters the kernel, while others wait for it).
  *
- * The submission side is ours and not liburing's: entries are filled and sent under the
- * queue's lock, so whatever lies between head and tail after a failed enter can be taken
- * back.  Twice as many entries as the queue is deep: NOPs that kick a sleeper need a place
+ * The submission side is ours and not liburing's: entries are filled under the queue's lock,
+ * and mostly sent under it, so whatever lies between head and tail after a failed enter can
+ * be taken back.  A thread that goes to sleep in its ring sends what it holds back (queue.c)
+ * by the call that sleeps.  Twice as many entries as the queue is deep: NOPs that kick a sleeper need a place
  * as well.  The completion side is used by the queue's reaper only.
  */
 #include <sched.h>
@@ -34,7 +35,8 @@ static int uring_enter(struct io_uring *ring, unsigned submit, unsigned wait, un
 static unsigned uring_pending(const struct io_uring *ring)
 {
 	/* acquire: pairs with the kernel's release when it has read the entries */
-	return *ring->sq.ktail - __atomic_load_n(ring->sq.khead, __ATOMIC_ACQUIRE);
+	return __atomic_load_n(ring->sq.ktail, __ATOMIC_RELAXED) -
+	       __atomic_load_n(ring->sq.khead, __ATOMIC_ACQUIRE);
 }
 
 static struct io_uring_sqe *uring_next_sqe(struct io_uring *ring)
@@ -98,7 +100,7 @@ static void uring_prepare(struct iomap__queue *queue, struct iomap_bio *bio)
 	struct io_uring *ring = uring_of(queue);
 	struct io_uring_sqe *sqe = uring_next_sqe(ring);
 
-	/* active <= depth, and NOPs are sent at once: there is room */
+	/* active <= depth, and there are never more NOPs than that: there is room */
 	iomap__assert(sqe);
 	if (iomap__req(bio)->step == IOMAP__STEP_FLUSH)
 		io_uring_prep_fsync(sqe, -1, IORING_FSYNC_DATASYNC);
@@ -119,13 +121,23 @@ static void uring_prepare(struct iomap__queue *queue, struct iomap_bio *bio)
 	uring_publish_sqe(ring);
 }
 
-/* Take back what the kernel has not taken.  NOPs among it are dropped. */
-static void uring_withdraw(struct io_uring *ring, int error, struct iomap__bio_list *failed)
+/*
+ * Take back what the kernel has not taken.  NOPs among it are dropped.  A thread that sends
+ * as it goes to sleep does so without the lock, and while it may be taking entries they are
+ * not ours to take back: it takes these or is back, at the latest when some request ends.
+ * Either it sees our bit, or we see it: both are read-modify-writes of one word.
+ */
+static void uring_withdraw(struct iomap__uring *uring, int error, struct iomap__bio_list *failed)
 {
+	struct io_uring *ring = &uring->ring;
 	unsigned mask = ring->sq.ring_entries - 1;
-	unsigned head = __atomic_load_n(ring->sq.khead, __ATOMIC_ACQUIRE);
-	unsigned tail = *ring->sq.ktail, at;
+	unsigned head, tail, at;
 
+	atomic_fetch_or(&uring->submitting, IOMAP__URING_WITHDRAWS);
+	while (atomic_load(&uring->submitting) != IOMAP__URING_WITHDRAWS && uring_pending(ring))
+		sched_yield();
+	head = __atomic_load_n(ring->sq.khead, __ATOMIC_ACQUIRE);
+	tail = *ring->sq.ktail;
 	for (at = head; at != tail; at++) {
 		struct io_uring_sqe *sqe = &ring->sq.sqes[ring->sq.array[at & mask]];
 		struct iomap_bio *bio = (void *)(uintptr_t)sqe->user_data;
@@ -136,9 +148,11 @@ static void uring_withdraw(struct io_uring *ring, int error, struct iomap__bio_l
 		iomap__bio_list_add(failed, bio);
 	}
 	__atomic_store_n(ring->sq.ktail, head, __ATOMIC_RELEASE);
+	atomic_fetch_and(&uring->submitting, ~IOMAP__URING_WITHDRAWS);
 }
 
-static void uring_send(struct iomap__queue *queue, struct iomap__bio_list *failed)
+/* 0, or why what is left cannot be sent. */
+static int uring_push(struct iomap__queue *queue)
 {
 	struct io_uring *ring = uring_of(queue);
 	unsigned pending, retries = 0;
@@ -160,27 +174,36 @@ static void uring_send(struct iomap__queue *queue, struct iomap__bio_list *faile
 			sent = -EAGAIN;
 		iomap__log(queue->blk->env, IOMAP_LOG_ERROR, "io_uring_enter: %s",
 			   strerror(-sent));
-		uring_withdraw(ring, sent, failed);
+		return sent;
 	}
+	return 0;
+}
+
+static void uring_send(struct iomap__queue *queue, struct iomap__bio_list *failed)
+{
+	int error = uring_push(queue);
+
+	if (error)
+		uring_withdraw(iomap__uring(queue), error, failed);
 }
 
 static void uring_kick(struct iomap__queue *queue)
 {
-	struct iomap__bio_list failed = { 0 };
 	struct io_uring *ring = uring_of(queue);
 	struct io_uring_sqe *sqe;
 
 	iomap__mutex_lock(&queue->lock);
-	sqe = uring_next_sqe(ring);
-	/* Without room for it there is something on its way that wakes the sleeper. */
-	if (sqe) {
+	/*
+	 * With that many there is something on its way that wakes the sleeper.  What cannot be
+	 * sent stays: others hold requests back here, who are told when they send them.
+	 */
+	if (uring_pending(ring) < queue->depth) {
+		sqe = uring_next_sqe(ring);
 		io_uring_prep_nop(sqe);
 		uring_publish_sqe(ring);
-		uring_send(queue, &failed);
 	}
+	(void)uring_push(queue);
 	iomap__mutex_unlock(&queue->lock);
-	/* uring_send() leaves nothing pending, so there was nothing but the NOP. */
-	iomap__assert(!failed.first);
 }
 
 /* ---- completion; the queue's reaper ---- */
@@ -219,15 +242,45 @@ static int uring_poll_fd(struct iomap__queue *queue)
 	return uring_of(queue)->ring_fd;
 }
 
+/*
+ * Sends what the thread holds and sleeps, in one call and without the queue's lock: the
+ * kernel has one of its own, and of entries that others have sent there are just fewer left.
+ */
+static int uring_sleep_sending(struct iomap__queue *queue, struct iomap__thread *self)
+{
+	struct iomap__uring *uring = iomap__uring(queue);
+	unsigned submit;
+	int sent;
+
+	/* see uring_withdraw() */
+	if (iomap__unlikely(atomic_fetch_add(&uring->submitting, 1) & IOMAP__URING_WITHDRAWS)) {
+		atomic_fetch_sub(&uring->submitting, 1);
+		iomap__hold_send(self);
+		return 0;
+	}
+	submit = uring_pending(&uring->ring);
+	sent = uring_enter(&uring->ring, submit, 1, IORING_ENTER_GETEVENTS);
+	atomic_fetch_sub(&uring->submitting, 1);
+	if (!submit || sent == (int)submit)
+		self->held = 0;
+	else
+		iomap__hold_send(self); /* the hard way */
+	return submit ? 0 : sent;
+}
+
 static void uring_sleep(struct iomap__blk *blk, struct iomap__waiter *waiter)
 {
+	struct iomap__thread *self = iomap__thread_self();
 	int error;
 
 	if (iomap__sleeps_elsewhere(waiter)) {
 		iomap__sleep_poll(blk, waiter);
 		return;
 	}
-	error = uring_enter(uring_of(waiter->home), 0, 1, IORING_ENTER_GETEVENTS);
+	if (self->held)
+		error = uring_sleep_sending(waiter->home, self);
+	else
+		error = uring_enter(uring_of(waiter->home), 0, 1, IORING_ENTER_GETEVENTS);
 	if (error < 0 && error != -EINTR && error != -EAGAIN && error != -EBUSY) {
 		iomap__log(blk->env, IOMAP_LOG_ERROR, "waiting in io_uring_enter: %s",
 			   strerror(-error));
@@ -362,6 +415,7 @@ const struct iomap__backend iomap__uring_backend = {
 	.collect = uring_collect,
 	.ready = uring_ready,
 	.sleep = uring_sleep,
+	.sleep_sends = true,
 	.poll_fd = uring_poll_fd,
 	.kick = uring_kick,
 	.set_memory = iomap__uring_set_memory,

@@ -12,6 +12,8 @@
 #define IOMAP__URING_SLOTS_MAX 16384U /* the kernel's bound */
 #define IOMAP__URING_FILES IOMAP__BDEV_IDS
 
+#define IOMAP__URING_WITHDRAWS (UINT32_C(1) << 31)
+
 enum iomap__uring_slot {
 	IOMAP__SLOT_NEW, /* nobody has needed it yet */
 	IOMAP__SLOT_REGISTERED,
@@ -20,6 +22,8 @@ enum iomap__uring_slot {
 
 struct iomap__uring {
 	struct io_uring ring;
+	/* threads that may be sending without the queue's lock; IOMAP__URING_WITHDRAWS */
+	_Atomic uint32_t submitting;
 	/* under the queue's lock */
 	uint8_t slots[IOMAP__URING_SLOTS_MAX]; /* enum iomap__uring_slot */
 	bool memory; /* there is a table of slots; constant while there is I/O */

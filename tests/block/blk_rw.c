@@ -438,7 +438,7 @@ Test(blk_rw, a_bio_set_has_room_in_front_and_bios_in_reserve)
 	bt_stop(&bt);
 }
 
-Test(blk_rw, a_single_thread_needs_two_system_calls_at_most)
+Test(blk_rw, a_single_thread_needs_one_system_call)
 {
 	struct iomap_debug_counters before, after;
 	char *path = t_temp(MIB);
@@ -462,7 +462,7 @@ Test(blk_rw, a_single_thread_needs_two_system_calls_at_most)
 		cr_assert_eq(bt_read(bdev, 0, buf, 4096), 0);
 	after = t_counters();
 	/* some slack for waits that a signal of the kernel's own interrupts */
-	cr_assert_leq(after.syscalls_nr - before.syscalls_nr, 220U);
+	cr_assert_leq(after.syscalls_nr - before.syscalls_nr, 110U);
 	cr_assert_eq(iomap_bdev_close(bdev), 0);
 	bt_stop(&bt);
 	free(buf);
