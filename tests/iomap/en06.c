@@ -435,6 +435,102 @@ Test(en06, en06_in_an_epoll_of_the_application)
 	teardown(f);
 }
 
+/* A reaper that is held up inside a completion, as long as the test says. */
+struct held_up {
+	struct fixture *f;
+	struct t_gate gate;
+	bool inside, shut; /* under the gate */
+	atomic_uint ended;
+};
+
+static void end_held_up(struct iomap_bio *bio)
+{
+	struct held_up *h = bio->bi_private;
+
+	t_lock(&h->gate);
+	h->inside = true;
+	t_wake(&h->gate);
+	while (h->shut)
+		t_wait(&h->gate);
+	t_unlock(&h->gate);
+	atomic_fetch_add(&h->ended, 1);
+	iomap_bio_put(bio);
+}
+
+static void read_bio(struct held_up *h, void *buf)
+{
+	struct iomap_bio *bio = iomap_bio_alloc(h->f->bdev, 1, IOMAP_REQ_OP_READ, NULL);
+
+	t_must(bio && iomap_bio_add(bio, buf, BLOCK));
+	bio->bi_private = h;
+	bio->bi_end_io = end_held_up;
+	iomap_submit_bio(bio);
+}
+
+static long reap_thread(void *arg)
+{
+	struct held_up *h = arg;
+
+	while (!atomic_load(&h->ended)) {
+		wait_readable(h->f->fd);
+		t_must(iomap_engine_poll(h->f->engine, 1, false) >= 0);
+	}
+	return 0;
+}
+
+/*
+ * The loop has looked for a completion whose queue another thread reaps, and in vain; that one
+ * gives the queue up without having seen it.
+ */
+static void given_up(const char *backend)
+{
+	struct fixture *f = setup(IOMAP_ENGINE_NO_THREADS, backend);
+	struct held_up h = { .f = f, .shut = true };
+	struct t_task task;
+	char *buf;
+
+	if (!strcmp(iomap_bdev_io_path(f->bdev), "inline"))
+		cr_skip_test("the file's I/O is done by who submits it");
+	t_must(posix_memalign((void **)&buf, 4096, 2 * BLOCK) == 0);
+	t_gate_init(&h.gate);
+	settle(f->engine, f->fd);
+	read_bio(&h, buf);
+	t_start(&task, reap_thread, &h);
+	t_lock(&h.gate);
+	while (!h.inside)
+		t_wait(&h.gate);
+	t_unlock(&h.gate);
+	read_bio(&h, buf + BLOCK);
+	wait_readable(f->fd);
+	cr_assert_eq(iomap_engine_poll(f->engine, 1, false), 0);
+	cr_assert_eq(atomic_load(&h.ended), 0U);
+	t_lock(&h.gate);
+	h.shut = false;
+	t_wake(&h.gate);
+	t_unlock(&h.gate);
+	t_join(&task);
+	while (atomic_load(&h.ended) < 2) {
+		wait_readable(f->fd);
+		t_must(iomap_engine_poll(f->engine, 1, false) >= 0);
+	}
+	settle(f->engine, f->fd);
+	t_gate_exit(&h.gate);
+	free(buf);
+	teardown(f);
+}
+
+Test(en06, en06_what_a_reaper_leaves_behind_is_told_to_the_loop_io_uring)
+{
+	need_backend("io_uring");
+	given_up("io_uring");
+}
+
+Test(en06, en06_what_a_reaper_leaves_behind_is_told_to_the_loop_libaio)
+{
+	need_backend("libaio");
+	given_up("libaio");
+}
+
 struct blocker {
 	struct fixture *f;
 	uint64_t seed;
