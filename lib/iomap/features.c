@@ -39,22 +39,26 @@ static int feature_fua(struct iomap_engine *engine, struct iomap_feature *featur
 static int feature_atomic(struct iomap_engine *engine, struct iomap_feature *feature)
 {
 	(void)engine;
-	feature_say(feature, "not in this version: no atomic writes, so no limits of them");
-	return 0;
+	feature_say(feature, "IOMAP_REQ_ATOMIC, on devices whose iomap_bdev_limits() allow it");
+	return 1;
 }
 
-static int feature_registered_buffers(struct iomap_engine *engine, struct iomap_feature *feature)
+/* Whether the backend knows what is registered, and may be told. */
+static int feature_registered(struct iomap_engine *engine, struct iomap_feature *feature)
 {
-	(void)engine;
-	feature_say(feature, "not in this version: memory is pinned for each request");
-	return 0;
-}
+	const char *name = iomap__backend_taken(engine);
 
-static int feature_registered_files(struct iomap_engine *engine, struct iomap_feature *feature)
-{
-	(void)engine;
-	feature_say(feature, "not in this version: files are looked up for each request");
-	return 0;
+	if (engine && engine->opts.flags & IOMAP_ENGINE_NO_REGISTER) {
+		feature_say(feature, "this engine has IOMAP_ENGINE_NO_REGISTER");
+		return 0;
+	}
+	if (!name || strcmp(name, "io_uring")) {
+		snprintf(feature->detail, sizeof(feature->detail),
+			 "the backend is %s, which registers nothing", name ? name : "none");
+		return 0;
+	}
+	feature_say(feature, "as far as the limit on locked memory goes; without that, by address");
+	return 1;
 }
 
 static int feature_polled(struct iomap_engine *engine, struct iomap_feature *feature)
@@ -67,8 +71,8 @@ static int feature_polled(struct iomap_engine *engine, struct iomap_feature *fea
 static int feature_nowait(struct iomap_engine *engine, struct iomap_feature *feature)
 {
 	(void)engine;
-	feature_say(feature, "not in this version: calls wait where they must");
-	return 0;
+	feature_say(feature, "IOMAP_REQ_NOWAIT of bios, where iomap_bdev_limits() say so; calls on files wait");
+	return 1;
 }
 
 /* What the kernel would grant is worth saying: it is what an administrator can change. */
@@ -106,8 +110,8 @@ static const struct {
 	{ "backend", feature_backend },
 	{ "fua", feature_fua },
 	{ "atomic", feature_atomic },
-	{ "registered_buffers", feature_registered_buffers },
-	{ "registered_files", feature_registered_files },
+	{ "registered_buffers", feature_registered },
+	{ "registered_files", feature_registered },
 	{ "polled", feature_polled },
 	{ "nowait", feature_nowait },
 	{ "mmap", feature_mmap },

@@ -144,6 +144,9 @@ Test(en09, en09_an_engine_says_which_backend_it_uses)
 
 	engine = engine_with("threads", &log);
 	uses(engine, "threads");
+	/* what only another one has is said not to be there */
+	cr_assert_eq(feature(engine, "registered_buffers").available, 0);
+	cr_assert(strstr(feature(engine, "registered_files").detail, "threads"));
 	cr_assert_eq(iomap_engine_destroy(engine), 0);
 }
 
