@@ -6,9 +6,6 @@
  */
 #include <criterion/criterion.h>
 #include <errno.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
-#include <stddef.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -62,24 +59,6 @@ static void use(struct iomap_engine *engine, const char *path)
 	cr_assert_eq(iomap_engine_destroy(engine), 0);
 	free(out);
 	free(in);
-}
-
-/* From now on @nr fails with @error in this process, besides what fails already. */
-static void deny(int nr, int error)
-{
-	struct sock_filter filter[] = {
-		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)nr, 0, 1),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (unsigned)error),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-	};
-	struct sock_fprog program = {
-		.len = sizeof(filter) / sizeof(filter[0]),
-		.filter = filter,
-	};
-
-	cr_assert_eq(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
-	cr_assert_eq(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), 0);
 }
 
 /*
@@ -189,7 +168,7 @@ static void no_fallback(const char *backend, int error)
 static void denied(int nr, int error, const char *what)
 {
 	need_uring();
-	deny(nr, error);
+	t_deny(nr, error);
 	left("libaio", what);
 	no_fallback("io_uring", error);
 }
@@ -218,8 +197,8 @@ Test(bd02, bd02_no_memory_that_may_be_locked)
 static void both_denied(int nr, int error, const char *what)
 {
 	unsetenv("IOMAP_BACKEND");
-	deny(SYS_io_uring_setup, EPERM);
-	deny(nr, error);
+	t_deny(SYS_io_uring_setup, EPERM);
+	t_deny(nr, error);
 	left("threads", what);
 	no_fallback("libaio", error);
 }
@@ -289,10 +268,10 @@ Test(bd02, bd02_none_works)
 	struct t_log log;
 
 	unsetenv("IOMAP_BACKEND");
-	deny(SYS_io_uring_setup, EPERM);
-	deny(SYS_io_setup, EPERM);
+	t_deny(SYS_io_uring_setup, EPERM);
+	t_deny(SYS_io_setup, EPERM);
 	/* what the C library starts threads with; the leak checker needs the older clone() */
-	deny(SYS_clone3, EAGAIN);
+	t_deny(SYS_clone3, EAGAIN);
 	cr_assert_eq(create(NULL, &log, &engine), -EAGAIN);
 	cr_assert_eq(t_log_count(&log, IOMAP_LOG_ERROR, "pthread_create"), 1U);
 }

@@ -133,30 +133,19 @@ static inline struct iomap_bio *b_bio(struct iomap_bdev *bdev, uint32_t opf, uin
 	return bio;
 }
 
-/* One bio, and its bi_status. */
-static inline int b_io(struct iomap_bdev *bdev, uint32_t opf, uint64_t addr, void *buf,
-		       size_t bytes)
-{
-	struct iomap_bio *bio = b_bio(bdev, opf, addr, buf, bytes);
-	int status = iomap_submit_bio_wait(bio);
-
-	iomap_bio_put(bio);
-	return status;
-}
-
 static inline int b_write(struct iomap_bdev *bdev, uint64_t addr, void *buf, size_t bytes)
 {
-	return b_io(bdev, IOMAP_REQ_OP_WRITE, addr, buf, bytes);
+	return t_io(bdev, IOMAP_REQ_OP_WRITE, addr, buf, bytes);
 }
 
 static inline int b_read(struct iomap_bdev *bdev, uint64_t addr, void *buf, size_t bytes)
 {
-	return b_io(bdev, IOMAP_REQ_OP_READ, addr, buf, bytes);
+	return t_io(bdev, IOMAP_REQ_OP_READ, addr, buf, bytes);
 }
 
 static inline int b_flush(struct iomap_bdev *bdev)
 {
-	return b_io(bdev, IOMAP_REQ_OP_FLUSH, 0, NULL, 0);
+	return t_io(bdev, IOMAP_REQ_OP_FLUSH, 0, NULL, 0);
 }
 
 /* Write @sectors sectors full of @value. */
@@ -168,7 +157,7 @@ static inline int b_put(struct iomap_bdev *bdev, uint32_t flags, uint64_t sector
 
 	t_must(buf);
 	memset(buf, value, sectors * SECTOR);
-	status = b_io(bdev, IOMAP_REQ_OP_WRITE | flags, sector * SECTOR, buf, sectors * SECTOR);
+	status = t_io(bdev, IOMAP_REQ_OP_WRITE | flags, sector * SECTOR, buf, sectors * SECTOR);
 	free(buf);
 	return status;
 }

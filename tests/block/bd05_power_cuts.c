@@ -11,6 +11,8 @@
  */
 #include "bd05.h"
 
+#include "testpiece.h"
+
 #define DEV_BYTES (64U * 1024U)
 #define SUBSETS_MAX 10U /* of so many writes all subsets are tried */
 #define SEEDS (T_SANITIZED ? 20U : 60U)
@@ -90,7 +92,7 @@ static void put_u64(struct iomap_bdev *log, uint32_t flags, uint64_t sector, uin
 	unsigned char buf[SECTOR] = { 0 };
 
 	memcpy(buf, &value, sizeof(value));
-	t_must(b_io(log, IOMAP_REQ_OP_WRITE | flags, sector * SECTOR, buf, SECTOR) == 0);
+	t_must(t_io(log, IOMAP_REQ_OP_WRITE | flags, sector * SECTOR, buf, SECTOR) == 0);
 }
 
 static uint64_t get_u64(const unsigned char *image, uint64_t sector)
@@ -225,64 +227,6 @@ Test(power_cuts, bd05_a_wrong_order_of_header_and_record_is_found)
 #define FILE_WRITES 60
 #define FILE_FSYNCS 8
 
-static int file_begin(struct iomap_inode *inode, int64_t pos, int64_t length, unsigned flags,
-		      struct iomap *iomap, struct iomap *srcmap)
-{
-	(void)pos;
-	(void)length;
-	(void)flags;
-	(void)srcmap;
-	iomap->type = IOMAP_MAPPED;
-	iomap->offset = 0;
-	iomap->length = DEV_BYTES;
-	iomap->addr = 0;
-	iomap->bdev = inode->i_private;
-	return 0;
-}
-
-static const struct iomap_ops file_ops = { .iomap_begin = file_begin };
-
-static int file_read_folio(struct iomap_file *file, struct iomap_folio *folio)
-{
-	(void)file;
-	return iomap_bio_read_folio(folio, &file_ops);
-}
-
-static void file_readahead(struct iomap_readahead_control *rac)
-{
-	iomap_bio_readahead(rac, &file_ops);
-}
-
-static ssize_t file_range(struct iomap_writepage_ctx *wpc, struct iomap_folio *folio, uint64_t pos,
-			  unsigned len, uint64_t end_pos)
-{
-	int error = file_begin(wpc->inode, (int64_t)pos, len, IOMAP_WRITE, &wpc->iomap, NULL);
-
-	return error ? error : iomap_add_to_ioend(wpc, folio, (int64_t)pos, (int64_t)end_pos, len);
-}
-
-static const struct iomap_writeback_ops file_wb_ops = {
-	.writeback_range = file_range,
-	.writeback_submit = iomap_ioend_writeback_submit,
-};
-
-static int file_writepages(struct iomap_address_space *mapping, struct iomap_writeback_control *wbc)
-{
-	struct iomap_writepage_ctx wpc = { .inode = mapping->host,
-					   .wbc = wbc,
-					   .ops = &file_wb_ops };
-
-	return iomap_writepages(&wpc);
-}
-
-static const struct iomap_address_space_operations file_a_ops = {
-	.read_folio = file_read_folio,
-	.writepages = file_writepages,
-	.readahead = file_readahead,
-};
-
-static const struct iomap_inode_ops file_i_op = { .write = &file_ops };
-
 /* Write number n (from 1) put bytes of value n into [pos, pos + len). */
 struct file_program {
 	struct {
@@ -350,12 +294,13 @@ static struct cuts run_file(struct t_rand *r, bool flush)
 {
 	struct iomap_engine *engine = b_engine();
 	struct iomap_bdev *log = new_log(engine);
+	struct tp whole = { .length = DEV_BYTES };
 	struct iomap_inode inode;
 	struct iomap_inode_args args = {
 		.size = sizeof(args),
-		.a_ops = &file_a_ops,
-		.i_op = &file_i_op,
-		.i_private = log,
+		.a_ops = &tp_aops,
+		.i_op = &tp_inode_ops,
+		.i_private = &whole,
 		.bdev = log,
 		.i_size = DEV_BYTES,
 		.blkbits = 9,

@@ -26,7 +26,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "testutil.h"
+#include "testpiece.h"
 
 #define CELL 64
 #define FILE_BYTES (16U << 20)
@@ -68,68 +68,8 @@ struct model {
 	_Atomic uint64_t reads, cells_checked, fsyncs;
 };
 
-static struct model *model_of(struct iomap_inode *inode)
-{
-	return inode->i_private;
-}
-
-/* ---- the extent map: the file lies on the device as it is ---- */
-
-static int map_begin(struct iomap_inode *inode, int64_t pos, int64_t length, unsigned flags,
-		     struct iomap *iomap, struct iomap *srcmap)
-{
-	(void)pos;
-	(void)length;
-	(void)flags;
-	(void)srcmap;
-	iomap->type = IOMAP_MAPPED;
-	iomap->addr = 0;
-	iomap->offset = 0;
-	iomap->length = FILE_BYTES;
-	iomap->bdev = model_of(inode)->bdev;
-	return 0;
-}
-
-static const struct iomap_ops map_ops = { .iomap_begin = map_begin };
-
-static ssize_t map_range(struct iomap_writepage_ctx *wpc, struct iomap_folio *folio, uint64_t pos,
-			 unsigned len, uint64_t end_pos)
-{
-	(void)map_begin(wpc->inode, (int64_t)pos, len, 0, &wpc->iomap, NULL);
-	return iomap_add_to_ioend(wpc, folio, (int64_t)pos, (int64_t)end_pos, len);
-}
-
-static const struct iomap_writeback_ops map_writeback = {
-	.writeback_range = map_range,
-	.writeback_submit = iomap_ioend_writeback_submit,
-};
-
-static int read_folio(struct iomap_file *file, struct iomap_folio *folio)
-{
-	(void)file;
-	return iomap_bio_read_folio(folio, &map_ops);
-}
-
-static void read_ahead(struct iomap_readahead_control *rac)
-{
-	iomap_bio_readahead(rac, &map_ops);
-}
-
-static int writepages(struct iomap_address_space *mapping, struct iomap_writeback_control *wbc)
-{
-	struct iomap_writepage_ctx wpc = { .inode = mapping->host,
-					   .wbc = wbc,
-					   .ops = &map_writeback };
-
-	return iomap_writepages(&wpc);
-}
-
-static const struct iomap_address_space_operations a_ops = {
-	.read_folio = read_folio,
-	.readahead = read_ahead,
-	.writepages = writepages,
-};
-static const struct iomap_inode_ops i_op = { .write = &map_ops };
+/* The file lies on the device as it is. */
+static struct tp whole = { .length = FILE_BYTES };
 
 /* ---- cells ---- */
 
@@ -327,10 +267,10 @@ static void check_image(struct model *m, const char *image, const char *who)
 static void open_model(struct model *m, const char *path, struct t_log *log)
 {
 	struct iomap_inode_args args = { .size = sizeof(args),
-					 .a_ops = &a_ops,
-					 .i_op = &i_op,
+					 .a_ops = &tp_aops,
+					 .i_op = &tp_inode_ops,
 					 .i_size = FILE_BYTES,
-					 .i_private = m };
+					 .i_private = &whole };
 	struct iomap_engine_opts opts;
 
 	iomap_engine_opts_init(&opts);

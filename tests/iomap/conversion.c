@@ -139,18 +139,6 @@ static uint64_t header_sum(const struct header *h)
 	return (h->number * 0x9e3779b97f4a7c15ULL) ^ (h->written * 0xbf58476d1ce4e5b9ULL) ^ 1;
 }
 
-static int header_io(struct store *s, unsigned opf, uint64_t block, void *mem)
-{
-	struct iomap_bio *bio = iomap_bio_alloc(s->dev, 1, opf, NULL);
-	int err;
-
-	t_must(bio && iomap_bio_add(bio, mem, BLOCK));
-	bio->bi_iter.bi_sector = block * BLOCK >> IOMAP_SECTOR_SHIFT;
-	err = iomap_submit_bio_wait(bio);
-	iomap_bio_put(bio);
-	return err;
-}
-
 static int commit(struct iomap_inode *inode, int datasync)
 {
 	static _Alignas(BLOCK) unsigned char mem[BLOCK];
@@ -165,7 +153,7 @@ static int commit(struct iomap_inode *inode, int datasync)
 	s->header.sum = header_sum(&s->header);
 	memset(mem, 0, BLOCK);
 	memcpy(mem, &s->header, sizeof(s->header));
-	return header_io(s, opf, s->header.number % 2, mem);
+	return t_io(s->dev, opf, s->header.number % 2 * BLOCK, mem, BLOCK);
 }
 
 static const struct iomap_inode_ops i_op = { .write = &ops, .commit_metadata = commit };
@@ -186,7 +174,7 @@ static void store_open(struct store *s, struct iomap_engine *engine, struct ioma
 	s->dev = dev;
 	s->mistake = mistake;
 	for (uint64_t block = 0; block < 2; block++) {
-		t_must(header_io(s, IOMAP_REQ_OP_READ, block, mem) == 0);
+		t_must(t_io(s->dev, IOMAP_REQ_OP_READ, block * BLOCK, mem, BLOCK) == 0);
 		memcpy(&h, mem, sizeof(h));
 		if (h.sum == header_sum(&h) && h.number > s->header.number)
 			s->header = h;

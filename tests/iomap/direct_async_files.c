@@ -8,14 +8,12 @@
  */
 #include <criterion/criterion.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <sched.h>
 #include <semaphore.h>
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
 
-#include "testutil.h"
+#include "testpiece.h"
 
 #define KIB 1024
 #define FILE_BYTES (4U << 20)
@@ -44,26 +42,7 @@ struct req {
 
 static _Thread_local unsigned in_complete, in_call;
 
-static int begin(struct iomap_inode *inode, int64_t pos, int64_t length, unsigned flags,
-		 struct iomap *iomap, struct iomap *srcmap)
-{
-	(void)pos, (void)length, (void)flags, (void)srcmap;
-	iomap->type = IOMAP_MAPPED;
-	iomap->bdev = inode->i_bdev;
-	iomap->addr = 0;
-	iomap->length = FILE_BYTES;
-	return 0;
-}
-
-static const struct iomap_ops ops = { .iomap_begin = begin };
-
-static int writepages(struct iomap_address_space *mapping, struct iomap_writeback_control *wbc)
-{
-	(void)mapping, (void)wbc;
-	return 0;
-}
-
-static const struct iomap_address_space_operations aops = { .writepages = writepages };
+static struct tp whole = { .length = FILE_BYTES };
 
 enum { ON_FILE, ON_FAULTY, ON_FAULTY_FILE };
 
@@ -71,19 +50,19 @@ enum { ON_FILE, ON_FAULTY, ON_FAULTY_FILE };
 static void fill_file(const char *path)
 {
 	char *data = malloc(FILE_BYTES);
-	int fd = open(path, O_WRONLY);
 
-	t_must(data != NULL && fd >= 0);
+	t_must(data != NULL);
 	memset(data, 0x77, FILE_BYTES);
-	t_must(write(fd, data, FILE_BYTES) == (ssize_t)FILE_BYTES);
-	t_must(fsync(fd) == 0 && close(fd) == 0);
+	t_temp_put(path, data, FILE_BYTES);
 	free(data);
 }
 
 static struct fixture *setup(unsigned on, uint32_t nr_workers, uint32_t flags, const char *backend)
 {
 	struct iomap_bdev_opts bdev_opts = { .size = sizeof(bdev_opts) };
-	struct iomap_inode_args args = { .size = sizeof(args), .a_ops = &aops };
+	struct iomap_inode_args args = { .size = sizeof(args),
+					 .a_ops = &tp_aops,
+					 .i_private = &whole };
 	struct fixture *f = calloc(1, sizeof(*f));
 	struct iomap_engine_opts opts;
 
@@ -184,7 +163,7 @@ static ssize_t submit(struct req *req, unsigned direction, int64_t pos)
 	iomap_iov_iter_ubuf(&iter, direction, req->buf, req->len);
 	in_call++;
 	iomap_inode_lock_shared(&req->f->inode);
-	ret = iomap_dio_rw(&req->iocb, &iter, &ops, NULL, 0, NULL, 0);
+	ret = iomap_dio_rw(&req->iocb, &iter, &tp_ops, NULL, 0, NULL, 0);
 	iomap_inode_unlock_shared(&req->f->inode);
 	in_call--;
 	return ret;
@@ -343,7 +322,7 @@ static long submit_many(void *arg)
 			in_call++;
 			iomap_kiocb_init(&iocb, s->f->file, 0);
 			iomap_iov_iter_ubuf(&iter, IOMAP_ITER_DEST, sync_buf, 4 * KIB);
-			t_must(iomap_dio_rw(&iocb, &iter, &ops, NULL, 0, NULL, 0) == 4 * KIB);
+			t_must(iomap_dio_rw(&iocb, &iter, &tp_ops, NULL, 0, NULL, 0) == 4 * KIB);
 			in_call--;
 		}
 		for (unsigned i = 0; i < DEPTH; i++) {

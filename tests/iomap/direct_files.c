@@ -9,7 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "testutil.h"
+#include "testpiece.h"
 
 #define KIB 1024
 #define FILE_BYTES (4U << 20)
@@ -22,68 +22,14 @@ struct fixture {
 	struct t_log log;
 };
 
-static int begin(struct iomap_inode *inode, int64_t pos, int64_t length, unsigned flags,
-		 struct iomap *iomap, struct iomap *srcmap)
-{
-	(void)pos, (void)length, (void)flags, (void)srcmap;
-	iomap->type = IOMAP_MAPPED;
-	iomap->bdev = inode->i_bdev;
-	iomap->addr = 0;
-	iomap->length = FILE_BYTES;
-	return 0;
-}
-
-static const struct iomap_ops ops = { .iomap_begin = begin };
-
-static int read_folio(struct iomap_file *file, struct iomap_folio *folio)
-{
-	(void)file;
-	return iomap_bio_read_folio(folio, &ops);
-}
-
-static void read_ahead(struct iomap_readahead_control *rac)
-{
-	iomap_bio_readahead(rac, &ops);
-}
-
-static ssize_t range(struct iomap_writepage_ctx *wpc, struct iomap_folio *folio, uint64_t pos,
-		     unsigned len, uint64_t end_pos)
-{
-	(void)begin(wpc->inode, (int64_t)pos, len, IOMAP_WRITE, &wpc->iomap, NULL);
-	return iomap_add_to_ioend(wpc, folio, (int64_t)pos, (int64_t)end_pos, len);
-}
-
-static const struct iomap_writeback_ops wb_ops = {
-	.writeback_range = range,
-	.writeback_submit = iomap_ioend_writeback_submit,
-};
-
-static int writepages(struct iomap_address_space *mapping, struct iomap_writeback_control *wbc)
-{
-	struct iomap_writepage_ctx wpc = { .inode = mapping->host, .wbc = wbc, .ops = &wb_ops };
-
-	return iomap_writepages(&wpc);
-}
-
-static const struct iomap_address_space_operations aops = {
-	.read_folio = read_folio,
-	.readahead = read_ahead,
-	.writepages = writepages,
-};
-
-static int allow_direct(struct iomap_inode *inode, struct iomap_file *file)
-{
-	(void)inode;
-	iomap_file_set_mode(file, IOMAP_FMODE_CAN_ODIRECT);
-	return 0;
-}
-
-static const struct iomap_inode_ops inode_ops = { .write = &ops, .open = allow_direct };
+static struct tp whole = { .length = FILE_BYTES };
 
 static void setup(struct fixture *f, const char *path, uint32_t bdev_flags)
 {
 	struct iomap_bdev_opts bdev_opts = { .size = sizeof(bdev_opts), .flags = bdev_flags };
-	struct iomap_inode_args args = { .size = sizeof(args), .a_ops = &aops, .i_op = &inode_ops };
+	struct iomap_inode_args args = {
+		.size = sizeof(args), .a_ops = &tp_aops, .i_op = &tp_inode_ops, .i_private = &whole
+	};
 	struct iomap_engine_opts opts;
 
 	iomap_engine_opts_init(&opts);

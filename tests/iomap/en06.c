@@ -12,6 +12,7 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
+#include "testpiece.h"
 #include "teststore.h"
 
 #define KIB 1024
@@ -198,43 +199,24 @@ struct req {
 	unsigned calls;
 };
 
-static int begin(struct iomap_inode *inode, int64_t pos, int64_t length, unsigned flags,
-		 struct iomap *iomap, struct iomap *srcmap)
-{
-	(void)pos, (void)length, (void)flags, (void)srcmap;
-	iomap->type = IOMAP_MAPPED;
-	iomap->bdev = inode->i_bdev;
-	iomap->addr = 0;
-	iomap->length = FILE_BYTES;
-	return 0;
-}
-
-static const struct iomap_ops ops = { .iomap_begin = begin };
-
-static int no_writepages(struct iomap_address_space *mapping, struct iomap_writeback_control *wbc)
-{
-	(void)mapping, (void)wbc;
-	return 0;
-}
-
-static const struct iomap_address_space_operations aops = { .writepages = no_writepages };
+static struct tp whole = { .length = FILE_BYTES };
 
 static void fill_file(const char *path)
 {
 	char *data = malloc(FILE_BYTES);
-	int fd = open(path, O_WRONLY);
 
-	t_must(data != NULL && fd >= 0);
+	t_must(data != NULL);
 	t_fill(data, FILE_BYTES, 0, 3);
-	t_must(write(fd, data, FILE_BYTES) == (ssize_t)FILE_BYTES);
-	t_must(fsync(fd) == 0 && close(fd) == 0);
+	t_temp_put(path, data, FILE_BYTES);
 	free(data);
 }
 
 static struct fixture *setup(uint32_t flags, const char *backend)
 {
 	struct iomap_bdev_opts bdev_opts = { .size = sizeof(bdev_opts) };
-	struct iomap_inode_args args = { .size = sizeof(args), .a_ops = &aops };
+	struct iomap_inode_args args = { .size = sizeof(args),
+					 .a_ops = &tp_aops,
+					 .i_private = &whole };
 	struct fixture *f = calloc(1, sizeof(*f));
 	struct iomap_engine_opts opts;
 
@@ -292,7 +274,7 @@ static ssize_t read_at(struct fixture *f, struct req *req, void *buf, int64_t po
 		iocb->ki_complete = on_complete;
 	iomap_iov_iter_ubuf(&iter, IOMAP_ITER_DEST, buf, BLOCK);
 	iomap_inode_lock_shared(&f->inode);
-	ret = iomap_dio_rw(iocb, &iter, &ops, NULL, 0, NULL, 0);
+	ret = iomap_dio_rw(iocb, &iter, &tp_ops, NULL, 0, NULL, 0);
 	iomap_inode_unlock_shared(&f->inode);
 	return ret;
 }

@@ -6,33 +6,12 @@
  */
 #include <criterion/criterion.h>
 #include <errno.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
-#include <stddef.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/syscall.h>
 
 #include "testutil.h"
 
 #define NR 32
-
-static void deny(int nr, int error)
-{
-	struct sock_filter filter[] = {
-		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)nr, 0, 1),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (unsigned)error),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-	};
-	struct sock_fprog program = {
-		.len = sizeof(filter) / sizeof(filter[0]),
-		.filter = filter,
-	};
-
-	cr_assert_eq(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
-	cr_assert_eq(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), 0);
-}
 
 /* The feature of that name; the test fails when there is none. */
 static struct iomap_feature feature(struct iomap_engine *engine, const char *name)
@@ -181,7 +160,7 @@ static void denied(int nr, int error, const char *what, const char *why)
 	struct t_log log;
 
 	unsetenv("IOMAP_BACKEND");
-	deny(nr, error);
+	t_deny(nr, error);
 	f = feature(NULL, "io_uring");
 	cr_assert_eq(f.available, 0);
 	cr_assert(strstr(f.detail, what), "%s", f.detail);
@@ -252,7 +231,7 @@ Test(en09, en09_the_process_is_probed_once)
 	before = feature(NULL, "threads");
 	cr_assert_eq(before.available, 1);
 	/* what the C library starts threads with */
-	deny(SYS_clone3, EAGAIN);
+	t_deny(SYS_clone3, EAGAIN);
 	cr_assert_eq(feature(NULL, "threads").available, 1);
 }
 

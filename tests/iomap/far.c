@@ -10,7 +10,7 @@
 #include <errno.h>
 #include <string.h>
 
-#include "testutil.h"
+#include "testpiece.h"
 
 #define KIB 1024
 #define SPAN (64 * KIB) /* mapped, to the device's beginning; all before it is a hole */
@@ -29,72 +29,16 @@ struct far {
 	int64_t size;
 };
 
-static int begin(struct iomap_inode *inode, int64_t pos, int64_t length, unsigned flags,
-		 struct iomap *iomap, struct iomap *srcmap)
-{
-	(void)length, (void)flags, (void)srcmap;
-	iomap->bdev = inode->i_bdev;
-	iomap->type = pos < FAR ? IOMAP_HOLE : IOMAP_MAPPED;
-	iomap->offset = pos < FAR ? 0 : FAR;
-	iomap->length = pos < FAR ? (uint64_t)FAR : SPAN;
-	iomap->addr = pos < FAR ? IOMAP_NULL_ADDR : 0;
-	return 0;
-}
-
-static const struct iomap_ops ops = { .iomap_begin = begin };
-
-static int read_folio(struct iomap_file *file, struct iomap_folio *folio)
-{
-	(void)file;
-	return iomap_bio_read_folio(folio, &ops);
-}
-
-static void read_ahead(struct iomap_readahead_control *rac)
-{
-	iomap_bio_readahead(rac, &ops);
-}
-
-static ssize_t range(struct iomap_writepage_ctx *wpc, struct iomap_folio *folio, uint64_t pos,
-		     unsigned len, uint64_t end_pos)
-{
-	(void)begin(wpc->inode, (int64_t)pos, len, IOMAP_WRITE, &wpc->iomap, NULL);
-	return iomap_add_to_ioend(wpc, folio, (int64_t)pos, (int64_t)end_pos, len);
-}
-
-static const struct iomap_writeback_ops wb_ops = {
-	.writeback_range = range,
-	.writeback_submit = iomap_ioend_writeback_submit,
-};
-
-static int writepages(struct iomap_address_space *mapping, struct iomap_writeback_control *wbc)
-{
-	struct iomap_writepage_ctx wpc = { .inode = mapping->host, .wbc = wbc, .ops = &wb_ops };
-
-	return iomap_writepages(&wpc);
-}
-
-static const struct iomap_address_space_operations aops = {
-	.read_folio = read_folio,
-	.readahead = read_ahead,
-	.writepages = writepages,
-};
-
-static int allow_direct(struct iomap_inode *inode, struct iomap_file *file)
-{
-	(void)inode;
-	iomap_file_set_mode(file, IOMAP_FMODE_CAN_ODIRECT);
-	return 0;
-}
-
-static const struct iomap_inode_ops inode_ops = { .write = &ops, .open = allow_direct };
+static struct tp piece = { .offset = FAR, .length = SPAN };
 
 static struct far *set_up(uint32_t blkbits, uint64_t seed)
 {
-	struct iomap_inode_args args = { .size = sizeof(args), .a_ops = &aops, .i_op = &inode_ops };
+	struct iomap_inode_args args = {
+		.size = sizeof(args), .a_ops = &tp_aops, .i_op = &tp_inode_ops, .i_private = &piece
+	};
 	struct iomap_engine_opts opts;
 	struct far *f = calloc(1, sizeof(*f));
 	void *model = NULL, *buf = NULL;
-	struct iomap_bio *bio;
 
 	t_must(f && !posix_memalign(&model, 4096, SPAN) && !posix_memalign(&buf, 4096, SPAN));
 	f->model = memset(model, 0, SPAN);
@@ -107,9 +51,7 @@ static struct far *set_up(uint32_t blkbits, uint64_t seed)
 	t_log_init(&f->log);
 	f->engine = t_engine(&opts, &f->log);
 	t_must(iomap_bdev_open_memory(f->engine, SPAN, &f->bdev) == 0);
-	bio = iomap_bio_alloc(f->bdev, 1, IOMAP_REQ_OP_WRITE, NULL);
-	t_must(bio && iomap_bio_add(bio, buf, SPAN) && !iomap_submit_bio_wait(bio));
-	iomap_bio_put(bio);
+	t_must(t_io(f->bdev, IOMAP_REQ_OP_WRITE, 0, buf, SPAN) == 0);
 	args.bdev = f->bdev;
 	args.blkbits = blkbits;
 	cr_assert_eq(iomap_inode_init(f->engine, &f->inode, &args), 0);
@@ -272,9 +214,9 @@ Test(far, tr02_odd_arguments_of_the_cache_calls)
 	cr_assert_eq(iomap_write(f->buffered, "x", 1, INT64_MAX - 1), 1);
 	iomap_inode_lock(inode);
 	iomap_filemap_invalidate_lock(&inode->i_data);
-	cr_assert_eq(iomap_truncate_page(inode, -1, NULL, &ops, NULL, NULL), -EINVAL);
-	cr_assert_eq(iomap_truncate_page(inode, INT64_MIN, NULL, &ops, NULL, NULL), -EINVAL);
-	cr_assert_eq(iomap_truncate_page(inode, INT64_MAX, NULL, &ops, NULL, NULL), 0);
+	cr_assert_eq(iomap_truncate_page(inode, -1, NULL, &tp_ops, NULL, NULL), -EINVAL);
+	cr_assert_eq(iomap_truncate_page(inode, INT64_MIN, NULL, &tp_ops, NULL, NULL), -EINVAL);
+	cr_assert_eq(iomap_truncate_page(inode, INT64_MAX, NULL, &tp_ops, NULL, NULL), 0);
 	cr_assert_eq(iomap_truncate_page(inode, 0, NULL, NULL, NULL, NULL), -EINVAL);
 	iomap_truncate_pagecache_range(inode, INT64_MIN, INT64_MIN);
 	iomap_truncate_pagecache_range(inode, INT64_MIN, -1);

@@ -28,7 +28,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "testutil.h"
+#include "testpiece.h"
 
 #define BLOCK 4096
 #define BLOCKS 24
@@ -86,70 +86,9 @@ static struct store *store_of(struct iomap_inode *inode)
 	return (struct store *)(void *)((char *)inode - offsetof(struct store, inode));
 }
 
-static int begin(struct iomap_inode *inode, int64_t pos, int64_t length, unsigned flags,
-		 struct iomap *iomap, struct iomap *srcmap)
-{
-	(void)pos;
-	(void)length;
-	(void)flags;
-	(void)srcmap;
-	iomap->type = IOMAP_MAPPED;
-	iomap->offset = 0;
-	iomap->length = FILE_BYTES;
-	iomap->addr = DATA_AT;
-	iomap->bdev = store_of(inode)->dev;
-	return 0;
-}
-
-static const struct iomap_ops ops = { .iomap_begin = begin };
-
-static ssize_t range(struct iomap_writepage_ctx *wpc, struct iomap_folio *folio, uint64_t pos,
-		     unsigned len, uint64_t end_pos)
-{
-	begin(wpc->inode, (int64_t)pos, len, IOMAP_WRITE, &wpc->iomap, NULL);
-	return iomap_add_to_ioend(wpc, folio, (int64_t)pos, (int64_t)end_pos, len);
-}
-
-static const struct iomap_writeback_ops wb_ops = {
-	.writeback_range = range,
-	.writeback_submit = iomap_ioend_writeback_submit,
-};
-
-static int writepages(struct iomap_address_space *mapping, struct iomap_writeback_control *wbc)
-{
-	struct iomap_writepage_ctx wpc = { .inode = mapping->host, .wbc = wbc, .ops = &wb_ops };
-
-	return iomap_writepages(&wpc);
-}
-
-static int read_folio(struct iomap_file *file, struct iomap_folio *folio)
-{
-	struct iomap_read_folio_ctx ctx = { .ops = &iomap_bio_read_ops, .cur_folio = folio };
-
-	(void)file;
-	return iomap_read_folio(&ops, &ctx);
-}
-
-static const struct iomap_address_space_operations aops = {
-	.read_folio = read_folio,
-	.writepages = writepages,
-};
-
 static uint64_t header_sum(const struct header *h)
 {
 	return (h->number * 0x9e3779b97f4a7c15ULL) ^ (h->size * 0xbf58476d1ce4e5b9ULL) ^ 1;
-}
-
-static int header_io(struct store *s, unsigned op, uint64_t block, void *mem)
-{
-	struct iomap_bio *bio = iomap_bio_alloc(s->dev, 1, op, NULL);
-	int err;
-
-	t_must(bio && iomap_bio_add(bio, mem, BLOCK));
-	bio->bi_iter.bi_sector = block * BLOCK >> IOMAP_SECTOR_SHIFT;
-	err = iomap_submit_bio_wait(bio);
-	iomap_bio_put(bio);
-	return err;
 }
 
 static int commit(struct iomap_inode *inode, int datasync)
@@ -166,13 +105,13 @@ static int commit(struct iomap_inode *inode, int datasync)
 	s->header.sum = header_sum(&s->header);
 	memset(mem, 0, BLOCK);
 	memcpy(mem, &s->header, sizeof(s->header));
-	err = header_io(s, IOMAP_REQ_OP_WRITE, s->header.number % 2, mem);
+	err = t_io(s->dev, IOMAP_REQ_OP_WRITE, s->header.number % 2 * BLOCK, mem, BLOCK);
 	free(mem);
 	may_die(s, AFTER_COMMIT);
 	return err;
 }
 
-static const struct iomap_inode_ops i_op = { .write = &ops, .commit_metadata = commit };
+static const struct iomap_inode_ops i_op = { .write = &tp_ops, .commit_metadata = commit };
 
 /* The newer header that is whole; a new device has none, which is an empty file. */
 static void find_header(struct store *s)
@@ -183,7 +122,7 @@ static void find_header(struct store *s)
 	t_must(mem != NULL);
 	memset(&s->header, 0, sizeof(s->header));
 	for (uint64_t block = 0; block < 2; block++) {
-		t_must(header_io(s, IOMAP_REQ_OP_READ, block, mem) == 0);
+		t_must(t_io(s->dev, IOMAP_REQ_OP_READ, block * BLOCK, mem, BLOCK) == 0);
 		memcpy(&h, mem, sizeof(h));
 		/* a kill is no power cut: what is neither new nor whole is not clean */
 		t_must(!h.number || h.sum == header_sum(&h));
@@ -195,7 +134,10 @@ static void find_header(struct store *s)
 
 static void store_open(struct store *s, const char *path, bool flusher, bool stacked)
 {
-	struct iomap_inode_args args = { .size = sizeof(args), .a_ops = &aops, .i_op = &i_op };
+	static struct tp data = { .length = FILE_BYTES, .addr = DATA_AT };
+	struct iomap_inode_args args = {
+		.size = sizeof(args), .a_ops = &tp_aops, .i_op = &i_op, .i_private = &data
+	};
 	struct iomap_engine_opts opts;
 
 	iomap_engine_opts_init(&opts);

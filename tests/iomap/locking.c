@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <string.h>
 
+#include "testpiece.h"
 #include "teststore.h"
 
 #define KIB 1024
@@ -414,35 +415,6 @@ Test(locking, lk03_the_commit_is_called_with_nothing_held)
 
 #define FILE_BYTES (64U * KIB)
 
-static int map_file(struct iomap_inode *inode, int64_t pos, int64_t length, unsigned flags,
-		    struct iomap *iomap, struct iomap *srcmap)
-{
-	(void)pos, (void)length, (void)flags, (void)srcmap;
-	iomap->type = IOMAP_MAPPED;
-	iomap->bdev = inode->i_bdev;
-	iomap->addr = 0;
-	iomap->length = FILE_BYTES;
-	return 0;
-}
-
-static const struct iomap_ops file_ops = { .iomap_begin = map_file };
-
-static int read_file_folio(struct iomap_file *file, struct iomap_folio *folio)
-{
-	(void)file;
-	return iomap_bio_read_folio(folio, &file_ops);
-}
-
-static void read_file_ahead(struct iomap_readahead_control *rac)
-{
-	iomap_bio_readahead(rac, &file_ops);
-}
-
-static const struct iomap_address_space_operations file_aops = {
-	.read_folio = read_file_folio,
-	.readahead = read_file_ahead,
-};
-
 /*
  * The read waits for the lock of a folio that readahead has handed to a completion, reaps that
  * itself, finds that it has failed, and reads the folio once more, which hands the lock over.
@@ -454,9 +426,10 @@ Test(locking, lk02_a_waiter_completes_the_failed_read_that_it_waits_for)
 				     .ops = IOMAP_FAULT_ON_READ,
 				     .nth = 1,
 				     .error = -EIO };
-	struct iomap_inode_args args = { .size = sizeof(args),
-					 .a_ops = &file_aops,
-					 .i_size = FILE_BYTES };
+	struct tp whole = { .length = FILE_BYTES };
+	struct iomap_inode_args args = {
+		.size = sizeof(args), .a_ops = &tp_aops, .i_private = &whole, .i_size = FILE_BYTES
+	};
 	struct iomap_bdev_opts bdev_opts = { .size = sizeof(bdev_opts) };
 	struct iomap_engine_opts opts;
 	struct iomap_engine *engine;

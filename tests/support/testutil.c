@@ -6,7 +6,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -267,6 +270,37 @@ static bool takes_o_direct(const char *dir)
 	return true;
 }
 
+int t_io(struct iomap_bdev *bdev, uint32_t opf, uint64_t addr, void *buf, size_t bytes)
+{
+	struct iomap_bio *bio = iomap_bio_alloc(bdev, 1, opf, NULL);
+	int status;
+
+	t_must(bio);
+	bio->bi_iter.bi_sector = addr >> IOMAP_SECTOR_SHIFT;
+	if (bytes)
+		t_must(iomap_bio_add(bio, buf, bytes));
+	status = iomap_submit_bio_wait(bio);
+	iomap_bio_put(bio);
+	return status;
+}
+
+void t_deny(int nr, int error)
+{
+	struct sock_filter filter[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)nr, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (unsigned)error),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog program = {
+		.len = sizeof(filter) / sizeof(filter[0]),
+		.filter = filter,
+	};
+
+	cr_assert_eq(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+	cr_assert_eq(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), 0);
+}
+
 char *t_temp(uint64_t bytes)
 {
 	const char *dirs[] = { getenv("IOMAP_TEST_DIR"), getenv("TMPDIR"), "/var/tmp", "/tmp",
@@ -293,6 +327,14 @@ void t_temp_free(char *path)
 {
 	unlink(path);
 	free(path);
+}
+
+void t_temp_put(const char *path, const void *data, size_t bytes)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+
+	t_must(fd >= 0 && write(fd, data, bytes) == (ssize_t)bytes);
+	t_must(fsync(fd) == 0 && close(fd) == 0);
 }
 
 int t_death(void (*fn)(void *arg), void *arg, char *err, size_t err_size)

@@ -122,10 +122,18 @@ struct iomap_engine_stats t_stats(struct iomap_engine *engine);
  */
 struct iomap_engine *t_engine(struct iomap_engine_opts *opts, struct t_log *log);
 
+/* One bio of at most one piece of memory, waited for; its status. */
+int t_io(struct iomap_bdev *bdev, uint32_t opf, uint64_t addr, void *buf, size_t bytes);
+
+/* From now on system call `nr` fails with `error` in this process, besides what fails already. */
+void t_deny(int nr, int error);
+
 /* A new empty file of `bytes` on a real file system where there is one; t_temp_free()
  * removes it.  The name is the caller's to free by t_temp_free(). */
 char *t_temp(uint64_t bytes);
 void t_temp_free(char *path);
+/* Write all of the file, and through to the disk. */
+void t_temp_put(const char *path, const void *data, size_t bytes);
 
 /*
  * Run fn(arg) in a child.  Return: the signal that ended it, or 0 when it returned.  What it
