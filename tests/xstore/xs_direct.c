@@ -461,17 +461,13 @@ struct cut_model {
 };
 
 /* All writes are durable before they return: so each byte is the step's or the next one's. */
-static void judge_cut(struct iomap_engine *engine, struct iomap_bdev *bdev,
-		      const struct cut_model *model, int step)
+static void judge_cut(struct xs_store *store, const struct xst_cut *cut, void *arg)
 {
-	int next = step < CUT_STEPS ? step + 1 : step;
-	struct xs_store *store;
-	unsigned char *got;
+	const struct cut_model *model = arg;
+	int step = (int)cut->mark, next = step < CUT_STEPS ? step + 1 : step;
 	int64_t size;
+	unsigned char *got = xst_get(store, "o", &size);
 
-	xst_check(bdev);
-	store = xst_open(engine, bdev);
-	got = xst_get(store, "o", &size);
 	cr_assert(size == model->size[step] || size == model->size[next],
 		  "step %d: size %lld, not %lld nor %lld", step, (long long)size,
 		  (long long)model->size[step], (long long)model->size[next]);
@@ -479,7 +475,6 @@ static void judge_cut(struct iomap_engine *engine, struct iomap_bdev *bdev,
 		cr_assert(got[i] == model->bytes[step][i] || got[i] == model->bytes[next][i],
 			  "step %d: byte %lld is %02x", step, (long long)i, got[i]);
 	free(got);
-	XST_OK(xs_close(store));
 }
 
 /* Direct writes of sectors and blocks into unwritten space, holes and beyond the end. */
@@ -525,39 +520,16 @@ Test(xs_direct, power_cuts_around_direct_writes_lose_nothing_and_show_nothing_st
 	struct iomap_engine *engine = xst_engine(MIB);
 	struct cut_model *model = calloc(1, sizeof(*model));
 	unsigned char *poison = malloc(MIB);
-	struct iomap_writelog_info log_info;
-	struct iomap_bdev *log, *target;
-	struct iomap_replay_info info;
-	struct iomap_replay *replay;
+	struct iomap_bdev *log;
 	struct xs_store *store;
 
 	memset(poison, 0xdb, MIB);
 	XST_OK(iomap_writelog_open_memory(engine, MIB, poison, NULL, &log));
-	XST_OK(iomap_bdev_open_memory(engine, MIB, &target));
 	XST_OK(xs_mkfs(log, 0, XST_ID));
 	store = xst_open(engine, log);
 	run_cut_steps(store, log, model);
 	XST_OK(xs_close(store));
-	XST_OK(iomap_writelog_info(log, &log_info, sizeof(log_info)));
-	XST_OK(iomap_replay_open(log, &replay));
-	for (uint64_t n = 0; n <= log_info.events_nr; n++) {
-		XST_OK(iomap_replay_seek(replay, n));
-		XST_OK(iomap_replay_info(replay, &info, sizeof(info)));
-		for (uint64_t seed = 0; seed < 8; seed++) {
-			struct iomap_cut cut = {
-				.size = sizeof(cut),
-				.mode = seed == 0 ? IOMAP_CUT_NONE :
-					seed == 1 ? IOMAP_CUT_ALL :
-						    IOMAP_CUT_RANDOM,
-				.seed = n * 8 + seed,
-			};
-
-			XST_OK(iomap_replay_store(replay, &cut, target, NULL));
-			judge_cut(engine, target, model, (int)info.mark);
-		}
-	}
-	iomap_replay_close(replay);
-	XST_OK(iomap_bdev_close(target));
+	xst_try_cuts(engine, log, 8, judge_cut, model);
 	XST_OK(iomap_bdev_close(log));
 	XST_OK(iomap_engine_destroy(engine));
 	free(poison);

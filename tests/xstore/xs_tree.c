@@ -548,52 +548,32 @@ static bool holds_names(struct xs_store *store, const bool *there)
 	return true;
 }
 
+static void judge_cut(struct xs_store *store, const struct xst_cut *cut, void *arg)
+{
+	bool(*there)[CUT_NAMES] = arg;
+	uint64_t next = cut->mark < CUT_COMMITS ? cut->mark + 1 : cut->mark;
+
+	cr_assert(holds_names(store, there[cut->mark]) || holds_names(store, there[next]),
+		  "event %llu, seed %llu", (unsigned long long)cut->event,
+		  (unsigned long long)cut->seed);
+}
+
 /* In a store so small that blocks are used again at once. */
 Test(xs_tree, a_power_cut_leaves_the_tree_of_one_commit_or_of_the_next)
 {
 	struct iomap_engine *engine = xst_engine(MIB);
 	bool(*there)[CUT_NAMES] = calloc(CUT_COMMITS + 1, sizeof(*there));
 	const uint64_t bytes = UINT64_C(80) << 10;
-	struct iomap_writelog_info log_info;
-	struct iomap_bdev *log, *target;
-	struct iomap_replay_info info;
-	struct iomap_replay *replay;
+	struct iomap_bdev *log;
 	struct xs_store *store;
 
 	XST_OK(iomap_writelog_open_memory(engine, bytes, NULL, NULL, &log));
-	XST_OK(iomap_bdev_open_memory(engine, bytes, &target));
 	XST_OK(xs_mkfs(log, 0, XST_ID));
 	XST_OK(iomap_writelog_restart(log));
 	store = xst_open(engine, log);
 	run_commits(store, log, there);
 	XST_OK(xs_close(store));
-	XST_OK(iomap_writelog_info(log, &log_info, sizeof(log_info)));
-	XST_OK(iomap_replay_open(log, &replay));
-	for (uint64_t n = 0; n <= log_info.events_nr; n++) {
-		XST_OK(iomap_replay_seek(replay, n));
-		XST_OK(iomap_replay_info(replay, &info, sizeof(info)));
-		for (uint64_t seed = 0; seed < 6; seed++) {
-			uint64_t next = info.mark < CUT_COMMITS ? info.mark + 1 : info.mark;
-			struct iomap_cut cut = {
-				.size = sizeof(cut),
-				.mode = seed == 0 ? IOMAP_CUT_NONE :
-					seed == 1 ? IOMAP_CUT_ALL :
-						    IOMAP_CUT_RANDOM,
-				.seed = n * 8 + seed,
-			};
-
-			XST_OK(iomap_replay_store(replay, &cut, target, NULL));
-			xst_check(target);
-			store = xst_open(engine, target);
-			cr_assert(holds_names(store, there[info.mark]) ||
-					  holds_names(store, there[next]),
-				  "event %llu, seed %llu", (unsigned long long)n,
-				  (unsigned long long)seed);
-			XST_OK(xs_close(store));
-		}
-	}
-	iomap_replay_close(replay);
-	XST_OK(iomap_bdev_close(target));
+	xst_try_cuts(engine, log, 6, judge_cut, there);
 	XST_OK(iomap_bdev_close(log));
 	XST_OK(iomap_engine_destroy(engine));
 	free(there);

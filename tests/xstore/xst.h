@@ -12,6 +12,8 @@
 
 #include <criterion/criterion.h>
 
+#include <iomap/writelog.h>
+
 #include "store.h"
 
 /* Must not fail; the line says what did. */
@@ -190,6 +192,52 @@ static inline void xst_assert_holds(struct xs_store *store, const char *name,
 	for (size_t i = 0; i < len; i++)
 		cr_assert_eq(got[i], data[i], "%s: byte %zu of %zu", name, i, len);
 	free(got);
+}
+
+/* ---- power cuts ---- */
+
+struct xst_cut {
+	uint64_t event, seed;
+	uint64_t mark; /* the last one before it */
+};
+
+typedef void xst_judge(struct xs_store *store, const struct xst_cut *cut, void *arg);
+
+/* What a power cut after each event leaves: both ends, and random states up to `seeds_nr`. */
+static inline void xst_try_cuts(struct iomap_engine *engine, struct iomap_bdev *log,
+				uint64_t seeds_nr, xst_judge *judge, void *arg)
+{
+	struct iomap_writelog_info log_info;
+	struct iomap_replay_info info;
+	struct iomap_replay *replay;
+	struct iomap_bdev *target;
+	struct xs_store *store;
+
+	XST_OK(iomap_bdev_open_memory(engine, iomap_bdev_bytes(log), &target));
+	XST_OK(iomap_writelog_info(log, &log_info, sizeof(log_info)));
+	XST_OK(iomap_replay_open(log, &replay));
+	for (uint64_t n = 0; n <= log_info.events_nr; n++) {
+		XST_OK(iomap_replay_seek(replay, n));
+		XST_OK(iomap_replay_info(replay, &info, sizeof(info)));
+		for (uint64_t seed = 0; seed < seeds_nr; seed++) {
+			struct xst_cut at = { .event = n, .seed = seed, .mark = info.mark };
+			struct iomap_cut cut = {
+				.size = sizeof(cut),
+				.mode = seed == 0 ? IOMAP_CUT_NONE :
+					seed == 1 ? IOMAP_CUT_ALL :
+						    IOMAP_CUT_RANDOM,
+				.seed = n * 8 + seed,
+			};
+
+			XST_OK(iomap_replay_store(replay, &cut, target, NULL));
+			xst_check(target);
+			store = xst_open(engine, target);
+			judge(store, &at, arg);
+			XST_OK(xs_close(store));
+		}
+	}
+	iomap_replay_close(replay);
+	XST_OK(iomap_bdev_close(target));
 }
 
 #endif
