@@ -4,6 +4,7 @@
  *
  * libaio.h and linux/aio_abi.h clash, and liburing.h may bring the latter: a file of its own.
  */
+#include <errno.h>
 #include <libaio.h>
 #include <string.h>
 
@@ -90,8 +91,12 @@ static int aio_submit(struct aio *a, unsigned nr)
 /* Return: completions, whose iocbs are in the list; or -1. */
 static int aio_reap(struct aio *a, unsigned at_least, unsigned at_most)
 {
-	int nr = io_getevents(a->context, (long)at_least, (long)at_most, a->events, NULL);
+	int nr;
 
+	/* what a ring of another side still has to clear away interrupts as a signal does */
+	do
+		nr = io_getevents(a->context, (long)at_least, (long)at_most, a->events, NULL);
+	while (nr == -EINTR);
 	if (nr < 0)
 		return bench_error("io_getevents: %s", strerror(-nr));
 	for (int i = 0; i < nr; i++) {

@@ -6,6 +6,7 @@
  * thread that waits for several: SINGLE_ISSUER | DEFER_TASKRUN, the file and the buffers
  * registered, four to eight completions for each enter where the depth allows it.
  */
+#include <errno.h>
 #include <liburing.h>
 #include <string.h>
 #include <unistd.h>
@@ -126,7 +127,7 @@ int bdev_ring_round(struct bench_ctx *ctx, void *state, double *values)
 		ring_prepare(r, i);
 	while (!bench_round_over(&round)) {
 		nr = io_uring_submit_and_wait(&r->ring, r->wait_nr);
-		if (nr < 0)
+		if (nr < 0 && nr != -EINTR)
 			return bench_error("bare ring: %s", strerror(-nr));
 		nr = ring_reap(r, true);
 		if (nr < 0)
