@@ -406,6 +406,7 @@ void iomap__bdev_flushed(struct iomap_bdev *bdev, uint64_t generation)
 /* A flush that goes on when nobody waits for it any more: whoever comes second frees it. */
 struct bdev_flush {
 	struct iomap_bio bio;
+	struct iomap_bdev *bdev; /* bi_bdev may be one below it in the end */
 	struct iomap__blk *blk;
 	uint64_t generation;
 	uint32_t state;
@@ -420,7 +421,7 @@ static void bdev_flush_end(struct iomap_bio *bio)
 	const uint32_t *word = &flush->state;
 
 	if (!bio->bi_status)
-		iomap__bdev_flushed(bio->bi_bdev, flush->generation);
+		iomap__bdev_flushed(flush->bdev, flush->generation);
 	flush->error = bio->bi_status;
 	/* release and acquire: pair with those of bdev_flush_until() */
 	if (__atomic_exchange_n(&flush->state, BDEV_FLUSHED, __ATOMIC_ACQ_REL) == BDEV_ABANDONED)
@@ -431,7 +432,7 @@ static void bdev_flush_end(struct iomap_bio *bio)
 
 static int bdev_flush_until(struct bdev_flush *flush, uint64_t deadline_ns)
 {
-	struct iomap__slow slow = { .what = "flush", .device = flush->bio.bi_bdev->name };
+	struct iomap__slow slow = { .what = "flush", .device = flush->bdev->name };
 	struct iomap__blk *blk = flush->blk;
 	uint32_t flushing = BDEV_FLUSHING;
 	int error;
@@ -456,6 +457,9 @@ static int bdev_flush_by(struct iomap_bdev *bdev, uint64_t deadline_ns)
 	struct bdev_flush *flush;
 	uint64_t generation;
 
+	/* as iomap_bdev_flush() */
+	if (iomap__bdev_is_gone(bdev))
+		return -ENODEV;
 	generation = atomic_load_explicit(&bdev->written, memory_order_acquire);
 	if (atomic_load_explicit(&bdev->flushed, memory_order_acquire) >= generation)
 		return 0;
@@ -463,6 +467,7 @@ static int bdev_flush_by(struct iomap_bdev *bdev, uint64_t deadline_ns)
 	flush = iomap__zalloc(&bdev->engine->env, sizeof(*flush));
 	if (!flush)
 		return iomap_bdev_flush(bdev);
+	flush->bdev = bdev;
 	flush->blk = bdev->engine->blk;
 	flush->generation = generation;
 	flush->bio.bi_bdev = bdev;

@@ -3,6 +3,8 @@
 /*
  * blk_flush.c - when a flush is sent to the device, and when it may be left out.
  */
+#include <errno.h>
+
 #include "blktest.h"
 
 static struct iomap_bdev *open_file(struct bt *bt, char **path)
@@ -181,4 +183,65 @@ Test(blk_flush, several_devices_by_their_numbers)
 		cr_assert_eq(iomap_bdev_close(bdev[i]), 0);
 	cr_assert_eq(iomap_bdev_close(NULL), 0);
 	bt_stop(&bt);
+}
+
+/* ---- with a deadline ---- */
+
+#define FAR UINT64_MAX
+
+static int flush_by(struct iomap_bdev *bdev)
+{
+	return iomap__bdevs_flush(iomap__bdev_engine(bdev), UINT64_C(1) << iomap__bdev_id(bdev),
+				  FAR);
+}
+
+/* Loses writes, and passes flushes on as they are. */
+static void lose_submit(struct iomap_bdev *bdev, struct iomap_bio *bio)
+{
+	if (iomap__bio_op(bio) == IOMAP_REQ_OP_FLUSH) {
+		bio->bi_bdev = iomap_bdev_private(bdev);
+		iomap_submit_bio(bio);
+		return;
+	}
+	iomap_bio_endio(bio);
+}
+
+static const struct iomap_bdev_ops lose_ops = { .submit_bio = lose_submit };
+
+Test(blk_flush, a_flush_by_a_deadline_is_that_of_the_device_it_was_asked_of)
+{
+	void *buf = bt_buffer(4096);
+	struct iomap_bdev *lower, *outer;
+	struct bt bt;
+	char *path;
+
+	lower = open_file(&bt, &path);
+	cr_assert_eq(iomap_bdev_create(&bt.engine, &lose_ops, 8192, NULL, lower, &outer), 0);
+	for (int i = 0; i < 5; i++)
+		cr_assert_eq(bt_write(outer, 0, buf, 4096), 0);
+	cr_assert_eq(flush_by(outer), 0);
+	cr_assert_eq(bt_flushes(&bt), 1U);
+	cr_assert_eq(flush_by(outer), 0);
+	cr_assert_eq(bt_flushes(&bt), 1U, "nothing was written since");
+	/* which has seen fewer writes than the one above it */
+	cr_assert_eq(bt_write(lower, 0, buf, 4096), 0);
+	cr_assert_eq(iomap_bdev_flush(lower), 0);
+	cr_assert_eq(bt_flushes(&bt), 2U, "that write was not durable");
+	cr_assert_eq(iomap_bdev_close(outer), 0);
+	free(buf);
+	close_file(&bt, lower, path);
+}
+
+Test(blk_flush, bd06_a_flush_by_a_deadline_of_a_device_that_is_gone)
+{
+	struct iomap_bdev *bdev;
+	struct bt bt;
+	char *path;
+
+	bdev = open_file(&bt, &path);
+	cr_assert_eq(flush_by(bdev), 0);
+	iomap_bdev_set_gone(bdev);
+	cr_assert_eq(iomap_bdev_flush(bdev), -ENODEV);
+	cr_assert_eq(flush_by(bdev), -ENODEV, "also where there is nothing left to flush");
+	close_file(&bt, bdev, path);
 }
