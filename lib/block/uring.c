@@ -193,6 +193,9 @@ static void uring_kick(struct iomap__queue *queue)
 	struct io_uring_sqe *sqe;
 
 	iomap__mutex_lock(&queue->lock);
+	/* what others hold back must not take the NOP's place: it may be long in coming back */
+	if (uring_pending(ring) >= queue->depth)
+		(void)uring_push(queue);
 	/*
 	 * With that many there is something on its way that wakes the sleeper.  What cannot be
 	 * sent stays: others hold requests back here, who are told when they send them.

@@ -6,6 +6,7 @@
  */
 #include <sched.h>
 
+#include "block/uring.h"
 #include "blktest.h"
 
 #define BLOCKS_EACH 64
@@ -243,6 +244,44 @@ Test(blk_queue, polling_completes_what_nobody_waits_for)
 	bt_submit(bt_bio(bdev, IOMAP_REQ_OP_READ, 0, buf, BT_PAGE), &latch);
 	while (iomap__load_acquire(&latch.left))
 		iomap__io_poll(bt.engine.blk);
+	cr_assert_eq(iomap_bdev_close(bdev), 0);
+	bt_stop(&bt);
+	free(buf);
+	t_temp_free(path);
+}
+
+/* ---- what a thread holds back ---- */
+
+/* The device may take its time, and the one who is kicked may wait for something else. */
+Test(blk_queue, bd04_a_kick_does_not_wait_for_what_a_full_queue_holds_back)
+{
+	struct iomap__thread *self = iomap__thread_self();
+	struct iomap__queue *queue, *before;
+	char *path = t_temp(1024 * 1024);
+	void *buf = bt_buffer(BT_PAGE);
+	struct bt_latch latch = { .left = 1 };
+	struct iomap_bdev *bdev;
+	struct bt bt;
+	unsigned had;
+
+	bt_start(&bt, 1, 1);
+	if (strcmp(bt.engine.blk->backend->name, "io_uring") != 0) {
+		bt_stop(&bt);
+		free(buf);
+		t_temp_free(path);
+		cr_skip_test("not io_uring");
+	}
+	latch.blk = bt.engine.blk;
+	bdev = bt_open(&bt, path, 0);
+	queue = &bt.engine.blk->queues[0];
+	before = iomap__hold_begin(self, queue);
+	bt_submit(bt_bio(bdev, IOMAP_REQ_OP_READ, 0, buf, BT_PAGE), &latch);
+	cr_assert_eq(self->held, 1U);
+	had = *iomap__uring(queue)->ring.cq.ktail;
+	bt.engine.blk->backend->kick(queue);
+	iomap__hold_end(self, before);
+	bt_latch_wait(&latch);
+	cr_assert_eq(*iomap__uring(queue)->ring.cq.ktail - had, 2U, "the read, and the kick");
 	cr_assert_eq(iomap_bdev_close(bdev), 0);
 	bt_stop(&bt);
 	free(buf);
