@@ -153,7 +153,8 @@ struct iomap_engine_opts {
  *
  * - Direct I/O: the caller's memory is in use until the device is done, and what is written may
  *   reach it at any time until then.  Do not free or use the memory, and do not write the same
- *   range, before iomap_inode_dio_wait() has returned; iomap_file_close() gives -EBUSY and
+ *   blocks (of a new one zeros go to what the write leaves of it), before
+ *   iomap_inode_dio_wait() has returned; iomap_file_close() gives -EBUSY and
  *   truncation waits until then.  The write counts as failed: end_io gets -ETIMEDOUT, at the real
  *   completion, with a copy of the iocb, which the caller's need not outlive.
  * - Asynchronous direct I/O does not wait, so ki_complete comes at the real completion, with the
