@@ -7,8 +7,6 @@
  * What a ring was asked for is read from its last submission entry, which stays there.  Tests
  * about limits on locked memory become a user of their own: the kernel counts by user.
  */
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -265,26 +263,12 @@ static void works(struct reg *r)
 	cr_assert_eq(iomap_bdev_flush(r->bdev), 0);
 }
 
-static void deny(int nr, int error)
-{
-	struct sock_filter filter[] = {
-		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)nr, 0, 1),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (unsigned)error),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-	};
-	struct sock_fprog program = { .len = 4, .filter = filter };
-
-	t_must(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
-	t_must(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0);
-}
-
 Test(bd04, bd04_registering_denied_by_seccomp)
 {
 	struct reg r;
 
 	need_uring();
-	deny(SYS_io_uring_register, EPERM);
+	t_deny(SYS_io_uring_register, EPERM);
 	reg_start(&r, 2, 2 * SLOT);
 	works(&r);
 	cr_assert_eq(last_sqe(&r)->flags & IOSQE_FIXED_FILE, 0);
