@@ -73,6 +73,13 @@ struct park_kicks {
 	struct park_kick kick[PARK_KICKS];
 };
 
+/* Not by an initializer, which would clear all of it for each wake-up. */
+static void park_no_kicks(struct park_kicks *kicks)
+{
+	kicks->nr = 0;
+	kicks->loop = false;
+}
+
 static uint64_t park_now_ns(void)
 {
 	struct timespec now;
@@ -199,8 +206,9 @@ static void park_offer_all(struct iomap__blk *blk, struct park_kicks *kicks)
 void iomap__park_work_added(struct iomap__queue *queue)
 {
 	struct iomap__blk *blk = queue->blk;
-	struct park_kicks kicks = { .nr = 0 };
+	struct park_kicks kicks;
 
+	park_no_kicks(&kicks);
 	if (iomap__likely(!atomic_load_explicit(&blk->nr_waiters, memory_order_acquire)) ||
 	    park_reaper(queue))
 		return;
@@ -213,9 +221,10 @@ void iomap__park_work_added(struct iomap__queue *queue)
 void iomap__park_work_ended(struct iomap__queue *queue)
 {
 	struct iomap__blk *blk = queue->blk;
-	struct park_kicks kicks = { .nr = 0 };
+	struct park_kicks kicks;
 	struct iomap__waiter *waiter;
 
+	park_no_kicks(&kicks);
 	/* The push of the request before this and the collecting of a new reaper are
 	 * read-modify-writes of the same word: one of us sees the other. */
 	if (!park_reaper(queue)) {
@@ -484,12 +493,13 @@ static bool park_wait(struct iomap__blk *blk, const uint32_t *word, uint32_t exp
 		.deadline_ns = timeout_ns ? park_now_ns() + timeout_ns : 0,
 		.waiting = self->waiting,
 	};
-	struct park_kicks kicks = { .nr = 0 };
+	struct park_kicks kicks;
 	unsigned bucket = park_bucket(word);
 	struct iomap__queue *held = iomap__hold_begin(self, waiter.home);
 	uint32_t inherited = 0;
 	bool in_time;
 
+	park_no_kicks(&kicks);
 	iomap__plug_flush(blk);
 	iomap__inline_flush(self);
 	if (iomap__load_acquire(word) != expected) {
@@ -548,9 +558,10 @@ void iomap__io_wake(struct iomap__blk *blk, const uint32_t *word)
 {
 	unsigned bucket = park_bucket(word);
 	struct iomap_list_head *head = &blk->buckets[bucket], *item;
-	struct park_kicks kicks = { .nr = 0 };
+	struct park_kicks kicks;
 	bool more;
 
+	park_no_kicks(&kicks);
 	/* Not a load: see the file's head. */
 	if (!atomic_fetch_add_explicit(&blk->bucket_nr[bucket], 0, memory_order_acq_rel))
 		return;
@@ -607,11 +618,12 @@ unsigned iomap__io_poll(struct iomap__blk *blk)
 		.eventfd = -1,
 		.blk = blk,
 	};
-	struct park_kicks kicks = { .nr = 0 };
+	struct park_kicks kicks;
 	struct iomap__queue *held;
 	uint32_t inflight = 0;
 	unsigned reaped, i;
 
+	park_no_kicks(&kicks);
 	/* Inside a completion the thread reaps already: further down its stack. */
 	if (self->completing)
 		return 0;
