@@ -55,6 +55,19 @@ static void need_uring(void)
 	setenv("IOMAP_BACKEND", "io_uring", 1);
 }
 
+/* Whether so much may be locked is whether it may be registered. */
+static void need_locked_memory(size_t bytes)
+{
+	void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	int denied;
+
+	t_must(memory != MAP_FAILED);
+	denied = mlock(memory, bytes);
+	t_must(munmap(memory, bytes) == 0);
+	if (denied)
+		cr_skip_test("the limit on locked memory leaves nothing to register");
+}
+
 static void reg_start(struct reg *r, uint32_t queues, size_t bytes)
 {
 	memset(r, 0, sizeof(*r));
@@ -119,6 +132,7 @@ Test(bd04, bd04_a_slot_is_registered_when_it_is_used_first)
 	struct reg r;
 
 	need_uring();
+	need_locked_memory(4 * SLOT);
 	reg_start(&r, 1, 2 * SLOT + 3 * BT_PAGE);
 	cr_assert_eq(all(&r)->nr_slots, 3U);
 	for (int i = 0; i < 3; i++)
@@ -180,6 +194,7 @@ Test(bd04, bd04_adjacent_vectors_are_one_transfer)
 	struct reg r;
 
 	need_uring();
+	need_locked_memory(4 * SLOT);
 	reg_start(&r, 1, 2 * SLOT);
 	cr_assert_written(&r, (size_t[]){ 4, 5, 6 }, 3, IORING_OP_WRITE_FIXED);
 	cr_assert_written(&r, (size_t[]){ 4, 5, 7 }, 3, IORING_OP_WRITEV);
@@ -292,6 +307,7 @@ Test(bd04, bd04_each_refusal_to_register_does_without)
 	bool files, memory;
 
 	need_uring();
+	need_locked_memory(4 * SLOT);
 	/* two tables of files, two entries, two tables of slots, then slots */
 	for (unsigned n = 1; n <= 12; n++) {
 		struct reg r = { 0 };
