@@ -147,8 +147,11 @@ int copy_in(struct xs_object *object, struct iomap_file *file, int fd, char *chu
 /* Copy the object of that name, opened as @file, to new regular file @fd; likewise. */
 int copy_out(struct xs_store *store, const char *name, struct iomap_file *file, int fd, char *chunk,
 	     enum copy_side *side);
-/* @bytes of @fd at @pos, fewer only at its end.  Return: bytes or -errno. */
-ssize_t read_chunk_at(int fd, char *chunk, size_t bytes, uint64_t pos);
+/*
+ * @bytes of @fd at @pos (< 0: where it stands, for pipes), fewer only at its end.  Return:
+ * bytes or -errno.
+ */
+ssize_t read_chunk_at(int fd, char *chunk, size_t bytes, int64_t pos);
 /* All of it.  Return: 0 or -errno. */
 int object_write(struct iomap_file *file, const char *chunk, size_t bytes, uint64_t pos);
 /* Up to CHUNK_BYTES, fewer only at the object's end.  Return: bytes or -errno. */

@@ -99,33 +99,15 @@ ssize_t object_read(struct iomap_file *file, char *chunk, uint64_t pos)
 
 /* ---- files ---- */
 
-ssize_t read_chunk_at(int fd, char *chunk, size_t bytes, uint64_t pos)
-{
-	size_t have = 0;
-	ssize_t got;
-
-	while (have < bytes) {
-		got = pread(fd, chunk + have, bytes - have, (off_t)(pos + have));
-		if (got < 0 && errno == EINTR)
-			continue;
-		if (got < 0)
-			return -errno;
-		if (got == 0)
-			break;
-		have += (size_t)got;
-	}
-	return (ssize_t)have;
-}
-
-/* From a pipe. */
-static ssize_t read_chunk(int fd, char *chunk)
+ssize_t read_chunk_at(int fd, char *chunk, size_t bytes, int64_t pos)
 {
 	size_t have = 0;
 	ssize_t got;
 
 	/* pipes give little at a time; whole chunks make whole extents */
-	while (have < CHUNK_BYTES) {
-		got = read(fd, chunk + have, CHUNK_BYTES - have);
+	while (have < bytes) {
+		got = pos < 0 ? read(fd, chunk + have, bytes - have) :
+				pread(fd, chunk + have, bytes - have, pos + (off_t)have);
 		if (got < 0 && errno == EINTR)
 			continue;
 		if (got < 0)
@@ -201,7 +183,7 @@ static int fill_run(struct filling *filling, uint64_t end, bool *is_short)
 	while (!error && !*is_short && filling->pos < end) {
 		uint64_t left = end - filling->pos;
 		size_t want = left < CHUNK_BYTES ? (size_t)left : CHUNK_BYTES;
-		ssize_t got = read_chunk_at(filling->fd, filling->chunk, want, filling->pos);
+		ssize_t got = read_chunk_at(filling->fd, filling->chunk, want, (int64_t)filling->pos);
 
 		if (interrupted()) {
 			*filling->side = COPY_INTERRUPTED;
@@ -288,7 +270,7 @@ static int copy_in_pipe(struct iomap_file *file, int fd, char *chunk, uint64_t *
 	int error = 0;
 
 	*side = COPY_STORE;
-	while (!error && (got = read_chunk(fd, chunk)) > 0) {
+	while (!error && (got = read_chunk_at(fd, chunk, CHUNK_BYTES, -1)) > 0) {
 		if (!all_zero(chunk, (size_t)got))
 			error = fill_chunk(&filling, (size_t)got);
 		filling.pos += (uint64_t)got;

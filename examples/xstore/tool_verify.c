@@ -72,7 +72,7 @@ int compare_object(struct iomap_file *file, int fd, const char *name, uint64_t b
 		if (mine < 0 || (size_t)mine < want)
 			return mine < 0 ? (int)mine : -ENODATA;
 		*side = COPY_FILE;
-		theirs = read_chunk_at(fd, chunks[1], want, pos);
+		theirs = read_chunk_at(fd, chunks[1], want, (int64_t)pos);
 		if (theirs < 0 || (size_t)theirs < want)
 			return theirs < 0 ? (int)theirs : -ENODATA;
 		*side = COPY_INTERRUPTED;

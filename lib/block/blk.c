@@ -161,20 +161,30 @@ static void blk_free(struct iomap__blk *blk)
 	iomap__free(env, blk, sizeof(*blk));
 }
 
-int iomap__blk_create(struct iomap_engine *engine)
+/* Without queues and backend; NULL: no memory. */
+static struct iomap__blk *blk_alloc(struct iomap_engine *engine)
 {
 	struct iomap__blk *blk;
-	int error;
 
 	blk = iomap__alloc_aligned(&engine->env, IOMAP__CACHE_LINE, sizeof(*blk));
 	if (!blk)
-		return -ENOMEM;
+		return NULL;
 	memset(blk, 0, sizeof(*blk));
 	blk->engine = engine;
 	blk->env = &engine->env;
+	iomap__park_init(blk);
+	return blk;
+}
+
+int iomap__blk_create(struct iomap_engine *engine)
+{
+	struct iomap__blk *blk = blk_alloc(engine);
+	int error;
+
+	if (!blk)
+		return -ENOMEM;
 	engine->blk = blk;
 	iomap__mutex_init(&blk->bdevs_lock, IOMAP__RANK_ENGINE);
-	iomap__park_init(blk);
 	error = blk_check_opts(blk, &engine->opts);
 	if (!error)
 		error = blk_create_queues(blk);
@@ -213,13 +223,9 @@ int iomap__blk_probe(struct iomap_engine *engine, const struct iomap__backend *b
 	int error;
 
 	*why = "memory";
-	blk = iomap__alloc_aligned(&engine->env, IOMAP__CACHE_LINE, sizeof(*blk));
+	blk = blk_alloc(engine);
 	if (!blk)
 		return -ENOMEM;
-	memset(blk, 0, sizeof(*blk));
-	blk->engine = engine;
-	blk->env = &engine->env;
-	iomap__park_init(blk);
 	blk->nr_queues = blk->depth = blk->nr_io_threads = 1;
 	error = blk_create_queues(blk);
 	if (!error)
