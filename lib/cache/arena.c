@@ -37,9 +37,7 @@ static inline uint32_t page_number(const struct iomap__cache *cache, const struc
 
 void *iomap_folio_address(const struct iomap_folio *folio)
 {
-	const struct iomap__cache *cache = folio->cache;
-
-	return cache->data + ((size_t)page_number(cache, folio) << IOMAP_PAGE_SHIFT);
+	return iomap__folio_mem(folio->cache, folio);
 }
 
 struct iomap_folio *iomap__folio_of(struct iomap__cache *cache, const void *addr)

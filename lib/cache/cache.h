@@ -143,6 +143,24 @@ struct iomap_folio *iomap__filemap_get(struct iomap_address_space *mapping, uint
 int iomap__filemap_grab(struct iomap_address_space *mapping, uint64_t index,
 			struct iomap_folio **out);
 
+/* ---- overwriting what is cached (write_hit.c) ---- */
+
+/* A folio locked to be written to at a byte, and announced to copying readers. */
+struct iomap__write_hit {
+	struct iomap_folio *folio;
+	char *mem;    /* the byte */
+	size_t off;   /* of it in the folio */
+	size_t bytes; /* from it to the folio's end */
+	bool dirty;   /* the folio is */
+};
+/*
+ * Lock the folio that holds byte @pos if that takes no waiting and it is uptodate; false: there
+ * is no such folio.  Throttles as iomap__balance_dirty(), in any case.  No folio lock held.
+ */
+bool iomap__write_hit_lock(struct iomap_address_space *mapping, int64_t pos,
+			   struct iomap__write_hit *hit);
+void iomap__write_hit_unlock(struct iomap__write_hit *hit);
+
 /* ---- ranges; bytes, half open; INT64_MAX is the end ---- */
 
 /* a_ops->writepages over the range.  *deferred (may be NULL): runs held back. */
@@ -176,7 +194,9 @@ void iomap__balance_dirty(struct iomap_address_space *mapping);
 /* Copy into or zero a locked folio, moving its version. */
 void iomap__folio_copy_in(struct iomap_folio *folio, size_t off, const void *from, size_t len);
 void iomap__folio_fill_zero(struct iomap_folio *folio, size_t off, size_t len);
-/* Copy from caller memory into a locked folio; returns bytes copied, advances @from. */
+/* Copy from caller memory into folio memory that is announced; returns bytes copied, advances. */
+size_t iomap__copy_iter_to_folio(char *to, size_t len, struct iomap_iov_iter *from);
+/* The same into a locked folio, moving its version. */
 size_t iomap__folio_copy_from_iter(struct iomap_folio *folio, size_t off, size_t len,
 				   struct iomap_iov_iter *from);
 

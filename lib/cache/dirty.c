@@ -263,13 +263,6 @@ int iomap__filemap_wait_range(struct iomap_address_space *mapping, int64_t start
 
 /* ---- throttling ---- */
 
-static bool over(const struct iomap__cache *cache, uint64_t limit)
-{
-	return atomic_load_explicit(&cache->nr_dirty, memory_order_relaxed) +
-		       atomic_load_explicit(&cache->nr_writeback, memory_order_relaxed) >
-	       limit;
-}
-
 uint64_t iomap__write_some(struct iomap_address_space *mapping, uint64_t nr)
 {
 	struct iomap_writeback_control wbc = {
@@ -289,7 +282,8 @@ uint64_t iomap__write_some(struct iomap_address_space *mapping, uint64_t nr)
 static void throttle(struct iomap__cache *cache, struct iomap_address_space *mapping)
 {
 	iomap__cache_count2(cache->engine, IOMAP__STAT_THROTTLED, 1);
-	for (int tries = 0; over(cache, cache->hard_pages) && tries < THROTTLE_TRIES; tries++) {
+	for (int tries = 0;
+	     iomap__dirty_over(cache, cache->hard_pages) && tries < THROTTLE_TRIES; tries++) {
 		uint32_t seq = iomap__load_acquire(&cache->wb_seq);
 
 		if (iomap__load(&mapping->nr_dirty_pages) &&
@@ -299,7 +293,7 @@ static void throttle(struct iomap__cache *cache, struct iomap_address_space *map
 			iomap__flusher_kick(cache->engine);
 		else if (iomap__flush_some(cache, mapping->host->i_class, THROTTLE_PAGES))
 			tries = 0;
-		if (over(cache, cache->hard_pages) && iomap__wb_wait(cache, seq))
+		if (iomap__dirty_over(cache, cache->hard_pages) && iomap__wb_wait(cache, seq))
 			tries = 0;
 	}
 }
@@ -308,12 +302,12 @@ void iomap__balance_dirty(struct iomap_address_space *mapping)
 {
 	struct iomap__cache *cache = iomap__cache_of(mapping);
 
-	if (iomap__likely(!over(cache, cache->background_pages)))
+	if (iomap__likely(!iomap__dirty_over(cache, cache->background_pages)))
 		return;
 	if (atomic_load_explicit(&cache->nr_dirty, memory_order_relaxed) >
 		    cache->background_pages &&
 	    !atomic_load_explicit(&cache->flusher_kicked, memory_order_relaxed))
 		iomap__flusher_kick(cache->engine);
-	if (over(cache, cache->hard_pages))
+	if (iomap__dirty_over(cache, cache->hard_pages))
 		throttle(cache, mapping);
 }

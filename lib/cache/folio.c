@@ -115,32 +115,37 @@ static bool lock_try(struct iomap_folio *folio)
 						       memory_order_acquire, memory_order_relaxed);
 }
 
+#if IOMAP_DEBUG
 static void witness_lock(struct iomap_folio *folio, bool trylock)
 {
-#if IOMAP_DEBUG
 	struct iomap_address_space *mapping = iomap_folio_mapping(folio);
 
 	/* a folio outside every index belongs to its allocator alone */
 	iomap__witness_acquire(folio, IOMAP__RANK_FOLIO, mapping ? mapping->host->i_class : 0,
 			       trylock || !mapping, mapping, iomap_folio_index(folio));
-#else
-	(void)folio;
-	(void)trylock;
-#endif
 }
 
-static void count_lock(void)
+void iomap__folio_note_lock(struct iomap_folio *folio, bool trylock)
 {
 	iomap__count(locks_nr);
 	iomap__count(folio_locks_nr);
+	witness_lock(folio, trylock);
 }
+
+void iomap__folio_note_unlock(struct iomap_folio *folio)
+{
+	if (iomap__witness_holds(folio))
+		iomap__witness_release(folio);
+}
+#else
+#define witness_lock(folio, trylock) ((void)0)
+#endif
 
 bool iomap_folio_trylock(struct iomap_folio *folio)
 {
 	if (!lock_try(folio))
 		return false;
-	count_lock();
-	witness_lock(folio, true);
+	iomap__folio_note_lock(folio, true);
 	return true;
 }
 
@@ -191,8 +196,7 @@ static bool lock_slow(struct iomap_folio *folio, uint64_t deadline_ns)
 
 bool iomap__folio_lock_until(struct iomap_folio *folio, uint64_t deadline_ns)
 {
-	count_lock();
-	witness_lock(folio, false);
+	iomap__folio_note_lock(folio, false);
 	if (iomap__likely(lock_try(folio)))
 		return true;
 	/* not yet ours: a completion that this thread reaps may be what unlocks it */
@@ -213,10 +217,7 @@ void iomap_folio_unlock(struct iomap_folio *folio)
 	struct iomap__blk *blk = iomap__cache_blk(folio->cache);
 	uint64_t old;
 
-#if IOMAP_DEBUG
-	if (iomap__witness_holds(folio))
-		iomap__witness_release(folio);
-#endif
+	iomap__folio_note_unlock(folio);
 	/* After this the folio may be another's; only its address is used, as a key. */
 	old = atomic_fetch_and_explicit(&folio->lock,
 					~(uint64_t)(IOMAP__FOLIO_LOCKED | IOMAP__FOLIO_WAITERS),
@@ -288,34 +289,29 @@ void iomap__folio_fill_zero(struct iomap_folio *folio, size_t off, size_t len)
 		iomap__folio_end_change(folio);
 }
 
-size_t iomap__folio_copy_from_iter(struct iomap_folio *folio, size_t off, size_t len,
-				   struct iomap_iov_iter *from)
+size_t iomap__copy_iter_to_folio(char *to, size_t len, struct iomap_iov_iter *from)
 {
-	char *to = (char *)iomap_folio_address(folio) + off;
 	size_t done = 0;
 
-	iomap__assert(off + len <= iomap__folio_bytes(folio));
-	iomap__folio_begin_change(folio);
 	while (done < len && from->count) {
-		const char *src = from->ubuf;
 		size_t n = iomap__min(len - done, from->count);
+		const char *src = iomap__iov_iter_segment(from, &n);
 
-		if (from->iov) {
-			size_t left = from->iov->iov_len - from->iov_offset;
-
-			if (!left) {
-				from->iov++;
-				from->nr_segs--;
-				from->iov_offset = 0;
-				continue;
-			}
-			src = from->iov->iov_base;
-			n = iomap__min(n, left);
-		}
-		iomap__copy_to_folio(to + done, src + from->iov_offset, n);
+		iomap__copy_to_folio(to + done, src, n);
 		iomap_iov_iter_advance(from, n);
 		done += n;
 	}
+	return done;
+}
+
+size_t iomap__folio_copy_from_iter(struct iomap_folio *folio, size_t off, size_t len,
+				   struct iomap_iov_iter *from)
+{
+	size_t done;
+
+	iomap__assert(off + len <= iomap__folio_bytes(folio));
+	iomap__folio_begin_change(folio);
+	done = iomap__copy_iter_to_folio((char *)iomap_folio_address(folio) + off, len, from);
 	iomap__folio_end_change(folio);
 	return done;
 }

@@ -22,6 +22,7 @@
  * after the copy, and a copy that comes up short counts for nothing.
  */
 #include "block/block.h"
+#include "iomap/iter.h"
 #include "iomap/ops.h"
 
 #define WR_IOCB_FLAGS                                                                              \
@@ -316,89 +317,209 @@ size_t iomap__write_end(struct iomap__write *wr, size_t copied)
 	return copied;
 }
 
-void iomap__write_extend(struct iomap__write *wr, int64_t end)
+void iomap__write_extend(struct iomap_iter *iter, int64_t end)
 {
-	struct iomap_inode *inode = wr->iter->inode;
-	int64_t size = iomap_i_size_read(inode);
+	struct iomap_inode *inode = iter->inode;
+	int64_t size = iomap__load(&inode->i_size);
 
 	while (size < end)
 		/* release: pairs with iomap_i_size_read() */
 		if (__atomic_compare_exchange_n(&inode->i_size, &size, end, false, __ATOMIC_RELEASE,
 						__ATOMIC_RELAXED)) {
-			wr->iter->iomap.flags |= IOMAP_F_SIZE_CHANGED;
+			iter->iomap.flags |= IOMAP_F_SIZE_CHANGED;
 			return;
 		}
 }
 
+/* ---- overwriting what is cached ---- */
+
+/* Who gets or puts folios himself, or has inline data, wants the ordinary way. */
+static inline bool wr_may_hit(const struct iomap_iter *iter, const struct iomap_write_ops *ops)
+{
+	return !(ops && (ops->get_folio || ops->put_folio)) && iter->iomap.type != IOMAP_INLINE &&
+	       iter->srcmap.type != IOMAP_INLINE;
+}
+
+/* Of a folio of several blocks it has to be known which of them are dirty. */
+static inline bool wr_hit_has_state(const struct iomap_inode *inode,
+				    const struct iomap__write_hit *hit)
+{
+	return hit->dirty || hit->folio->ifs || iomap__folio_blocks(inode, hit->folio) <= 1;
+}
+
+static inline void wr_hit_copy(struct iomap__write_hit *hit, size_t n, struct iomap_iov_iter *from)
+{
+	if (iomap__unlikely(from->iov)) {
+		iomap__copy_iter_to_folio(hit->mem, n, from);
+		return;
+	}
+	iomap__copy_to_folio(hit->mem, from->ubuf + from->iov_offset, n);
+	from->iov_offset += n;
+	from->count -= n;
+}
+
+/* The bytes are there, and uptodate: dirty, and below i_size. */
+static inline void wr_hit_end(struct iomap_iter *iter, struct iomap__write_hit *hit, size_t n)
+{
+	struct iomap_inode *inode = iter->inode;
+
+	if (hit->folio->ifs)
+		iomap__ifs_set_dirty(hit->folio, hit->off, n);
+	if (iomap__unlikely(!hit->dirty))
+		iomap__filemap_dirty_folio(&inode->i_data, hit->folio);
+	iomap__iter_advance(iter, n);
+	if (iomap__unlikely(iter->pos > iomap__load(&inode->i_size)))
+		iomap__write_extend(iter, iter->pos);
+}
+
+/*
+ * Write into one folio as far as it and the mapping go, if it is cached and uptodate and can be
+ * locked at once.  False: it cannot, or the mapping was found stale.
+ */
+static inline bool wr_hit(struct iomap_iter *iter, struct iomap_iov_iter *from,
+			  const struct iomap_write_ops *ops)
+{
+	struct iomap_inode *inode = iter->inode;
+	struct iomap__write_hit hit;
+	size_t n;
+
+	if (!iomap__write_hit_lock(&inode->i_data, iter->pos, &hit))
+		return false;
+	if (iomap__unlikely(!wr_hit_has_state(inode, &hit)))
+		goto unlock;
+	if (ops && ops->iomap_valid && !ops->iomap_valid(inode, &iter->iomap)) {
+		iter->iomap.flags |= IOMAP_F_STALE;
+		goto unlock;
+	}
+	n = (size_t)iomap__min(iomap__iter_length(iter), hit.bytes);
+	wr_hit_copy(&hit, n, from);
+	wr_hit_end(iter, &hit, n);
+	iomap__write_hit_unlock(&hit);
+	return true;
+unlock:
+	iomap__write_hit_unlock(&hit);
+	return false;
+}
+
 /* ---- the call ---- */
 
-/* Write as much as the current mapping takes. */
-static int wr_mapping(struct iomap_iter *iter, struct iomap_iov_iter *from,
-		      const struct iomap_write_ops *ops)
+/* Write into one folio, whatever it takes.  0, also when the mapping was found stale. */
+static int __attribute__((noinline)) wr_folio(struct iomap_iter *iter, struct iomap_iov_iter *from,
+					      const struct iomap_write_ops *ops)
 {
 	struct iomap__write wr = { .iter = iter, .ops = ops };
+	size_t copied, done;
+	int err;
 
-	while (iomap_length(iter)) {
-		size_t copied, done;
-		int err;
-
-		iomap__balance_dirty(&iter->inode->i_data);
-		err = iomap__write_begin(&wr, iomap_length(iter));
-		if (err || !wr.folio)
-			return err;
-		copied = iomap__folio_copy_from_iter(wr.folio, wr.off, wr.bytes, from);
-		done = iomap__write_end(&wr, copied);
-		if (done)
-			iomap__write_extend(&wr, (int64_t)((uint64_t)wr.pos + done));
-		iomap__write_put(&wr, done);
+	err = iomap__write_begin(&wr, iomap__iter_length(iter));
+	if (err || !wr.folio)
+		return err;
+	copied = iomap__folio_copy_from_iter(wr.folio, wr.off, wr.bytes, from);
+	done = iomap__write_end(&wr, copied);
+	if (done)
+		iomap__write_extend(iter, (int64_t)((uint64_t)wr.pos + done));
+	iomap__write_put(&wr, done);
+	if (iomap__unlikely(done < copied))
 		iomap_iov_iter_revert(from, copied - done);
-		if (!done)
-			return -EFAULT;
-		err = iomap_iter_advance(iter, done);
-		if (err || iter->iomap.flags & IOMAP_F_STALE)
+	iomap__iter_advance(iter, done);
+	return done ? 0 : -EFAULT;
+}
+
+/* Write as much as the current mapping takes.  @missed: wr_hit() has been tried already. */
+static int wr_mapping(struct iomap_iter *iter, struct iomap_iov_iter *from,
+		      const struct iomap_write_ops *ops, bool missed)
+{
+	const bool may_hit = wr_may_hit(iter, ops);
+	int err;
+
+	while (iter->len && !(iter->iomap.flags & IOMAP_F_STALE) && iomap__iter_length(iter)) {
+		if (may_hit && !missed) {
+			if (wr_hit(iter, from, ops))
+				continue;
+			if (iter->iomap.flags & IOMAP_F_STALE)
+				break;
+		} else if (!may_hit) {
+			/* which wr_hit() does else */
+			iomap__balance_dirty(&iter->inode->i_data);
+		}
+		missed = false;
+		err = wr_folio(iter, from, ops);
+		if (err)
 			return err;
 	}
 	return 0;
 }
 
-static int wr_check(const struct iomap_kiocb *iocb, const struct iomap_iov_iter *from)
+/*
+ * Go on over the mappings; the first one has been sampled.  Out of line, so that it costs
+ * nothing where one hit is all there is to write.
+ */
+static int __attribute__((noinline)) wr_mappings(struct iomap_iter *iter,
+						 struct iomap_iov_iter *from,
+						 const struct iomap_ops *ops,
+						 const struct iomap_write_ops *write_ops,
+						 bool missed)
 {
-	const struct iomap_inode *inode = iocb->ki_filp->inode;
+	int ret;
+
+	do {
+		iter->status = wr_mapping(iter, from, write_ops, missed);
+		missed = false;
+		ret = iomap__iter_over(iter, ops) ? 0 : iomap__iter_next(iter, ops);
+	} while (ret > 0);
+	return ret;
+}
+
+/* Where the write begins, and whether it can.  1; 0: there is nothing to do; or -errno. */
+static inline int wr_start(struct iomap_iter *iter, struct iomap_kiocb *iocb,
+			   const struct iomap_iov_iter *from, const struct iomap_ops *ops)
+{
+	const struct iomap_inode *inode = iter->inode;
 
 	iomap__file_check(iocb->ki_filp);
 	if (iocb->ki_flags & ~WR_IOCB_FLAGS || iocb->ki_pos < 0 ||
-	    from->data_source != IOMAP_ITER_SOURCE)
+	    from->data_source != IOMAP_ITER_SOURCE || !inode->i_data.a_ops->writepages)
 		return -EINVAL;
-	return inode->i_data.a_ops->writepages ? 0 : -EINVAL;
-}
-
-ssize_t iomap_file_buffered_write(struct iomap_kiocb *iocb, struct iomap_iov_iter *from,
-				  const struct iomap_ops *ops,
-				  const struct iomap_write_ops *write_ops, void *private_data)
-{
-	struct iomap_inode *inode = iocb->ki_filp->inode;
-	struct iomap_iter iter = {
-		.inode = inode,
-		.flags = IOMAP_WRITE,
-		.private = private_data,
-	};
-	ssize_t done;
-	int ret;
-
-	ret = wr_check(iocb, from);
-	if (ret)
-		return ret;
 	if (iocb->ki_flags & IOMAP_IOCB_APPEND)
 		iocb->ki_pos = iomap_i_size_read(inode);
 	if (!from->count)
 		return 0;
 	if (iocb->ki_pos >= inode->i_maxbytes)
 		return -EFBIG;
-	iter.pos = iocb->ki_pos;
-	iter.len = iomap__min(from->count, (uint64_t)(inode->i_maxbytes - iocb->ki_pos));
-	while ((ret = iomap_iter(&iter, ops)) > 0)
-		iter.status = wr_mapping(&iter, from, write_ops);
-	done = (ssize_t)(iter.pos - iocb->ki_pos);
+	if (!ops || !ops->iomap_begin)
+		return -EINVAL;
+	if (iomap__engine_closed(inode->i_engine))
+		return -ESHUTDOWN;
+	iter->pos = iocb->ki_pos;
+	iter->len = iomap__min(from->count, (uint64_t)(inode->i_maxbytes - iocb->ki_pos));
+	return 1;
+}
+
+ssize_t iomap_file_buffered_write(struct iomap_kiocb *iocb, struct iomap_iov_iter *from,
+				  const struct iomap_ops *ops,
+				  const struct iomap_write_ops *write_ops, void *private_data)
+{
+	struct iomap_iter iter;
+	bool may_hit, hit;
+	ssize_t done;
+	int ret;
+
+	iter.inode = iocb->ki_filp->inode;
+	ret = wr_start(&iter, iocb, from, ops);
+	if (iomap__unlikely(ret <= 0))
+		return ret;
+	iter.flags = IOMAP_WRITE;
+	iter.private = private_data;
+	iter.reserved[0] = iter.reserved[1] = 0;
+	iomap__iter_clear(&iter);
+	ret = iomap__iter_sample(&iter, ops);
+	if (iomap__unlikely(ret <= 0))
+		return ret;
+	may_hit = wr_may_hit(&iter, write_ops);
+	hit = may_hit && wr_hit(&iter, from, write_ops);
+	if (!hit || !iomap__iter_over(&iter, ops))
+		ret = wr_mappings(&iter, from, ops, write_ops, may_hit && !hit);
+	done = iter.pos - iocb->ki_pos;
 	iocb->ki_pos = iter.pos;
 	return done ? done : ret;
 }

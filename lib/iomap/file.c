@@ -198,20 +198,26 @@ int iomap_file_check_and_advance_wb_err(struct iomap_file *file)
 	return err;
 }
 
+/* By the file's flags: what its iocbs start with.  Each call makes one, so it is looked up. */
+#define FILE_IOCB(flags)                                                        \
+	[flags] = ((flags) & IOMAP_O_APPEND ? IOMAP_IOCB_APPEND : 0) |          \
+		  ((flags) & (IOMAP_O_DSYNC | IOMAP_O_SYNC) ? IOMAP_IOCB_DSYNC : 0) | \
+		  ((flags) & IOMAP_O_SYNC ? IOMAP_IOCB_SYNC : 0) |              \
+		  ((flags) & IOMAP_O_DIRECT ? IOMAP_IOCB_DIRECT : 0)
+static const uint8_t file_iocb_flags[FILE_FLAGS + 1] = {
+	FILE_IOCB(0),  FILE_IOCB(1),  FILE_IOCB(2),  FILE_IOCB(3),  FILE_IOCB(4),  FILE_IOCB(5),
+	FILE_IOCB(6),  FILE_IOCB(7),  FILE_IOCB(8),  FILE_IOCB(9),  FILE_IOCB(10), FILE_IOCB(11),
+	FILE_IOCB(12), FILE_IOCB(13), FILE_IOCB(14), FILE_IOCB(15),
+};
+_Static_assert(FILE_FLAGS == 15, "a place for each combination");
+
 void iomap_kiocb_init(struct iomap_kiocb *iocb, struct iomap_file *file, int64_t pos)
 {
 	iomap__file_check(file);
 	memset(iocb, 0, sizeof(*iocb));
 	iocb->ki_filp = file;
 	iocb->ki_pos = pos;
-	if (file->flags & IOMAP_O_APPEND)
-		iocb->ki_flags |= IOMAP_IOCB_APPEND;
-	if (file->flags & (IOMAP_O_DSYNC | IOMAP_O_SYNC))
-		iocb->ki_flags |= IOMAP_IOCB_DSYNC;
-	if (file->flags & IOMAP_O_SYNC)
-		iocb->ki_flags |= IOMAP_IOCB_SYNC;
-	if (file->flags & IOMAP_O_DIRECT)
-		iocb->ki_flags |= IOMAP_IOCB_DIRECT;
+	iocb->ki_flags = file_iocb_flags[file->flags];
 }
 
 /* A vector as an iterator of at most SSIZE_MAX bytes. */

@@ -62,8 +62,13 @@ static uint64_t ifs_mask(unsigned w, unsigned first, unsigned end)
 
 static void ifs_set(uint64_t *words, unsigned first, unsigned end)
 {
-	for (unsigned w = first / IFS_WORD_BITS; w * IFS_WORD_BITS < end; w++)
-		iomap__fetch_or(&words[w], ifs_mask(w, first, end));
+	for (unsigned w = first / IFS_WORD_BITS; w * IFS_WORD_BITS < end; w++) {
+		uint64_t mask = ifs_mask(w, first, end);
+
+		/* overwrites find their bits set, and a look is cheaper */
+		if (mask & ~iomap__load_acquire(&words[w]))
+			iomap__fetch_or(&words[w], mask);
+	}
 }
 
 static void ifs_clear(uint64_t *words, unsigned first, unsigned end)

@@ -13,7 +13,7 @@
 #include <inttypes.h>
 
 #include "block/block.h"
-#include "iomap/ops.h"
+#include "iomap/iter.h"
 
 #define ITER_OP_FLAGS                                                                              \
 	(IOMAP_WRITE | IOMAP_ZERO | IOMAP_REPORT | IOMAP_FAULT | IOMAP_DIRECT | IOMAP_NOWAIT |     \
@@ -97,13 +97,25 @@ static const char *iter_fault(const struct iomap *iomap, int64_t pos)
 	return NULL;
 }
 
-/* A srcmap is there when it has a type, or a length: then it says "a hole is below". */
-static bool iter_has_srcmap(const struct iomap_iter *iter)
+/*
+ * What nearly every mapping is: it covers the position, has a place or a reservation, and no
+ * flag or srcmap to look at.
+ */
+static bool iter_is_plain(const struct iomap_iter *iter)
 {
-	return iter->srcmap.type != IOMAP_HOLE || iter->srcmap.length;
+	const struct iomap *iomap = &iter->iomap;
+	uint64_t offset = (uint64_t)iomap->offset, pos = (uint64_t)iter->pos;
+
+	_Static_assert(IOMAP_HOLE == 0 && IOMAP_INLINE == IOMAP_UNWRITTEN + 1, "types in between");
+	/* a negative offset is far behind the position, and length 0 covers nothing */
+	return offset <= pos && iomap->length > pos - offset &&
+	       iomap->length <= ITER_POS_LIMIT - offset &&
+	       (unsigned)iomap->type - 1 < IOMAP_UNWRITTEN &&
+	       !(iomap->flags & ~ITER_MAPPING_FLAGS) && !iomap__iter_has_srcmap(iter);
 }
 
-static int iter_check(const struct iomap_iter *iter)
+/* Which of the faults it is, if any. */
+static int __attribute__((noinline)) iter_check(const struct iomap_iter *iter)
 {
 	const char *fault = iter_fault(&iter->iomap, iter->pos);
 
@@ -113,52 +125,28 @@ static int iter_check(const struct iomap_iter *iter)
 		fault = "a hole to write into";
 	if (fault)
 		return iomap__broken_mapping(iter->inode, &iter->iomap, iter->pos, fault);
-	if (!iter_has_srcmap(iter))
+	if (!iomap__iter_has_srcmap(iter))
 		return 0;
 	fault = iter_fault(&iter->srcmap, iter->pos);
 	return fault ? iomap__broken_mapping(iter->inode, &iter->srcmap, iter->pos, fault) : 0;
 }
 
-/* Bytes of the mapping from @pos on, of at most @len. */
-static uint64_t iter_length(const struct iomap_iter *iter, int64_t pos, uint64_t len)
-{
-	uint64_t end = iomap__mapping_end(&iter->iomap);
-
-	if (iter_has_srcmap(iter))
-		end = iomap__min(end, iomap__mapping_end(&iter->srcmap));
-	return iomap__min(len, end - (uint64_t)pos);
-}
-
 uint64_t iomap_length(const struct iomap_iter *iter)
 {
-	if (!iter->iomap.length)
-		return 0;
-	return iter_length(iter, iter->pos, iter->len);
+	return iter->iomap.length ? iomap__iter_length(iter) : 0;
 }
 
 const struct iomap *iomap_iter_srcmap(const struct iomap_iter *iter)
 {
-	return iter_has_srcmap(iter) ? &iter->srcmap : &iter->iomap;
+	return iomap__iter_srcmap(iter);
 }
 
 int iomap_iter_advance(struct iomap_iter *iter, uint64_t count)
 {
 	if (count > iomap_length(iter))
 		return -EIO;
-	/* the end of the range may be 2^63, where nothing is left to be done */
-	iter->pos = (int64_t)((uint64_t)iter->pos + count);
-	iter->len -= count;
+	iomap__iter_advance(iter, count);
 	return 0;
-}
-
-static void iter_reset(struct iomap_iter *iter)
-{
-	memset(&iter->iomap, 0, sizeof(iter->iomap));
-	memset(&iter->srcmap, 0, sizeof(iter->srcmap));
-	iter->iomap.addr = IOMAP_NULL_ADDR;
-	iter->srcmap.addr = IOMAP_NULL_ADDR;
-	iter->iter_start_pos = iter->pos;
-	iter->status = 0;
 }
 
 /*
@@ -182,6 +170,38 @@ static int iter_end(struct iomap_iter *iter, const struct iomap_ops *ops, int64_
 			      &iter->iomap);
 }
 
+/* A mapping that cannot be used; it is ended at once. */
+static int __attribute__((cold)) iter_refuse(struct iomap_iter *iter, const struct iomap_ops *ops, int err)
+{
+	/* of a mapping that does not cover the range nothing can be cut out */
+	uint64_t length = iomap__min(iter->iomap.length, iter->len);
+
+	(void)iter_end(iter, ops, (int64_t)length, 0);
+	iomap__iter_clear(iter);
+	return err;
+}
+
+int iomap__iter_sample(struct iomap_iter *iter, const struct iomap_ops *ops)
+{
+	int err;
+
+	iter->iter_start_pos = iter->pos;
+	iter->status = 0;
+	iter_assert_unlocked(iter, "iomap_begin");
+	err = ops->iomap_begin(iter->inode, iter->pos, (int64_t)iter->len, iter->flags,
+			       &iter->iomap, &iter->srcmap);
+	if (iomap__unlikely(err < 0)) {
+		iomap__iter_clear(iter);
+		return err;
+	}
+	/* the library's own to set */
+	iter->iomap.flags &= (uint16_t)~IOMAP_F_SIZE_CHANGED;
+	if (iomap__likely(iter_is_plain(iter)))
+		return 1;
+	err = iter_check(iter);
+	return err ? iter_refuse(iter, ops, err) : 1;
+}
+
 /*
  * End the mapping the body has worked on.  1 to go on, 0 when the range is done or the body
  * came no further, or the error.
@@ -189,57 +209,36 @@ static int iter_end(struct iomap_iter *iter, const struct iomap_ops *ops, int64_
 static int iter_finish(struct iomap_iter *iter, const struct iomap_ops *ops)
 {
 	uint64_t done = (uint64_t)iter->pos - (uint64_t)iter->iter_start_pos;
-	uint64_t length = iter_length(iter, iter->iter_start_pos, iter->len + done);
+	uint64_t length = iomap__iter_length_at(iter, iter->iter_start_pos, iter->len + done);
 	int err = iter_end(iter, ops, (int64_t)length, (ssize_t)done);
-	int status = iter->status;
 	bool stale = iter->iomap.flags & IOMAP_F_STALE;
 
-	iter_reset(iter);
-	if (status < 0)
-		return status;
+	iomap__iter_clear(iter);
+	if (iter->status < 0)
+		return iter->status;
 	if (err < 0 && !done)
 		return err;
 	return iter->len && (done || stale);
 }
 
-static int iter_begin(struct iomap_iter *iter, const struct iomap_ops *ops)
+int iomap__iter_next(struct iomap_iter *iter, const struct iomap_ops *ops)
 {
-	uint64_t length;
-	int err;
+	int ret = iter_finish(iter, ops);
 
-	iter_reset(iter);
-	iter_assert_unlocked(iter, "iomap_begin");
-	err = ops->iomap_begin(iter->inode, iter->pos, (int64_t)iter->len, iter->flags,
-			       &iter->iomap, &iter->srcmap);
-	if (err >= 0) {
-		/* the library's own to set */
-		iter->iomap.flags &= (uint16_t)~IOMAP_F_SIZE_CHANGED;
-		err = iter_check(iter);
-		if (!err)
-			return 1;
-		/* of a mapping that does not cover the range nothing can be cut out */
-		length = iomap__min(iter->iomap.length, iter->len);
-		(void)iter_end(iter, ops, (int64_t)length, 0);
-	}
-	iter_reset(iter);
-	return err;
+	return ret > 0 ? iomap__iter_sample(iter, ops) : ret;
 }
 
 int iomap_iter(struct iomap_iter *iter, const struct iomap_ops *ops)
 {
-	int ret;
-
-	if (iter->iomap.length) {
-		ret = iter_finish(iter, ops);
-		if (ret <= 0)
-			return ret;
-	} else if (!ops || !ops->iomap_begin || iter->flags & ~ITER_OP_FLAGS || iter->pos < 0 ||
-		   iter->len > ITER_POS_LIMIT - (uint64_t)iter->pos) {
+	if (iter->iomap.length)
+		return iomap__iter_next(iter, ops);
+	if (!ops || !ops->iomap_begin || iter->flags & ~ITER_OP_FLAGS || iter->pos < 0 ||
+	    iter->len > ITER_POS_LIMIT - (uint64_t)iter->pos)
 		return -EINVAL;
-	} else if (iter->inode && iomap__engine_closed(iter->inode->i_engine)) {
+	if (iter->inode && iomap__engine_closed(iter->inode->i_engine))
 		return -ESHUTDOWN;
-	}
 	if (!iter->len)
 		return 0;
-	return iter_begin(iter, ops);
+	iomap__iter_clear(iter);
+	return iomap__iter_sample(iter, ops);
 }

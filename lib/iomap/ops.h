@@ -155,7 +155,7 @@ int iomap__write_begin(struct iomap__write *wr, uint64_t len);
 /* @copied bytes are in the folio: uptodate and dirty, or in inline_data.  Bytes that count. */
 size_t iomap__write_end(struct iomap__write *wr, size_t copied);
 /* The file reaches to @end at least (folio locked); i_size never goes back. */
-void iomap__write_extend(struct iomap__write *wr, int64_t end);
+void iomap__write_extend(struct iomap_iter *iter, int64_t end);
 /* put_folio. */
 void iomap__write_put(struct iomap__write *wr, size_t copied);
 

@@ -42,7 +42,7 @@ static void zero_extend(struct zero *zero, uint64_t end)
 	if (zero->how == IOMAP__ZERO_MOVE_BLOCKS)
 		end = iomap__round_down(end, block);
 	if (end > iomap__round_up(size, block))
-		iomap__write_extend(&zero->wr, (int64_t)end);
+		iomap__write_extend(zero->wr.iter, (int64_t)end);
 }
 
 /* Unwritten space reads as zeros but where the cache holds something: step up to there. */
