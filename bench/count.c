@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * count.c - iomap-bench count: how many instructions a cache hit takes.
+ * count.c - iomap-bench count: how many instructions a cache hit, or a bio, takes.
  *
  *	iomap-bench count [--check FILE | --record FILE]
  *
  * Times vary from run to run, this number does not, so it can be held by a test.  The program
- * runs itself under valgrind's callgrind, once for each kind of hit, and takes from what that
- * writes the instructions of all functions inside count_loop() but these: the copy itself, the
- * loop, and the application's extent map.  What is left is the library's, called through its
- * public interface.
+ * runs itself under valgrind's callgrind, once for each kind of hit or bio, and takes from what
+ * that writes the instructions of all functions inside count_loop() but these: the copy itself,
+ * the loop, and the application's extent map.  What is left is the library's, called through
+ * its public interface.  Bios are those of count_bio.c.
  *
  * FILE names the compiler and the kind of build it was recorded with.  With another one the
  * check is skipped (status 77), as it is without valgrind.
@@ -26,6 +26,7 @@
 #define OPS 2000U
 #define GROWTH 1.05 /* that a check lets pass */
 #define SKIP 77
+#define NOT_HERE 2 /* of one case: without io_uring, or without tmpfs */
 #define NAMES_MAX 65536
 
 extern char **environ;
@@ -40,6 +41,17 @@ static const struct {
 	{ "write-64", { true, false, 64 }, 180 },
 };
 #define NR_HITS (sizeof(hits) / sizeof(hits[0]))
+#define NR_CASES (NR_HITS + COUNT_BIOS)
+
+static const char *case_name(unsigned i)
+{
+	return i < NR_HITS ? hits[i].name : count_bios[i - NR_HITS].name;
+}
+
+static double case_target(unsigned i)
+{
+	return i < NR_HITS ? hits[i].target : count_bios[i - NR_HITS].target;
+}
 
 /* ---- below valgrind ---- */
 
@@ -89,6 +101,13 @@ int count_child(const char *name)
 		cached_close(&c);
 		return ok && iomap_engine_destroy(engine) == 0 ? 0 : 1;
 	}
+	for (unsigned i = 0; i < COUNT_BIOS; i++)
+		if (strcmp(count_bios[i].name, name) == 0)
+			switch (count_bios[i].run(OPS)) {
+			case 0: return 0;
+			case BENCH_SKIPPED: return SKIP;
+			default: return 1;
+			}
 	return 64;
 }
 
@@ -107,7 +126,7 @@ struct profile {
 static bool is_left_out(const char *name)
 {
 	return strstr(name, "memcpy") || strstr(name, "memmove") ||
-	       strncmp(name, "cached_begin", 12) == 0 || strcmp(name, "count_loop") == 0;
+	       strncmp(name, "cached_begin", 12) == 0 || strncmp(name, "count_", 6) == 0;
 }
 
 static void profile_function(struct profile *profile, char *text, bool called)
@@ -163,7 +182,7 @@ static double profile_read(const char *path)
 static int run_valgrind(const char *name, const char *out)
 {
 	static char valgrind[] = "valgrind", quiet[] = "-q", tool[] = "--tool=callgrind",
-		    toggle[] = "--toggle-collect=count_loop", child[] = "count-child";
+		    toggle[] = "--toggle-collect=count_loop*", child[] = "count-child";
 	char file[4200], self[4096], arg[32];
 	char *argv[] = { valgrind, quiet, tool, toggle, file, self, child, arg, NULL };
 	ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
@@ -185,6 +204,8 @@ static int run_valgrind(const char *name, const char *out)
 			return bench_error("waiting for valgrind: %s", strerror(errno));
 	if (WIFEXITED(status) && WEXITSTATUS(status) == 127)
 		return BENCH_SKIPPED;
+	if (WIFEXITED(status) && WEXITSTATUS(status) == SKIP)
+		return NOT_HERE;
 	return status ? bench_error("valgrind failed") : 0;
 }
 
@@ -213,7 +234,7 @@ static int count_one(const char *name, double *instructions)
 
 struct record {
 	char compiler[128], build[64];
-	double count[NR_HITS]; /* 0: none */
+	double count[NR_CASES]; /* 0: none */
 };
 
 static int record_read(const char *path, struct record *record)
@@ -234,8 +255,8 @@ static int record_read(const char *path, struct record *record)
 			snprintf(record->compiler, sizeof(record->compiler), "%s", value);
 		else if (strcmp(line, "build") == 0)
 			snprintf(record->build, sizeof(record->build), "%.63s", value);
-		for (unsigned i = 0; i < NR_HITS; i++)
-			if (strcmp(line, hits[i].name) == 0)
+		for (unsigned i = 0; i < NR_CASES; i++)
+			if (strcmp(line, case_name(i)) == 0)
 				record->count[i] = strtod(value, NULL);
 	}
 	fclose(from);
@@ -249,12 +270,13 @@ static int record_write(const char *path, const double *count)
 	if (!to)
 		return bench_error("%s: %s", path, strerror(errno));
 	fputs("# SPDX-License-Identifier: MIT\n"
-	      "# Written by iomap-bench count --record: instructions of one cache hit through the\n"
-	      "# public interface, without the copy, the caller's loop and the extent map.\n",
+	      "# Written by iomap-bench count --record: instructions of one cache hit or bio through\n"
+	      "# the public interface, without the copy, the caller's loop and the extent map.\n",
 	      to);
 	fprintf(to, "compiler %s\nbuild %s\n", BENCH_COMPILER, BENCH_BUILD_TYPE);
-	for (unsigned i = 0; i < NR_HITS; i++)
-		fprintf(to, "%s %.1f\n", hits[i].name, count[i]);
+	for (unsigned i = 0; i < NR_CASES; i++)
+		if (count[i] > 0)
+			fprintf(to, "%s %.1f\n", case_name(i), count[i]);
 	return fclose(to) ? bench_error("%s: %s", path, strerror(errno)) : 0;
 }
 
@@ -270,7 +292,7 @@ static bool record_suits(const struct record *record)
 
 static void print_count(unsigned i, double count, double recorded)
 {
-	printf("%-10s %8.1f instructions  target <= %g", hits[i].name, count, hits[i].target);
+	printf("%-10s %8.1f instructions  target <= %g", case_name(i), count, case_target(i));
 	if (recorded > 0)
 		printf("  recorded %.1f%s", recorded,
 		       count > recorded * GROWTH ? "  GREW" :
@@ -282,7 +304,7 @@ static void print_count(unsigned i, double count, double recorded)
 int count_command(const char *check, const char *to)
 {
 	struct record record = { .count = { 0 } };
-	double count[NR_HITS];
+	double count[NR_CASES];
 	bool grew = false;
 	int rc;
 
@@ -290,11 +312,16 @@ int count_command(const char *check, const char *to)
 		return 1;
 	if (check && !record_suits(&record))
 		return SKIP;
-	for (unsigned i = 0; i < NR_HITS; i++) {
-		rc = count_one(hits[i].name, &count[i]);
+	for (unsigned i = 0; i < NR_CASES; i++) {
+		rc = count_one(case_name(i), &count[i]);
 		if (rc == BENCH_SKIPPED) {
 			puts("skipped: valgrind is not installed");
 			return SKIP;
+		}
+		if (rc == NOT_HERE) {
+			printf("%-10s skipped: cannot be had here\n", case_name(i));
+			count[i] = 0;
+			continue;
 		}
 		if (rc)
 			return 1;
