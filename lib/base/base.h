@@ -278,7 +278,21 @@ static inline void iomap__stat_add(struct iomap__stats *stats, struct iomap__thr
 		atomic_store_explicit(c, atomic_load_explicit(c, memory_order_relaxed) + n,
 				      memory_order_relaxed);
 }
+/* The same, with what was done before it: pairs with iomap__stat_sum_acquire(). */
+static inline void iomap__stat_add_release(struct iomap__stats *stats, struct iomap__thread *self,
+					   unsigned which, uint64_t n)
+{
+	_Atomic uint64_t *c = &stats->slot[self->stat_slot][which];
+
+	if (iomap__unlikely(self->stat_shared))
+		atomic_fetch_add_explicit(c, n, memory_order_release);
+	else
+		atomic_store_explicit(c, atomic_load_explicit(c, memory_order_relaxed) + n,
+				      memory_order_release);
+}
 uint64_t iomap__stat_sum(const struct iomap__stats *stats, unsigned which);
+/* The same, and what was done before the additions it has seen. */
+uint64_t iomap__stat_sum_acquire(const struct iomap__stats *stats, unsigned which);
 
 /* ---- locks (lock.c, rwsem.c, witness.c) ---- */
 

@@ -75,6 +75,20 @@ void iomap__bdev_free(struct iomap_bdev *bdev)
 	iomap__pool_put(&engine->blk->bdev_pool, bdev);
 }
 
+/* What needs no further look: a read or write, which the limits allow as it is. */
+static void bdev_set_plain(struct iomap_bdev *bdev)
+{
+	const struct iomap_bdev_limits *limits = &bdev->limits;
+
+	bdev->plain_bytes_max = limits->max_transfer_bytes;
+	bdev->block_mask = limits->logical_block_size - 1U;
+	bdev->memory_mask = limits->dma_alignment - 1U;
+	bdev->plain_opf = IOMAP_REQ_SYNC | IOMAP_REQ_META | IOMAP_REQ_RAHEAD |
+			  IOMAP_REQ_BACKGROUND | IOMAP_REQ_POLLED;
+	if (!bdev->readonly)
+		bdev->plain_opf |= IOMAP_REQ_OP_WRITE;
+}
+
 void iomap__bdev_publish(struct iomap_bdev *bdev)
 {
 	struct iomap__blk *blk = bdev->engine->blk;
@@ -86,6 +100,7 @@ void iomap__bdev_publish(struct iomap_bdev *bdev)
 	bdev->id = id;
 	if (id < IOMAP__BDEV_IDS)
 		blk->bdev_ids |= UINT64_C(1) << id;
+	bdev_set_plain(bdev);
 	bdev->next = blk->bdevs;
 	blk->bdevs = bdev;
 	if (bdev->fd >= 0 && blk->backend->add_file)
@@ -93,19 +108,56 @@ void iomap__bdev_publish(struct iomap_bdev *bdev)
 	iomap__mutex_unlock(&blk->bdevs_lock);
 }
 
-/* Lock held.  0, -EBUSY, or -EAGAIN while a bi_end_io is running. */
+/* acquire: pairs with the releases of the ends; so the begin of each of them is seen as well */
+static uint64_t bdev_ended(const struct iomap_bdev *bdev)
+{
+	return iomap__stat_sum_acquire(&bdev->stats, IOMAP__BSTAT_READS) +
+	       iomap__stat_sum_acquire(&bdev->stats, IOMAP__BSTAT_WRITES) +
+	       iomap__stat_sum_acquire(&bdev->stats, IOMAP__BSTAT_FLUSHES) +
+	       iomap__stat_sum_acquire(&bdev->stats, IOMAP__BSTAT_DISCARDS) +
+	       iomap__stat_sum_acquire(&bdev->stats, IOMAP__BSTAT_WRITE_ZEROES);
+}
+
+uint64_t iomap__bdev_inflight(const struct iomap_bdev *bdev)
+{
+	uint64_t ended = bdev_ended(bdev);
+
+	return iomap__stat_sum(&bdev->life, IOMAP__BLIFE_BEGUN) - ended;
+}
+
+/*
+ * Each count only grows, and at any moment
+ *	ended <= begun, and returned <= ended + entered.
+ * They are read from right to left.  Take the moment between the first two readings: what
+ * was returned by then is at least the first sum, what had ended and been entered at most the
+ * second ones, and what had begun at most the last.  So if the sums are equal, all of these
+ * were equal at that moment.  A bi_end_io may submit the next bio: it returns after that one
+ * has begun.
+ */
+int iomap__bdev_busy(const struct iomap_bdev *bdev)
+{
+	/* acquire: pairs with the release of the last callback's return, which touched the bdev */
+	uint64_t returned = iomap__stat_sum_acquire(&bdev->life, IOMAP__BLIFE_RETURNED);
+	uint64_t ended = bdev_ended(bdev);
+	uint64_t entered = iomap__stat_sum(&bdev->life, IOMAP__BLIFE_ENTERED);
+	uint64_t begun = iomap__stat_sum(&bdev->life, IOMAP__BLIFE_BEGUN);
+
+	if (begun != ended)
+		return -EBUSY;
+	return returned == ended + entered ? 0 : -EAGAIN;
+}
+
+/* Lock held.  As iomap__bdev_busy(). */
 static int bdev_unlink(struct iomap__blk *blk, struct iomap_bdev *bdev)
 {
 	struct iomap_bdev **link;
-	uint64_t busy;
+	int error;
 
-	/* acquire: pairs with the release of the last bio's end, which touched the bdev */
-	busy = atomic_load_explicit(&bdev->busy, memory_order_acquire);
-	if (atomic_load_explicit(&bdev->refs, memory_order_acquire) ||
-	    busy & (IOMAP__BDEV_ENDING - 1))
+	if (atomic_load_explicit(&bdev->refs, memory_order_acquire))
 		return -EBUSY;
-	if (busy)
-		return -EAGAIN;
+	error = iomap__bdev_busy(bdev);
+	if (error)
+		return error;
 	for (link = &blk->bdevs; *link != bdev; link = &(*link)->next)
 		;
 	*link = bdev->next;
@@ -157,14 +209,17 @@ int iomap_bdev_close(struct iomap_bdev *bdev)
 
 static void bdev_custom_submit(struct iomap_bdev *bdev, struct iomap_bio *bio)
 {
+	struct iomap__thread *self = iomap__thread_self();
+
 	/*
 	 * A thread of the device may have ended the bio before submit_bio returns, which may
 	 * still use the device (unlock what the bio was queued under): a close waits for it.
+	 * Before the call: whoever sees the end of the bio sees this.
 	 */
-	atomic_fetch_add_explicit(&bdev->busy, IOMAP__BDEV_ENDING, memory_order_relaxed);
+	iomap__stat_add(&bdev->life, self, IOMAP__BLIFE_ENTERED, 1);
 	bdev->ops->submit_bio(bdev, bio);
-	/* release: pairs with iomap_bdev_close() */
-	atomic_fetch_sub_explicit(&bdev->busy, IOMAP__BDEV_ENDING, memory_order_release);
+	/* release: pairs with iomap__bdev_busy(); the last that is done to the bdev here */
+	iomap__stat_add_release(&bdev->life, self, IOMAP__BLIFE_RETURNED, 1);
 }
 
 static void bdev_custom_release(struct iomap_bdev *bdev)
@@ -521,9 +576,8 @@ bool iomap__bdevs_idle(struct iomap_engine *engine)
 	struct iomap_bdev *bdev;
 
 	iomap__mutex_lock(&blk->bdevs_lock);
-	/* acquire: pairs with the release of the last end */
 	for (bdev = blk->bdevs; bdev; bdev = bdev->next)
-		if (atomic_load_explicit(&bdev->busy, memory_order_acquire))
+		if (iomap__bdev_busy(bdev))
 			break;
 	iomap__mutex_unlock(&blk->bdevs_lock);
 	return !bdev;

@@ -255,13 +255,16 @@ static const uint8_t bio_stats[] = {
 	[IOMAP_REQ_OP_WRITE_ZEROES] = IOMAP__BSTAT_WRITE_ZEROES,
 };
 
-/* The bio has ended as far as @bdev is concerned. */
-static void bio_account_end(struct iomap_bdev *bdev, struct iomap_bio *bio)
+/*
+ * The bio has ended as far as @bdev is concerned: it is no longer in flight, but ending.  No
+ * line is written to that other threads write to, but for `written`.
+ */
+static inline void bio_account_end(struct iomap_bdev *bdev, struct iomap__thread *self,
+				   struct iomap_bio *bio)
 {
-	struct iomap__thread *self = iomap__thread_self();
 	unsigned op = iomap__bio_op(bio);
 
-	if (bio->bi_status)
+	if (iomap__unlikely(bio->bi_status))
 		iomap__stat_add(&bdev->stats, self, IOMAP__BSTAT_ERRORS, 1);
 	/*
 	 * A failed write may have written a part.  Before bi_end_io: whoever has been told of
@@ -269,16 +272,15 @@ static void bio_account_end(struct iomap_bdev *bdev, struct iomap_bio *bio)
 	 */
 	if (iomap__op_is_write(op) && (bio->bi_status || !(bio->bi_opf & IOMAP_REQ_FUA)))
 		atomic_fetch_add_explicit(&bdev->written, 1, memory_order_acq_rel);
-	/* a device may have passed on what is no operation */
-	iomap__stat_add(&bdev->stats, self,
-			op < iomap__array_len(bio_stats) ? bio_stats[op] : IOMAP__BSTAT_FLUSHES, 1);
 	if (iomap__op_has_data(op) && !bio->bi_status)
 		iomap__stat_add(&bdev->stats, self,
 				op == IOMAP_REQ_OP_READ ? IOMAP__BSTAT_READ_BYTES :
 							  IOMAP__BSTAT_WRITTEN_BYTES,
 				bio->bi_iter.bi_size);
-	/* no longer in flight, but ending; release: pairs with iomap_bdev_close() */
-	atomic_fetch_add_explicit(&bdev->busy, IOMAP__BDEV_ENDING - 1, memory_order_release);
+	/* a device may have passed on what is no operation; release: pairs with bdev_ended() */
+	iomap__stat_add_release(&bdev->stats, self,
+				op < iomap__array_len(bio_stats) ? bio_stats[op] :
+								   IOMAP__BSTAT_FLUSHES, 1);
 }
 
 /*
@@ -288,6 +290,8 @@ static void bio_account_end(struct iomap_bdev *bdev, struct iomap_bio *bio)
 static void bio_let_go(struct iomap_bdev *bdev, struct iomap__stacked *stacked,
 		       struct iomap_bdev *outermost)
 {
+	struct iomap__thread *self = iomap__thread_self();
+
 	while (bdev) {
 		struct iomap__pool *pool = &bdev->engine->blk->stacked_pool;
 		struct iomap_bdev *outer = outermost;
@@ -300,8 +304,8 @@ static void bio_let_go(struct iomap_bdev *bdev, struct iomap__stacked *stacked,
 		} else {
 			outermost = NULL;
 		}
-		/* release: pairs with iomap_bdev_close(), which may free the bdev from here on */
-		atomic_fetch_sub_explicit(&bdev->busy, IOMAP__BDEV_ENDING, memory_order_release);
+		/* release: pairs with iomap__bdev_busy(); a close may free the bdev from here on */
+		iomap__stat_add_release(&bdev->life, self, IOMAP__BLIFE_RETURNED, 1);
 		bdev = outer;
 		stacked = next;
 	}
@@ -375,8 +379,12 @@ void iomap_bio_chain(struct iomap_bio *bio, struct iomap_bio *parent)
 
 /* ---- the end ---- */
 
-/* Return: the parent, for which it was one of the ends it waits for; NULL: there is none. */
-static struct iomap_bio *bio_end(struct iomap_bio *bio)
+/*
+ * The end of a bio that is more than the common one: of a chain, through several devices, or
+ * refused before any device has counted it.  Return: the parent, for which it was one of the
+ * ends it waits for; NULL: there is none.
+ */
+static struct iomap_bio * __attribute__((noinline)) bio_end_other(struct iomap_bio *bio)
 {
 	struct iomap__thread *self = iomap__thread_self();
 	struct iomap__req *req = iomap__req(bio);
@@ -389,11 +397,11 @@ static struct iomap_bio *bio_end(struct iomap_bio *bio)
 	req->stacked = NULL;
 	req->outermost = NULL;
 	if (bdev)
-		bio_account_end(bdev, bio);
+		bio_account_end(bdev, self, bio);
 	for (outer = stacked; outer; outer = outer->next)
-		bio_account_end(outer->bdev, bio);
+		bio_account_end(outer->bdev, self, bio);
 	if (outermost)
-		bio_account_end(outermost, bio);
+		bio_account_end(outermost, self, bio);
 	if (bio->bi_end_io == bio_chain_end) {
 		parent = bio_chain_next(bio);
 	} else if (bio->bi_end_io) {
@@ -407,6 +415,24 @@ static struct iomap_bio *bio_end(struct iomap_bio *bio)
 
 void iomap_bio_endio(struct iomap_bio *bio)
 {
-	while (bio && bio_chain_put(bio))
-		bio = bio_end(bio);
+	struct iomap__req *req = iomap__req(bio);
+	iomap_bio_end_io_fn *end_io = bio->bi_end_io;
+	struct iomap_bdev *bdev = req->bdev;
+	struct iomap__thread *self;
+
+	/* relaxed: see bio_chain_put() */
+	if (iomap__unlikely(iomap__load(&req->chained) || req->outermost || !bdev || !end_io ||
+			    end_io == bio_chain_end)) {
+		while (bio && bio_chain_put(bio))
+			bio = bio_end_other(bio);
+		return;
+	}
+	self = iomap__thread_self();
+	req->bdev = NULL;
+	bio_account_end(bdev, self, bio);
+	self->completing++;
+	end_io(bio);
+	self->completing--;
+	/* release: see bio_let_go() */
+	iomap__stat_add_release(&bdev->life, self, IOMAP__BLIFE_RETURNED, 1);
 }

@@ -44,6 +44,14 @@ static void inline_add(struct iomap__thread *self, struct iomap_bio *bio)
 	self->inline_last = bio;
 }
 
+static void inline_one(const struct iomap_bdev *bdev, struct iomap_bio *bio)
+{
+	if (bdev->memory)
+		iomap__memory_do(bio);
+	else
+		inline_do(bio);
+}
+
 static void inline_run(struct iomap__thread *self)
 {
 	struct iomap_bio *bio;
@@ -52,10 +60,8 @@ static void inline_run(struct iomap__thread *self)
 		if (iomap__unlikely(iomap__bdev_is_gone(bio->bi_bdev))) {
 			bio->bi_status = -ENODEV;
 			iomap_bio_endio(bio);
-		} else if (bio->bi_bdev->memory) {
-			iomap__memory_do(bio);
 		} else {
-			inline_do(bio);
+			inline_one(bio->bi_bdev, bio);
 		}
 	}
 }
@@ -64,12 +70,14 @@ void iomap__inline_submit(struct iomap_bdev *bdev, struct iomap_bio *bio)
 {
 	struct iomap__thread *self = iomap__thread_self();
 
-	(void)bdev;
-	inline_add(self, bio);
-	if (self->inline_busy)
+	if (self->inline_busy) {
+		inline_add(self, bio);
 		return;
+	}
 	self->inline_busy = true;
-	inline_run(self);
+	inline_one(bdev, bio);
+	if (self->inline_first)
+		inline_run(self);
 	self->inline_busy = false;
 }
 

@@ -136,7 +136,18 @@ enum {
 	IOMAP__BSTAT_WRITE_ZEROES,
 };
 
-#define IOMAP__BDEV_ENDING (UINT64_C(1) << 32)
+/*
+ * The life of bios at a device, counted by whoever takes the step: begun; ended, which is the
+ * operations of the statistics above; the callbacks entered for it that may outlive its
+ * end, submit_bio of a device of the application; and callbacks returned from, these and
+ * bi_end_io.  See iomap__bdev_busy().
+ */
+enum {
+	IOMAP__BLIFE_BEGUN,
+	IOMAP__BLIFE_ENTERED,
+	IOMAP__BLIFE_RETURNED,
+};
+
 #define IOMAP__BDEV_MAGIC 0x62646576U
 
 /*
@@ -147,30 +158,29 @@ struct iomap_bdev {
 	struct iomap_engine *engine;
 	uint32_t magic; /* IOMAP__BDEV_MAGIC; atomic */
 	unsigned id;
-	struct iomap__stats stats;
 	const struct iomap__bdev_kind *kind;
-	struct iomap_bdev_limits limits;
+	uint8_t *memory;
 	uint64_t bytes; /* grows; atomic */
-	bool gone;	/* for good; atomic */
+	/* The limits, as submit_is_plain() asks for them; set when it is published. */
+	uint64_t plain_bytes_max; /* 0 before that: nothing is plain */
+	uint32_t plain_opf;	  /* bits that a bi_opf may have */
+	uint32_t block_mask;
+	uint32_t memory_mask;
+	bool gone; /* for good; atomic */
 	bool readonly;
 	bool direct; /* O_DIRECT */
 	bool block;  /* a block device */
 	bool zero_by_holes; /* the file system has no FALLOC_FL_ZERO_RANGE; atomic */
 	bool registered; /* the backend knows the file by `id` */
 	int fd;
-	uint8_t *memory;
 	const struct iomap_bdev_ops *ops;
+	struct iomap_bdev_limits limits;
 	void *context;
 	char *name;
 	size_t name_bytes;
+	struct iomap__stats stats; /* IOMAP__BSTAT_xxx */
+	struct iomap__stats life;  /* IOMAP__BLIFE_xxx */
 	_Atomic uint32_t refs;
-	/*
-	 * Bios in flight, and from IOMAP__BDEV_ENDING up the callbacks that are running for
-	 * bios that may have ended: bi_end_io, and submit_bio of a device of the application.
-	 * One word, so that a close sees both at one moment: a bi_end_io may submit the next
-	 * bio.
-	 */
-	_Atomic uint64_t busy;
 	/*
 	 * `written` moves with each completed write that may be volatile, before its bi_end_io;
 	 * `flushed` is what `written` was when the last successful flush started.  It starts
@@ -204,11 +214,13 @@ int iomap__bdev_new(struct iomap_engine *engine, const struct iomap__bdev_kind *
 		    const char *name, struct iomap_bdev **out);
 void iomap__bdev_publish(struct iomap_bdev *bdev);
 void iomap__bdev_free(struct iomap_bdev *bdev);
-/* acquire: pairs with the release of the last bio's end */
-static inline uint64_t iomap__bdev_inflight(const struct iomap_bdev *bdev)
-{
-	return atomic_load_explicit(&bdev->busy, memory_order_acquire) & (IOMAP__BDEV_ENDING - 1);
-}
+/* Bios that have begun and not ended. */
+uint64_t iomap__bdev_inflight(const struct iomap_bdev *bdev);
+/*
+ * 0: there was a moment in this call at which no bio was in flight, and no callback running of
+ * one that has ended.  -EBUSY: one is in flight.  -EAGAIN: a callback has not returned yet.
+ */
+int iomap__bdev_busy(const struct iomap_bdev *bdev);
 /* A flush that started at generation @generation has succeeded. */
 void iomap__bdev_flushed(struct iomap_bdev *bdev, uint64_t generation);
 

@@ -9,30 +9,49 @@
 
 #define MEMORY_ALIGN 4096U
 
+static void memory_flush(struct iomap_bdev *bdev, struct iomap__thread *self)
+{
+	iomap__stat_add(&bdev->engine->blk->stats, self, IOMAP__BLKSTAT_FLUSHES, 1);
+	iomap__bdev_flushed(bdev, atomic_load_explicit(&bdev->written, memory_order_acquire));
+}
+
+/* Between the memory of @bio, one segment as a rule, and the device's at @at. */
+static void memory_copy(struct iomap_bio *bio, uint8_t *at, bool read)
+{
+	const struct iomap_bio_vec *vec = bio->bi_io_vec;
+
+	if (iomap__unlikely(bio->bi_vcnt != 1)) {
+		if (read)
+			iomap_bio_copy_in(bio, 0, at, bio->bi_iter.bi_size);
+		else
+			iomap_bio_copy_out(bio, 0, at, bio->bi_iter.bi_size);
+	} else if (read) {
+		iomap__copy_to_folio(vec->bv_base, at, vec->bv_len);
+	} else {
+		iomap__copy_from_folio(at, vec->bv_base, vec->bv_len);
+	}
+}
+
 void iomap__memory_do(struct iomap_bio *bio)
 {
 	struct iomap_bdev *bdev = bio->bi_bdev;
 	struct iomap__stats *stats = &bdev->engine->blk->stats;
 	struct iomap__thread *self = iomap__thread_self();
 	uint8_t *at = bdev->memory + (bio->bi_iter.bi_sector << IOMAP_SECTOR_SHIFT);
-	bool read = iomap__bio_op(bio) == IOMAP_REQ_OP_READ;
-	uint64_t written = atomic_load_explicit(&bdev->written, memory_order_acquire);
+	unsigned op = iomap__bio_op(bio);
+	bool read = op == IOMAP_REQ_OP_READ;
 
 	iomap__stat_add(stats, self, IOMAP__BLKSTAT_BIOS, 1);
-	if (iomap__bio_op(bio) == IOMAP_REQ_OP_FLUSH || bio->bi_opf & IOMAP_REQ_PREFLUSH) {
-		iomap__stat_add(stats, self, IOMAP__BLKSTAT_FLUSHES, 1);
-		iomap__bdev_flushed(bdev, written);
-	}
-	if (!iomap__op_has_data(iomap__bio_op(bio)))
-		memset(at, 0, bio->bi_iter.bi_size);
-	else if (read)
-		iomap_bio_copy_in(bio, 0, at, bio->bi_iter.bi_size);
-	else
-		iomap_bio_copy_out(bio, 0, at, bio->bi_iter.bi_size);
-	if (iomap__op_has_data(iomap__bio_op(bio)) && bio->bi_iter.bi_size)
+	if (iomap__unlikely(op == IOMAP_REQ_OP_FLUSH || bio->bi_opf & IOMAP_REQ_PREFLUSH))
+		memory_flush(bdev, self);
+	if (iomap__op_has_data(op)) {
+		memory_copy(bio, at, read);
 		iomap__stat_add(stats, self,
 				read ? IOMAP__BLKSTAT_READ_BYTES : IOMAP__BLKSTAT_WRITTEN_BYTES,
 				bio->bi_iter.bi_size);
+	} else {
+		memset(at, 0, bio->bi_iter.bi_size);
+	}
 	iomap_bio_endio(bio);
 }
 

@@ -258,6 +258,11 @@ bool iomap__step_done(struct iomap_bio *bio, int64_t result)
 
 	if (iomap__unlikely(faults))
 		result = step_faults(faults, bio, result);
+	/* all of it at once, which most are */
+	if (iomap__likely(req->step == IOMAP__STEP_DATA && result > 0 && !req->done &&
+			  (uint64_t)result == bio->bi_iter.bi_size &&
+			  iomap__op_has_data(iomap__bio_op(bio))))
+		return step_end(bio, 0);
 	/* not an error to tell: it says that it would have had to wait */
 	if (bio->bi_opf & IOMAP_REQ_NOWAIT && (result == -EAGAIN || result == -EOPNOTSUPP)) {
 		bio->bi_status = -EAGAIN;

@@ -30,6 +30,24 @@
 	 IOMAP_REQ_POLLED | IOMAP_REQ_ATOMIC)
 #define SUBMIT_WRITE_FLAGS (IOMAP_REQ_FUA | IOMAP_REQ_PREFLUSH | IOMAP_REQ_ATOMIC)
 
+/*
+ * What most bios are, by as few compares as it takes: a read or write of one segment that the
+ * device takes as it is.  Whatever is not plain is looked at piece by piece.
+ */
+static bool submit_is_plain(const struct iomap_bdev *bdev, const struct iomap_bio *bio)
+{
+	uint64_t size = bio->bi_iter.bi_size, sector = bio->bi_iter.bi_sector;
+	uint64_t bytes = iomap__bdev_size(bdev);
+	const struct iomap_bio_vec *vec = bio->bi_io_vec;
+
+	/* the first compare of the sector is what the shifts after it need not to overflow */
+	return bio->bi_vcnt == 1 && vec->bv_len == size && size - 1 < bdev->plain_bytes_max &&
+	       !(bio->bi_opf & ~bdev->plain_opf) && sector <= bytes >> IOMAP_SECTOR_SHIFT &&
+	       size <= bytes - (sector << IOMAP_SECTOR_SHIFT) &&
+	       !(((sector << IOMAP_SECTOR_SHIFT) | size) & bdev->block_mask) &&
+	       !((uintptr_t)vec->bv_base & bdev->memory_mask) && !iomap__bdev_is_gone(bdev);
+}
+
 static int submit_check_vecs(const struct iomap_bdev *bdev, const struct iomap_bio *bio)
 {
 	uint64_t block_mask = bdev->limits.logical_block_size - 1U;
@@ -127,6 +145,12 @@ static int submit_check(const struct iomap_bdev *bdev, const struct iomap_bio *b
 	return error;
 }
 
+static void submit_count(struct iomap_bdev *bdev, struct iomap__req *req)
+{
+	req->bdev = bdev;
+	iomap__stat_add(&bdev->life, iomap__thread_self(), IOMAP__BLIFE_BEGUN, 1);
+}
+
 /* Count the bio as the device's own until it ends. */
 static int submit_account(struct iomap_bdev *bdev, struct iomap_bio *bio)
 {
@@ -144,8 +168,7 @@ static int submit_account(struct iomap_bdev *bdev, struct iomap_bio *bio)
 		stacked->next = req->stacked;
 		req->stacked = stacked;
 	}
-	req->bdev = bdev;
-	atomic_fetch_add_explicit(&bdev->busy, 1, memory_order_relaxed);
+	submit_count(bdev, req);
 	return 0;
 }
 
@@ -164,12 +187,12 @@ static void submit_to_device(struct iomap_bio *bio, struct iomap__batch *batch)
 	if (!bdev->ops && iomap__fails(&bdev->engine->env, IOMAP_FAIL_IO)) {
 		bio->bi_status = -EIO;
 		iomap_bio_endio(bio);
-	} else if (bdev->kind->queued && iomap__step_is_inline(bio)) {
-		iomap__inline_submit(bdev, bio);
-	} else if (bdev->kind->queued) {
+	} else if (!bdev->kind->queued) {
+		bdev->kind->submit(bdev, bio);
+	} else if (iomap__op_has_data(iomap__bio_op(bio)) || !iomap__step_is_inline(bio)) {
 		iomap__bio_list_add(&batch->bios, bio);
 	} else {
-		bdev->kind->submit(bdev, bio);
+		iomap__inline_submit(bdev, bio);
 	}
 }
 
@@ -381,39 +404,58 @@ void iomap__batch_send(struct iomap__blk *blk, struct iomap__batch *batch, bool 
 		iomap__queue_submit(iomap__queue_mine(blk), &batch->bios, will_wait);
 }
 
-static struct iomap__blk *submit_blk(const struct iomap_bio *bio)
-{
-	iomap__bdev_check(bio->bi_bdev);
-	return bio->bi_bdev->engine->blk;
-}
+enum submit_way {
+	SUBMIT_ENDED,	/* with an error */
+	SUBMIT_CHECKED, /* it may have to be split */
+	SUBMIT_PLAIN,
+};
 
-/* Check and account.  False: the bio has ended with an error. */
-static bool submit_begin(struct iomap_bio *bio)
+static enum submit_way submit_begin_other(struct iomap_bdev *bdev, struct iomap_bio *bio)
 {
-	struct iomap_bdev *bdev = bio->bi_bdev;
-	int error;
+	int error = submit_check(bdev, bio);
 
-	bio->bi_status = 0;
-	error = submit_check(bdev, bio);
 	if (!error)
 		error = submit_account(bdev, bio);
 	if (!error)
-		return true;
+		return SUBMIT_CHECKED;
 	bio->bi_status = error;
 	iomap_bio_endio(bio);
-	return false;
+	return SUBMIT_ENDED;
+}
+
+/* Check and account. */
+static enum submit_way submit_begin(struct iomap_bdev *bdev, struct iomap_bio *bio)
+{
+	bio->bi_status = 0;
+	if (iomap__unlikely(!submit_is_plain(bdev, bio) || iomap__req(bio)->bdev))
+		return submit_begin_other(bdev, bio);
+	submit_count(bdev, iomap__req(bio));
+	return SUBMIT_PLAIN;
+}
+
+static void submit_go_on(struct iomap_bio *bio, enum submit_way way, struct iomap__batch *batch)
+{
+	if (iomap__likely(way == SUBMIT_PLAIN))
+		submit_to_device(bio, batch);
+	else
+		iomap__dispatch(bio, batch);
 }
 
 void iomap_submit_bio(struct iomap_bio *bio)
 {
 	struct iomap__batch batch = { .bios = { 0 } };
-	struct iomap__blk *blk = submit_blk(bio);
+	struct iomap_bdev *bdev = bio->bi_bdev;
+	struct iomap__blk *blk;
+	enum submit_way way;
 
+	iomap__bdev_check(bdev);
+	blk = bdev->engine->blk;
+	way = submit_begin(bdev, bio);
 	/* Only queues gain by a plug; and what has been held back must be sent as a whole,
 	 * without a device of the application in between, where this thread may wait. */
-	if (!submit_begin(bio) || (bio->bi_bdev->kind->queued && iomap__plug_add(bio)))
+	if (way == SUBMIT_ENDED || (bdev->kind->queued && iomap__plug_add(bio)))
 		return;
-	iomap__dispatch(bio, &batch);
+	submit_go_on(bio, way, &batch);
 	iomap__batch_send(blk, &batch, false);
 }
 
@@ -421,61 +463,83 @@ void iomap_submit_bio(struct iomap_bio *bio)
 
 struct submit_wait {
 	struct iomap__blk *blk;
+	struct iomap__thread *waiter;
 	uint32_t done;
 };
 
 static void submit_wait_end(struct iomap_bio *bio)
 {
 	struct submit_wait *wait = bio->bi_private;
+	struct iomap__thread *waiter = wait->waiter;
 	struct iomap__blk *blk = wait->blk;
 	const uint32_t *word = &wait->done;
 
 	/* release: pairs with the acquire of the waiter, whose stack `wait` is on; after this
 	 * store it may be gone, so what follows uses the address only as a key. */
 	iomap__store_release(&wait->done, 1);
-	iomap__io_wake(blk, word);
+	/* who runs this is awake, and looks at its word before it sleeps again */
+	if (waiter != iomap__thread_self())
+		iomap__io_wake(blk, word);
 }
 
-static const char *submit_what(const struct iomap_bio *bio)
+static const char *submit_what(unsigned op)
 {
-	unsigned op = iomap__bio_op(bio);
-
 	return op == IOMAP_REQ_OP_READ ? "read" : op == IOMAP_REQ_OP_FLUSH ? "flush" : "write";
+}
+
+/* It has not ended inside its submission. */
+static void submit_wait_for(struct submit_wait *wait, struct iomap__queue *only,
+			    struct iomap__slow *slow)
+{
+	iomap__slow_wait(slow);
+	while (!iomap__load_acquire(&wait->done))
+		iomap__io_wait_only(wait->blk, &wait->done, 0, only);
+	iomap__slow_wait_end(slow);
 }
 
 int iomap_submit_bio_wait(struct iomap_bio *bio)
 {
 	struct iomap__batch batch = { .bios = { 0 } };
-	struct submit_wait wait = { .blk = submit_blk(bio) };
-	struct iomap__slow slow = {
-		.what = submit_what(bio),
-		.device = bio->bi_bdev->name,
-		.pos = (int64_t)(bio->bi_iter.bi_sector << IOMAP_SECTOR_SHIFT),
-		.len = bio->bi_iter.bi_size,
-	};
 	struct iomap__thread *self = iomap__thread_self();
+	struct iomap_bdev *bdev = bio->bi_bdev;
+	struct submit_wait wait = { .waiter = self };
 	struct iomap__queue *only = NULL, *held = NULL;
 	iomap_bio_end_io_fn *end_io = bio->bi_end_io;
+	uint64_t sector = bio->bi_iter.bi_sector, size = bio->bi_iter.bi_size;
 	void *private = bio->bi_private;
+	enum submit_way way;
+	unsigned op;
 	bool alone;
 
+	iomap__bdev_check(bdev);
+	wait.blk = bdev->engine->blk;
+	op = iomap__bio_op(bio);
 	bio->bi_private = &wait;
 	bio->bi_end_io = submit_wait_end;
-	iomap__plug_flush(wait.blk);
-	if (submit_begin(bio)) {
+	if (self->plug)
+		iomap__plug_flush(wait.blk);
+	way = submit_begin(bdev, bio);
+	if (way != SUBMIT_ENDED) {
 		/* One bio in our own queue: nothing else can end our wait. */
 		alone = !iomap__load(&iomap__req(bio)->chained);
-		iomap__dispatch(bio, &batch);
+		submit_go_on(bio, way, &batch);
 		if (alone && batch.bios.count == 1 && batch.bios.first == bio) {
 			only = iomap__queue_mine(wait.blk);
 			held = iomap__hold_begin(self, only);
 		}
 		iomap__batch_send(wait.blk, &batch, true);
 	}
-	iomap__slow_wait(&slow);
-	while (!iomap__load_acquire(&wait.done))
-		iomap__io_wait_only(wait.blk, &wait.done, 0, only);
-	iomap__slow_wait_end(&slow);
+	if (!iomap__load_acquire(&wait.done)) {
+		/* not of the bio: a device may be about to change what it says */
+		struct iomap__slow slow = {
+			.what = submit_what(op),
+			.device = bdev->name,
+			.pos = (int64_t)(sector << IOMAP_SECTOR_SHIFT),
+			.len = size,
+		};
+
+		submit_wait_for(&wait, only, &slow);
+	}
 	if (only)
 		iomap__hold_end(self, held);
 	bio->bi_end_io = end_io;
