@@ -171,6 +171,8 @@ IOMAP_API ssize_t iomap_file_read_iter(struct iomap_kiocb *iocb, struct iomap_io
 
 /**
  * iomap_get_folio - find or make the folio at @pos, locked and referenced
+ * @len: bytes wanted; where large folios are allowed, one that is made covers no more pages
+ *	than these touch, but for the smallest there can be
  *
  * Blocks.  No folio may be locked by the caller.  Return: the folio or an error pointer.
  */

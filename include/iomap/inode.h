@@ -161,7 +161,7 @@ struct iomap_inode_args {
 	int64_t i_maxbytes;	 /* 0: 2^63 - 1 */
 	uint64_t i_ino;
 	void *i_private;
-	uint32_t blkbits;    /* log2 of the block size: 9 to 12; 0: 12 */
+	uint32_t blkbits;    /* log2 of the block size: 9 to 16; 0: 12 */
 	uint32_t lock_class; /* 0 data, 1 metadata ..., up to 7 */
 	uint64_t reserved[8];
 };
@@ -174,8 +174,12 @@ struct iomap_inode_args {
  *
  * Does not block for I/O.
  *
- * Return: 0; -EINVAL (no a_ops, block size out of range or smaller than the device's
- * direct-I/O alignment, a bdev of another engine, negative size; a log line says which).
+ * Blocks larger than a page, up to 64 KiB, have folios of at least the block size: so the
+ * engine's max_folio_bytes has to allow them, and its cache to hold two for each of max_callers.
+ *
+ * Return: 0; -EINVAL (no a_ops, block size out of range, smaller than the device's
+ * direct-I/O alignment or too large for the engine's cache, a bdev of another engine, negative
+ * size; a log line says which).
  */
 IOMAP_API IOMAP_MUST_CHECK int iomap_inode_init(struct iomap_engine *engine,
 						struct iomap_inode *inode,
@@ -227,6 +231,36 @@ IOMAP_API void iomap_inode_dio_end(struct iomap_inode *inode);
  * nor for the sync of a write.  iomap_truncate() calls it.  Kernel counterpart: inode_dio_wait.
  */
 IOMAP_API void iomap_inode_dio_wait(struct iomap_inode *inode);
+
+/**
+ * iomap_mapping_set_large_folios - let the cache keep the inode in folios larger than a page
+ *
+ * Folios of up to iomap_engine_opts.max_folio_bytes (64 KiB unless told) then hold what is read
+ * ahead and what large writes write; each is as large as its place, the length and the
+ * memory at hand allow, and smaller ones stand beside it.  A lookup and a lock are for more bytes
+ * then, so writers in small pieces of one large folio wait for each other: where many do so,
+ * set a smaller largest folio.  Without it all folios are of one page, or of one block where
+ * that is larger.
+ *
+ * Before the first use of the inode's cache.  Any thread, does not block.
+ *
+ * Return: 0; -EBUSY: folios are cached, and nothing is changed.  Not must-check: the kernel's
+ * counterpart (mapping_set_large_folios) returns nothing.
+ */
+IOMAP_API int iomap_mapping_set_large_folios(struct iomap_address_space *mapping);
+
+/**
+ * iomap_mapping_set_folio_order_range - the same, with both sizes named
+ * @min_order: every folio has 2^min_order pages at least; at least a block
+ * @max_order: and 2^max_order at most; 9 (2 MiB) at most, and max_folio_bytes
+ *
+ * Kernel counterpart: mapping_set_folio_order_range.
+ *
+ * Return: 0; -EINVAL for a range that is empty or outside those bounds; -EBUSY as above.
+ */
+IOMAP_API IOMAP_MUST_CHECK int
+iomap_mapping_set_folio_order_range(struct iomap_address_space *mapping, unsigned min_order,
+				    unsigned max_order);
 
 /** iomap_mapping_set_error - record a writeback error for fsync; any context */
 IOMAP_API void iomap_mapping_set_error(struct iomap_address_space *mapping, int error);

@@ -9,9 +9,10 @@
  * readers detect reuse by the version in the lock word, which only ever grows.
  *
  * States of a descriptor (buddy_state): PAGE_FREE the first page of a free block of `order`;
- * PAGE_TAIL inside a block, free or in use, with the number of its first page in free_prev;
- * PAGE_USED the first page of a folio.  All under arena_lock, but that the holder of a folio
- * may read its own pages' states.
+ * PAGE_USED the first page of a folio; PAGE_TAIL inside a block, free or in use.  A block is
+ * made and taken apart without a look at its tails: their descriptors are not touched at all,
+ * so that a folio of 2 MiB costs one cache line and not 512.  All under arena_lock, but that
+ * the holder of a folio may read its own pages' states.
  *
  * The memory may be pinned by the rings (iomap__blk_set_memory()), which would go on with the
  * old pages if others came in their place: so from creation to the end nothing of it is
@@ -43,12 +44,14 @@ void *iomap_folio_address(const struct iomap_folio *folio)
 struct iomap_folio *iomap__folio_of(struct iomap__cache *cache, const void *addr)
 {
 	uintptr_t off = (uintptr_t)addr - (uintptr_t)cache->data;
-	struct iomap_folio *folio;
+	uint32_t nr = (uint32_t)(off >> IOMAP_PAGE_SHIFT);
 
 	if (off >= cache->data_bytes)
 		return NULL;
-	folio = &cache->folios[off >> IOMAP_PAGE_SHIFT];
-	return folio->buddy_state == PAGE_TAIL ? &cache->folios[folio->free_prev] : folio;
+	/* a folio lies at a multiple of its size, and has no other first page inside */
+	for (unsigned order = 0; cache->folios[nr].buddy_state == PAGE_TAIL; order++)
+		nr &= ~(1U << order);
+	return &cache->folios[nr];
 }
 
 static void list_add(struct iomap__cache *cache, uint32_t nr, unsigned order)
@@ -181,10 +184,6 @@ static void prepare(struct iomap__cache *cache, uint32_t nr, unsigned order)
 
 	f->buddy_state = PAGE_USED;
 	atomic_store_explicit(&f->order, (uint8_t)order, memory_order_relaxed);
-	for (uint32_t i = 1; i < 1U << order; i++) {
-		cache->folios[nr + i].buddy_state = PAGE_TAIL;
-		cache->folios[nr + i].free_prev = nr;
-	}
 	f->ifs = NULL;
 	f->read_valid = 0;
 	f->read_error = 0;

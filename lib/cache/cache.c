@@ -26,6 +26,9 @@ int iomap__cache_create(struct iomap_engine *engine,
 	err = iomap__arena_create(cache, opts->cache_bytes);
 	if (err)
 		goto free_cache;
+	while (cache->max_order < IOMAP__MAX_ORDER &&
+	       IOMAP_PAGE_SIZE << (cache->max_order + 1) <= opts->max_folio_bytes)
+		cache->max_order++;
 	cache->background_pages = cache->nr_pages * opts->dirty_background_pct / 100;
 	cache->hard_pages = cache->nr_pages * opts->dirty_hard_pct / 100;
 	iomap__blk_set_memory(engine, cache->data, cache->data_bytes);

@@ -137,10 +137,12 @@ void iomap__filemap_tag_towrite(struct iomap_address_space *mapping, uint64_t in
 /* Referenced folio at @index, or NULL. */
 struct iomap_folio *iomap__filemap_get(struct iomap_address_space *mapping, uint64_t index);
 /*
- * Find or make the folio at @index: locked, referenced, in the index.  May reclaim and wait;
- * no folio lock held.  0, -ENOMEM, or -EAGAIN never.
+ * Find or make the folio at @index: locked, referenced, in the index.  One that is made is as
+ * large as the address space allows and memory gives, but ends at @end at the latest, unless
+ * the smallest does not.  May reclaim and wait; no folio lock held.  0, -ENOMEM, or -EAGAIN
+ * never.
  */
-int iomap__filemap_grab(struct iomap_address_space *mapping, uint64_t index,
+int iomap__filemap_grab(struct iomap_address_space *mapping, uint64_t index, uint64_t end,
 			struct iomap_folio **out);
 
 /* ---- overwriting what is cached (write_hit.c) ---- */

@@ -56,10 +56,10 @@ struct iomap_folio *iomap_filemap_get_folio(struct iomap_address_space *mapping,
 	return iomap__filemap_get(mapping, index);
 }
 
-int iomap__filemap_add(struct iomap_address_space *mapping, uint64_t index, bool may_wait,
-		       struct iomap_folio **out)
+/* Allocate a folio of that order for the pages around @index, lock it, put it into the index. */
+static int add_order(struct iomap_address_space *mapping, uint64_t index, unsigned order,
+		     bool may_wait, struct iomap_folio **out)
 {
-	unsigned order = mapping->min_order;
 	struct iomap_folio *folio = iomap__folio_alloc(mapping, order, may_wait);
 	int err;
 
@@ -85,7 +85,46 @@ int iomap__filemap_add(struct iomap_address_space *mapping, uint64_t index, bool
 	return 0;
 }
 
-int iomap__filemap_grab(struct iomap_address_space *mapping, uint64_t index,
+int iomap__filemap_add(struct iomap_address_space *mapping, uint64_t index, bool may_wait,
+		       struct iomap_folio **out)
+{
+	return add_order(mapping, index, mapping->min_order, may_wait, out);
+}
+
+/* The largest folio that begins at @index and ends at @end at the latest; or the smallest. */
+static unsigned fit_order(const struct iomap_address_space *mapping, uint64_t index, uint64_t end)
+{
+	unsigned order = mapping->max_order;
+
+	while (order > mapping->min_order &&
+	       (index & ((1ULL << order) - 1) || index + (1ULL << order) > end))
+		order--;
+	return order;
+}
+
+int iomap__filemap_add_upto(struct iomap_address_space *mapping, uint64_t index, uint64_t end,
+			    bool may_wait, struct iomap_folio **out)
+{
+	unsigned order = fit_order(mapping, index, end);
+
+	while (order > mapping->min_order) {
+		int err = add_order(mapping, index, order, false, out);
+
+		if (err == -EEXIST) {
+			end = iomap__index_next(mapping, index, end);
+			if (end <= index)
+				return err;
+			order = iomap__min(fit_order(mapping, index, end), order - 1);
+		} else if (err == -ENOMEM) {
+			order--;
+		} else {
+			return err;
+		}
+	}
+	return add_order(mapping, index, order, may_wait, out);
+}
+
+int iomap__filemap_grab(struct iomap_address_space *mapping, uint64_t index, uint64_t end,
 			struct iomap_folio **out)
 {
 	for (;;) {
@@ -93,7 +132,7 @@ int iomap__filemap_grab(struct iomap_address_space *mapping, uint64_t index,
 		int err;
 
 		if (!folio) {
-			err = iomap__filemap_add(mapping, index, true, out);
+			err = iomap__filemap_add_upto(mapping, index, end, true, out);
 			if (err != -EEXIST) {
 				iomap__cache_count(mapping->host->i_engine, IOMAP__STAT_MISSES, 1);
 				return err;

@@ -2,10 +2,13 @@
 /*
  * index.c - which folio holds a page of a file: a radix tree for each address space.
  *
- * Nodes have 64 slots.  A folio of 2^n pages stands in all of its slots, so that a look-up
- * never has to look for its start; tags stand at its first slot only.  mapping->tree_root is
- * the root node's address with the height of the tree in the low bits, so that a reader gets
- * both in one load; 0 is the empty tree.
+ * Nodes have 64 slots.  A folio stands at the lowest level whose slots are not larger than it:
+ * one of 2^n pages, n < 6, in 2^n slots of a lowest node; a larger one in 2^(n - 6) slots of
+ * a node above, each with LARGE in the entry's low bit, which tells it from a node.  So a
+ * look-up never has to look for a folio's start, and one of 2 MiB costs 8 slots.  Tags stand
+ * at the first slot only; a walk that begins inside a folio begins at its start.
+ * mapping->tree_root is the root node's address with the height of the tree in the low bits,
+ * so that a reader gets both in one load; 0 is the empty tree.
  *
  * Changes are made under tree_lock.  Readers walk without it inside an epoch: they see each
  * slot as it was at some moment.  A node that has become empty is unlinked and retired: its
@@ -18,6 +21,7 @@
 #define NODE_SLOTS (1U << NODE_SHIFT)
 #define HEIGHT_MASK 63U
 #define MAX_HEIGHT 9 /* 9 * 6 bits hold every page number of a file */
+#define LARGE ((uintptr_t)1) /* in an entry above the lowest level: a folio, not a node */
 /* Retired nodes are given back in batches, since a grace period costs some microseconds. */
 #define RETIRE_BATCH 64
 
@@ -52,6 +56,27 @@ static inline unsigned slot_of(const struct iomap__node *node, uint64_t index)
 	return (unsigned)(index >> node->shift) & (NODE_SLOTS - 1);
 }
 
+static inline uintptr_t entry_at(const struct iomap__node *node, unsigned slot)
+{
+	return atomic_load_explicit(&node->slot[slot], memory_order_relaxed);
+}
+
+static inline struct iomap_folio *entry_folio(uintptr_t entry)
+{
+	return (struct iomap_folio *)(entry & ~LARGE);
+}
+
+/* Of the node in which a folio of that order stands; how many slots of it. */
+static inline unsigned order_shift(unsigned order)
+{
+	return order / NODE_SHIFT * NODE_SHIFT;
+}
+
+static inline unsigned order_slots(unsigned order)
+{
+	return 1U << order % NODE_SHIFT;
+}
+
 int iomap__index_init(struct iomap__cache *cache)
 {
 	return iomap__pool_init(&cache->nodes, &cache->engine->env, sizeof(struct iomap__node), 0);
@@ -79,8 +104,8 @@ struct iomap_folio *iomap__index_lookup(const struct iomap_address_space *mappin
 
 		entry = atomic_load_explicit(&node->slot[(index >> shift) & (NODE_SLOTS - 1)],
 					     memory_order_acquire);
-		if (!shift || !entry)
-			return (struct iomap_folio *)entry;
+		if (!shift || !entry || entry & LARGE)
+			return entry_folio(entry);
 		shift -= NODE_SHIFT;
 	}
 }
@@ -102,10 +127,9 @@ static struct iomap__node *node_new(struct iomap__cache *cache, unsigned shift,
 }
 
 /* The first root of an empty tree, as high as @index needs: below it nothing is empty. */
-static int plant(struct iomap_address_space *mapping, uint64_t index)
+static int plant(struct iomap_address_space *mapping, uint64_t index, unsigned height)
 {
 	struct iomap__node *node;
-	unsigned height = 1;
 
 	while (height < MAX_HEIGHT && index >> (NODE_SHIFT * height))
 		height++;
@@ -118,15 +142,15 @@ static int plant(struct iomap_address_space *mapping, uint64_t index)
 	return 0;
 }
 
-/* Make the tree high enough for @index. */
-static int grow(struct iomap_address_space *mapping, uint64_t index)
+/* Make the tree high enough for @index, and at least @min_height. */
+static int grow(struct iomap_address_space *mapping, uint64_t index, unsigned min_height)
 {
 	struct iomap__cache *cache = iomap__cache_of(mapping);
 	uint64_t root = mapping->tree_root;
 
 	if (!root)
-		return plant(mapping, index);
-	while (!root_covers(root, index)) {
+		return plant(mapping, index, min_height);
+	while (!root_covers(root, index) || root_height(root) < min_height) {
 		struct iomap__node *old = root_node(root);
 		unsigned height = root_height(root);
 		struct iomap__node *node;
@@ -148,31 +172,41 @@ static int grow(struct iomap_address_space *mapping, uint64_t index)
 	return 0;
 }
 
-/* The lowest node for @index, made if missing; NULL without memory. */
-static struct iomap__node *descend(struct iomap_address_space *mapping, uint64_t index, bool create)
+/*
+ * The node for @index whose slots have @shift, or one above it, where the way ends: at nothing,
+ * or at a folio that is larger than its slots.  NULL: the tree does not reach so far.
+ */
+static struct iomap__node *descend(const struct iomap_address_space *mapping, uint64_t index,
+				   unsigned shift)
 {
 	struct iomap__node *node = root_node(mapping->tree_root);
 
 	if (!root_covers(mapping->tree_root, index))
 		return NULL;
-	while (node && node->shift) {
-		unsigned at = slot_of(node, index);
-		struct iomap__node *child = (struct iomap__node *)atomic_load_explicit(
-			&node->slot[at], memory_order_relaxed);
+	while (node->shift > shift) {
+		uintptr_t entry = entry_at(node, slot_of(node, index));
 
-		if (!child && create) {
-			child = node_new(iomap__cache_of(mapping), node->shift - NODE_SHIFT, node,
-					 at);
-			if (!child)
-				return NULL;
-			/* pairs with the acquire of iomap__index_lookup() */
-			atomic_store_explicit(&node->slot[at], (uintptr_t)child,
-					      memory_order_release);
-			node->count++;
-		}
-		node = child;
+		if (!entry || entry & LARGE)
+			break;
+		node = (struct iomap__node *)entry;
 	}
 	return node;
+}
+
+/* A new node below @node, which has nothing at @index; NULL without memory. */
+static struct iomap__node *descend_new(struct iomap_address_space *mapping,
+				       struct iomap__node *node, uint64_t index)
+{
+	unsigned at = slot_of(node, index);
+	struct iomap__node *child =
+		node_new(iomap__cache_of(mapping), node->shift - NODE_SHIFT, node, at);
+
+	if (!child)
+		return NULL;
+	/* pairs with the acquire of iomap__index_lookup() */
+	atomic_store_explicit(&node->slot[at], (uintptr_t)child, memory_order_release);
+	node->count++;
+	return child;
 }
 
 static void retire(struct iomap__cache *cache, struct iomap__node *node)
@@ -203,50 +237,57 @@ static void prune(struct iomap_address_space *mapping, struct iomap__node *node)
 	}
 }
 
+/* The folio's slots in @node: are they free; put it there. */
+static bool slots_free(const struct iomap__node *node, const struct iomap_folio *folio)
+{
+	unsigned first = slot_of(node, iomap_folio_index(folio));
+
+	for (unsigned i = 0; i < order_slots(folio->order); i++)
+		if (entry_at(node, first + i))
+			return false;
+	return true;
+}
+
+static void slots_fill(struct iomap__node *node, struct iomap_folio *folio)
+{
+	unsigned first = slot_of(node, iomap_folio_index(folio)), nr = order_slots(folio->order);
+	uintptr_t entry = (uintptr_t)folio | (node->shift ? LARGE : 0);
+
+	for (unsigned i = 0; i < nr; i++)
+		atomic_store_explicit(&node->slot[first + i], entry, memory_order_release);
+	node->count = (uint16_t)(node->count + nr);
+}
+
 int iomap__index_insert(struct iomap_address_space *mapping, struct iomap_folio *folio)
 {
-	uint64_t index = iomap_folio_index(folio);
-	unsigned nr = 1U << folio->order;
+	uint64_t index = iomap_folio_index(folio), nr = 1ULL << folio->order;
+	unsigned shift = order_shift(folio->order);
+	struct iomap__node *node = NULL;
 	int err;
 
 	iomap__tree_lock(mapping);
-	err = grow(mapping, index + nr - 1);
-	for (unsigned i = 0; !err && i < nr; i++) {
-		struct iomap__node *node = descend(mapping, index + i, true);
+	err = grow(mapping, index + nr - 1, shift / NODE_SHIFT + 1);
+	if (!err)
+		node = descend(mapping, index, shift);
+	while (!err && node->shift > shift) {
+		struct iomap__node *child = NULL;
 
-		if (!node)
-			err = -ENOMEM;
-		else if (atomic_load_explicit(&node->slot[slot_of(node, index + i)],
-					      memory_order_relaxed))
+		if (entry_at(node, slot_of(node, index)))
 			err = -EEXIST;
+		else if (!(child = descend_new(mapping, node, index)))
+			err = -ENOMEM;
+		else
+			node = child;
 	}
+	if (!err && !slots_free(node, folio))
+		err = -EEXIST;
 	if (!err) {
 		iomap__store(&mapping->nrpages, mapping->nrpages + nr);
 		atomic_store_explicit(&folio->mapping, mapping, memory_order_release);
-		for (unsigned i = 0; i < nr; i++) {
-			struct iomap__node *node = descend(mapping, index + i, false);
-
-			atomic_store_explicit(&node->slot[slot_of(node, index + i)],
-					      (uintptr_t)folio, memory_order_release);
-			node->count++;
-		}
+		slots_fill(node, folio);
 	} else {
 		/* nodes made on the way that nothing came to live in */
-		for (unsigned i = 0; i < nr; i++) {
-			struct iomap__node *node = root_node(mapping->tree_root);
-
-			while (node && node->shift) {
-				struct iomap__node *child = (struct iomap__node *)
-					atomic_load_explicit(&node->slot[slot_of(node, index + i)],
-							     memory_order_relaxed);
-
-				if (!child)
-					break;
-				node = child;
-			}
-			if (root_covers(mapping->tree_root, index + i))
-				prune(mapping, node);
-		}
+		prune(mapping, node);
 	}
 	iomap__tree_unlock(mapping);
 	return err;
@@ -254,7 +295,7 @@ int iomap__index_insert(struct iomap_address_space *mapping, struct iomap_folio 
 
 bool iomap__index_set_tag(struct iomap_address_space *mapping, uint64_t index, enum iomap__tag tag)
 {
-	struct iomap__node *node = descend(mapping, index, false);
+	struct iomap__node *node = descend(mapping, index, 0);
 	bool changed = false;
 
 	while (node) {
@@ -282,7 +323,7 @@ static void clear_tag(struct iomap__node *node, uint64_t index, enum iomap__tag 
 bool iomap__index_clear_tag(struct iomap_address_space *mapping, uint64_t index,
 			    enum iomap__tag tag)
 {
-	struct iomap__node *node = descend(mapping, index, false);
+	struct iomap__node *node = descend(mapping, index, 0);
 	bool set = node && node->tags[tag] & 1ULL << slot_of(node, index);
 
 	if (set)
@@ -293,20 +334,18 @@ bool iomap__index_clear_tag(struct iomap_address_space *mapping, uint64_t index,
 void iomap__index_erase(struct iomap_address_space *mapping, struct iomap_folio *folio)
 {
 	uint64_t index = iomap_folio_index(folio);
-	unsigned nr = 1U << folio->order;
+	struct iomap__node *node = descend(mapping, index, order_shift(folio->order));
+	unsigned first, nr = order_slots(folio->order);
 
-	for (unsigned i = 0; i < nr; i++) {
-		struct iomap__node *node = descend(mapping, index + i, false);
-
-		iomap__assert(node);
-		for (int tag = 0; tag < IOMAP__TAGS; tag++)
-			clear_tag(node, index + i, (enum iomap__tag)tag);
-		atomic_store_explicit(&node->slot[slot_of(node, index + i)], 0,
-				      memory_order_release);
-		node->count--;
-		prune(mapping, node);
-	}
-	iomap__store(&mapping->nrpages, mapping->nrpages - nr);
+	iomap__assert(node && entry_folio(entry_at(node, slot_of(node, index))) == folio);
+	for (int tag = 0; tag < IOMAP__TAGS; tag++)
+		clear_tag(node, index, (enum iomap__tag)tag);
+	first = slot_of(node, index);
+	for (unsigned i = 0; i < nr; i++)
+		atomic_store_explicit(&node->slot[first + i], 0, memory_order_release);
+	node->count = (uint16_t)(node->count - nr);
+	prune(mapping, node);
+	iomap__store(&mapping->nrpages, mapping->nrpages - (1ULL << folio->order));
 }
 
 void iomap__index_reap(struct iomap__cache *cache, bool all)
@@ -335,7 +374,7 @@ void iomap__index_reap(struct iomap__cache *cache, bool all)
 
 /*
  * First entry at or after *index that carries @tag (any, for IOMAP__TAGS); *index becomes
- * its page number.
+ * its page number, or stays where it is inside the folio.
  */
 static struct iomap_folio *next_tagged(struct iomap_address_space *mapping, uint64_t *index,
 				       enum iomap__tag tag)
@@ -348,13 +387,13 @@ static struct iomap_folio *next_tagged(struct iomap_address_space *mapping, uint
 		for (;;) {
 			unsigned slot = slot_of(node, at);
 			uint64_t bits = 0, low;
+			uintptr_t entry;
 
 			if (tag < IOMAP__TAGS) {
 				bits = node->tags[tag] & (~0ULL << slot);
 			} else {
 				for (unsigned i = slot; i < NODE_SLOTS && !bits; i++)
-					if (atomic_load_explicit(&node->slot[i],
-								 memory_order_relaxed))
+					if (entry_at(node, i))
 						bits = 1ULL << i;
 			}
 			/* this node's range ends here */
@@ -367,13 +406,12 @@ static struct iomap_folio *next_tagged(struct iomap_address_space *mapping, uint
 				slot = (unsigned)__builtin_ctzll(bits);
 				at = ((low << NODE_SHIFT) | slot) << node->shift;
 			}
-			if (!node->shift) {
+			entry = entry_at(node, slot);
+			if (!node->shift || entry & LARGE) {
 				*index = at;
-				return (struct iomap_folio *)atomic_load_explicit(
-					&node->slot[slot], memory_order_relaxed);
+				return entry_folio(entry);
 			}
-			node = (struct iomap__node *)atomic_load_explicit(&node->slot[slot],
-									  memory_order_relaxed);
+			node = (struct iomap__node *)entry;
 		}
 		if (!at)
 			break; /* wrapped: the last page number was passed */
@@ -381,14 +419,23 @@ static struct iomap_folio *next_tagged(struct iomap_address_space *mapping, uint
 	return NULL;
 }
 
+/* Tags stand at a folio's first page: where to begin so as not to miss that of @index. */
+static uint64_t first_page(struct iomap_address_space *mapping, uint64_t index)
+{
+	struct iomap_folio *folio = iomap__index_lookup(mapping, index);
+
+	return folio ? iomap_folio_index(folio) : index;
+}
+
 unsigned iomap__filemap_get_tagged(struct iomap_address_space *mapping, uint64_t *index,
 				   uint64_t end, enum iomap__tag tag, struct iomap_folio **folios,
 				   unsigned nr)
 {
-	uint64_t at = *index;
+	uint64_t at;
 	unsigned got = 0;
 
 	iomap__tree_lock(mapping);
+	at = first_page(mapping, *index);
 	while (got < nr && at < end) {
 		struct iomap_folio *folio = next_tagged(mapping, &at, tag);
 
@@ -409,9 +456,30 @@ unsigned iomap__filemap_get_tagged(struct iomap_address_space *mapping, uint64_t
 void iomap__filemap_tag_towrite(struct iomap_address_space *mapping, uint64_t index, uint64_t end)
 {
 	iomap__tree_lock(mapping);
+	index = first_page(mapping, index);
 	while (index < end && next_tagged(mapping, &index, IOMAP__TAG_DIRTY) && index < end) {
 		iomap__index_set_tag(mapping, index, IOMAP__TAG_TOWRITE);
 		index++;
 	}
 	iomap__tree_unlock(mapping);
+}
+
+uint64_t iomap__index_next(struct iomap_address_space *mapping, uint64_t index, uint64_t end)
+{
+	iomap__tree_lock(mapping);
+	if (!next_tagged(mapping, &index, IOMAP__TAGS))
+		index = end;
+	iomap__tree_unlock(mapping);
+	return iomap__min(index, end);
+}
+
+uint64_t iomap__index_gap(struct iomap_address_space *mapping, uint64_t index, uint64_t end)
+{
+	const struct iomap_folio *folio;
+
+	iomap__tree_lock(mapping);
+	while (index < end && (folio = iomap__index_lookup(mapping, index)))
+		index = iomap_folio_index(folio) + (1ULL << folio->order);
+	iomap__tree_unlock(mapping);
+	return iomap__min(index, end);
 }

@@ -25,7 +25,32 @@ void iomap__mapping_init(struct iomap_address_space *mapping, struct iomap_inode
 	memset(mapping, 0, sizeof(*mapping));
 	mapping->host = inode;
 	mapping->a_ops = a_ops;
+	if (inode->i_blkbits > IOMAP_PAGE_SHIFT)
+		mapping->min_order = inode->i_blkbits - IOMAP_PAGE_SHIFT;
+	mapping->max_order = mapping->min_order;
 	iomap__rwsem_init(&mapping->invalidate_lock, IOMAP__RANK_INVALIDATE, inode->i_class);
+}
+
+int iomap_mapping_set_folio_order_range(struct iomap_address_space *mapping, unsigned min_order,
+					unsigned max_order)
+{
+	unsigned blkbits = mapping->host->i_blkbits;
+
+	if (min_order > max_order || max_order > iomap__cache_of(mapping)->max_order ||
+	    min_order + IOMAP_PAGE_SHIFT < blkbits)
+		return -EINVAL;
+	/* look-ups, readahead and writes count on what they have found */
+	if (iomap__load_acquire(&mapping->nrpages))
+		return -EBUSY;
+	mapping->min_order = (uint8_t)min_order;
+	mapping->max_order = (uint8_t)max_order;
+	return 0;
+}
+
+int iomap_mapping_set_large_folios(struct iomap_address_space *mapping)
+{
+	return iomap_mapping_set_folio_order_range(mapping, mapping->min_order,
+						   iomap__cache_of(mapping)->max_order);
 }
 
 void iomap__inode_register(struct iomap_inode *inode)

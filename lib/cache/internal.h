@@ -138,11 +138,17 @@ int iomap__index_init(struct iomap__cache *cache);
 void iomap__index_exit(struct iomap__cache *cache);
 /* Inside an epoch or under tree_lock.  No reference is taken. */
 struct iomap_folio *iomap__index_lookup(const struct iomap_address_space *mapping, uint64_t index);
-/* Locked folio with its index set becomes visible; takes tree_lock.  -EEXIST, -ENOMEM. */
+/*
+ * Locked folio with its index set becomes visible; takes tree_lock.  -EEXIST: some page of it
+ * is cached; -ENOMEM.
+ */
 int iomap__index_insert(struct iomap_address_space *mapping, struct iomap_folio *folio);
+/* First page at or after @index that is cached / is not, or @end; take tree_lock. */
+uint64_t iomap__index_next(struct iomap_address_space *mapping, uint64_t index, uint64_t end);
+uint64_t iomap__index_gap(struct iomap_address_space *mapping, uint64_t index, uint64_t end);
 /* Under tree_lock. */
 void iomap__index_erase(struct iomap_address_space *mapping, struct iomap_folio *folio);
-/* Return: whether the tag was not set, or was. */
+/* @index: a folio's first page.  Return: whether the tag was not set, or was. */
 bool iomap__index_set_tag(struct iomap_address_space *mapping, uint64_t index, enum iomap__tag tag);
 bool iomap__index_clear_tag(struct iomap_address_space *mapping, uint64_t index,
 			    enum iomap__tag tag);
@@ -172,9 +178,19 @@ bool iomap__folio_evict_from(struct iomap_address_space *mapping, struct iomap_f
 void iomap__filemap_remove(struct iomap_address_space *mapping, struct iomap_folio *folio);
 
 /* ---- filemap.c ---- */
-/* Allocate, lock, insert.  Referenced for the caller.  -EEXIST, -ENOMEM. */
+/*
+ * Allocate, lock, insert; of the address space's smallest order.  Referenced for the caller.
+ * -EEXIST, -ENOMEM.
+ */
 int iomap__filemap_add(struct iomap_address_space *mapping, uint64_t index, bool may_wait,
 		       struct iomap_folio **out);
+/*
+ * The same with the largest folio that begins at @index, ends at @end at the latest, and finds
+ * memory and room in the index; at the smallest order it may begin before @index and end
+ * behind @end, and then may wait.
+ */
+int iomap__filemap_add_upto(struct iomap_address_space *mapping, uint64_t index, uint64_t end,
+			    bool may_wait, struct iomap_folio **out);
 
 /* ---- readahead.c ---- */
 /* A read of @nr pages at @index missed at its first page. */

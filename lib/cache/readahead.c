@@ -11,17 +11,35 @@
  *
  * The folios of a window are put into the index locked and not uptodate, then given to
  * a_ops->readahead, which starts their I/O and unlocks them when it ends.
+ *
+ * Large folios.  Each is as large as the pages that are to be read, its place and the memory
+ * at hand allow.  So that a stream comes to be in folios of the largest size, its windows end at
+ * a multiple of the folios that fill them: of the largest size, once the window has that
+ * length, and the limit of a window is never less than one.  What is read at random is no more
+ * than was asked for, rounded to blocks, in large folios too if it is long.
  */
 #include "cache/internal.h"
 
-/* Window limit of the file's engine, in pages. */
+/* Window limit of the file, in pages. */
 static uint64_t window_max(const struct iomap_file *file)
 {
 	const struct iomap_engine *engine = file->inode->i_engine;
 	uint64_t pages = engine->opts.readahead_bytes >> IOMAP_PAGE_SHIFT;
 
-	/* a window must not fill a small cache by itself */
-	return iomap__max(1, iomap__min(pages, engine->cache->nr_pages / 16));
+	/* a window must not fill a small cache by itself; nor does the largest folio */
+	return iomap__max(1ULL << file->inode->i_data.max_order,
+			  iomap__min(pages, engine->cache->nr_pages / 16));
+}
+
+/* Where a stream's window that begins at @start and has @size pages is to end. */
+static uint64_t window_end(const struct iomap_file *file, uint64_t start, uint64_t size)
+{
+	const struct iomap_address_space *mapping = &file->inode->i_data;
+	unsigned order = mapping->max_order;
+
+	while (order > mapping->min_order && 1ULL << order > size)
+		order--;
+	return iomap__round_up(start + size, 1ULL << order);
 }
 
 static void submit_batch(struct iomap_file *file, uint64_t first, uint32_t nr)
@@ -42,42 +60,65 @@ static void submit_batch(struct iomap_file *file, uint64_t first, uint32_t nr)
 		iomap_folio_unlock(folio);
 }
 
+/* A stretch of pages that are not cached: what is put into the index of it. */
+struct stretch {
+	uint64_t asked, mark; /* folios from `asked` on were not asked for; that of `mark` has it */
+	uint64_t batch;	      /* first page that was not submitted yet */
+	uint32_t nr;	      /* pages from there on */
+};
+
+/* Fill [index, end) with folios.  Returns where it came to: a cached page, or no memory. */
+static uint64_t fill_stretch(struct iomap_address_space *mapping, struct stretch *s,
+			     uint64_t index, uint64_t end)
+{
+	s->batch = index;
+	s->nr = 0;
+	while (index < end) {
+		struct iomap_folio *folio;
+		uint64_t pages;
+
+		/* no memory at hand: what is needed will be read when it is */
+		if (iomap__filemap_add_upto(mapping, index, end, false, &folio))
+			break;
+		pages = 1ULL << folio->order;
+		if (s->mark - index < pages)
+			iomap__folio_set(folio, IOMAP__FOLIO_RA_MARK);
+		if (index >= s->asked)
+			iomap__folio_set(folio, IOMAP__FOLIO_RA_UNUSED);
+		index += pages;
+		s->nr += (uint32_t)pages;
+	}
+	return index;
+}
+
 /*
- * Read pages [first, first + nr) that are not cached and not past EOF; the folio at @mark
+ * Read pages [first, end) that are not cached and not past EOF; the folio that holds @mark
  * gets the mark (UINT64_MAX: none), those from @asked on count as not asked for.
  */
-static void read_window(struct iomap_file *file, uint64_t first, uint64_t nr, uint64_t asked,
+static void read_window(struct iomap_file *file, uint64_t first, uint64_t end, uint64_t asked,
 			uint64_t mark)
 {
 	struct iomap_address_space *mapping = &file->inode->i_data;
+	uint64_t unit = 1ULL << mapping->min_order;
+	struct stretch s = { .asked = asked, .mark = mark };
 	int64_t size = iomap_i_size_read(file->inode);
-	uint64_t end, index, batch = first;
 	struct iomap_plug plug;
-	uint32_t in_batch = 0;
 
 	if (size <= 0)
 		return;
-	end = iomap__min(first + nr, ((uint64_t)(size - 1) >> IOMAP_PAGE_SHIFT) + 1);
+	first = iomap__round_down(first, unit);
+	end = iomap__min(end, ((uint64_t)(size - 1) >> IOMAP_PAGE_SHIFT) + 1);
+	end = iomap__round_up(end, unit);
 	iomap_start_plug(&plug);
-	for (index = first; index < end; index++) {
-		struct iomap_folio *folio;
-		int err = iomap__filemap_add(mapping, index, false, &folio);
+	while (first < end) {
+		uint64_t next = iomap__index_next(mapping, first, end), at;
 
-		if (err && err != -EEXIST)
-			break; /* no memory at hand: what is needed will be read when it is */
-		if (err) {
-			submit_batch(file, batch, in_batch);
-			in_batch = 0;
-			continue;
-		}
-		if (index == mark)
-			iomap__folio_set(folio, IOMAP__FOLIO_RA_MARK);
-		if (index >= asked)
-			iomap__folio_set(folio, IOMAP__FOLIO_RA_UNUSED);
-		if (!in_batch++)
-			batch = index;
+		at = fill_stretch(mapping, &s, first, next);
+		submit_batch(file, s.batch, s.nr);
+		if (at < next && iomap__index_next(mapping, at, next) > at)
+			break;
+		first = iomap__index_gap(mapping, at, end);
 	}
-	submit_batch(file, batch, in_batch);
 	iomap_finish_plug(&plug);
 	/*
 	 * Inside another plug, of a callback's data, these reads would stay in it: folios whose
@@ -102,10 +143,11 @@ void iomap__readahead_miss(struct iomap_file *file, uint64_t index, uint64_t nr)
 		nr = iomap__min(nr, max);
 		iomap__store(&ra->size, 0);
 		iomap__store(&ra->prev_index, index + nr - 1);
-		read_window(file, index, nr, UINT64_MAX, UINT64_MAX);
+		read_window(file, index, index + nr, UINT64_MAX, UINT64_MAX);
 		return;
 	}
 	size = iomap__min(iomap__max(nr * 2, 4), max);
+	size = window_end(file, index, size) - index;
 	nr = iomap__min(nr, size);
 	async = size - nr;
 	iomap__store(&ra->start, index);
@@ -113,7 +155,7 @@ void iomap__readahead_miss(struct iomap_file *file, uint64_t index, uint64_t nr)
 	iomap__store(&ra->async, (uint32_t)async);
 	iomap__store(&ra->prev_index, index + size - 1);
 	/* with nothing ahead of the request the mark is its own last page */
-	read_window(file, index, size, index + nr, index + size - (async ? async : 1));
+	read_window(file, index, index + size, index + nr, index + size - (async ? async : 1));
 }
 
 void iomap__readahead_mark(struct iomap_file *file, uint64_t index)
@@ -130,11 +172,12 @@ void iomap__readahead_mark(struct iomap_file *file, uint64_t index)
 		start = index + 1;
 		size = max;
 	}
+	size = window_end(file, start, size) - start;
 	iomap__store(&ra->start, start);
 	iomap__store(&ra->size, (uint32_t)size);
 	iomap__store(&ra->async, (uint32_t)size);
 	iomap__store(&ra->prev_index, start + size - 1);
-	read_window(file, start, size, start, start);
+	read_window(file, start, start + size, start, start);
 }
 
 struct iomap_folio *iomap_readahead_folio(struct iomap_readahead_control *rac)

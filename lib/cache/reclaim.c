@@ -141,12 +141,14 @@ struct iomap_folio *iomap__folio_alloc(struct iomap_address_space *mapping, unsi
 {
 	struct iomap__cache *cache = iomap__cache_of(mapping);
 	uint64_t want = iomap__max(RECLAIM_TARGET, 1ULL << order);
+	/* a larger folio is nice to have: a smaller one will do */
+	int max_tries = order > mapping->min_order ? 1 : RECLAIM_TRIES;
 	struct iomap_folio *folio;
 
 	if (iomap__fails(&cache->engine->env, IOMAP_FAIL_FOLIO))
 		return NULL;
 	folio = iomap__arena_alloc(cache, order);
-	for (int tries = 0; !folio && tries < RECLAIM_TRIES; tries++) {
+	for (int tries = 0; !folio && tries < max_tries; tries++) {
 		uint64_t freed = reclaim(cache, want);
 
 		folio = iomap__arena_alloc(cache, order);

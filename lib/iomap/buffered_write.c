@@ -51,11 +51,12 @@ bool iomap_is_err(const void *ptr)
 
 struct iomap_folio *iomap_get_folio(struct iomap_iter *iter, int64_t pos, size_t len)
 {
+	uint64_t end = ((uint64_t)pos + len + IOMAP_PAGE_SIZE - 1) >> IOMAP_PAGE_SHIFT;
 	struct iomap_folio *folio;
 	int err;
 
-	(void)len;
-	err = iomap__filemap_grab(&iter->inode->i_data, (uint64_t)pos >> IOMAP_PAGE_SHIFT, &folio);
+	err = iomap__filemap_grab(&iter->inode->i_data, (uint64_t)pos >> IOMAP_PAGE_SHIFT, end,
+				  &folio);
 	return err ? iomap_err_ptr(err) : folio;
 }
 

@@ -35,7 +35,7 @@
 
 #define DIO_FLAGS (IOMAP_DIO_FORCE_WAIT | IOMAP_DIO_BOUNCE)
 
-/* What is written to the rest of blocks: at most a block less a sector. */
+/* What is written to the rest of blocks, again and again: at most a block less a sector. */
 static const _Alignas(IOMAP_PAGE_SIZE) char dio_zeros[IOMAP_PAGE_SIZE];
 
 /* ---- checks ---- */
@@ -98,14 +98,21 @@ static void dio_submit(struct iomap__dio *dio, struct iomap_bio *bio, int64_t po
 /* Zero [from, to) on the device: the rest of a block, whose end may be 2^63. */
 static int dio_pad(struct iomap__dio *dio, const struct iomap *iomap, int64_t from, int64_t to)
 {
-	struct iomap_bio *bio = dio_bio(dio, iomap, from, 1);
+	size_t left = (size_t)to - (size_t)from;
+	unsigned nr_vecs = (unsigned)((left + sizeof(dio_zeros) - 1) / sizeof(dio_zeros));
+	struct iomap_bio *bio = dio_bio(dio, iomap, from, nr_vecs);
 
 	if (!bio)
 		return -ENOMEM;
-	/* an empty bio has room for one vector; a write only reads it */
-	if (!iomap_bio_add(bio, (void *)(uintptr_t)dio_zeros, (size_t)to - (size_t)from)) {
-		iomap_bio_put(bio);
-		return -EIO;
+	while (left) {
+		size_t part = iomap__min(left, sizeof(dio_zeros));
+
+		/* it has room for so many vectors; a write only reads the zeros */
+		if (!iomap_bio_add(bio, (void *)(uintptr_t)dio_zeros, part)) {
+			iomap_bio_put(bio);
+			return -EIO;
+		}
+		left -= part;
 	}
 	dio->padded = true;
 	dio_submit(dio, bio, from);

@@ -27,6 +27,8 @@
 #include "iomap/ops.h"
 
 #define INODE_BLKBITS_MIN 9U
+#define INODE_BLKBITS_MAX 16U
+#define INODE_CALLER_FOLIOS 2U /* folios of a block that one caller may need at once */
 #define INODE_CLASS_MAX 7U
 #define INODE_DESTROY_FLAGS (IOMAP_DESTROY_WAIT | IOMAP_DESTROY_DISCARD)
 
@@ -57,13 +59,29 @@ static int inode_check_bdev(struct iomap_engine *engine, const struct iomap_inod
 	return -EINVAL;
 }
 
+/* Every folio holds a block at least. */
+static int inode_check_cache(struct iomap_engine *engine, const struct iomap_inode_args *args,
+			     unsigned blkbits)
+{
+	uint64_t block = 1ULL << blkbits;
+
+	if (block <= IOMAP_PAGE_SIZE)
+		return 0;
+	if (block > engine->opts.max_folio_bytes)
+		return inode_refuse(engine, args, "its blocks are larger than max_folio_bytes");
+	if (block * INODE_CALLER_FOLIOS * engine->opts.max_callers > engine->opts.cache_bytes)
+		return inode_refuse(engine, args,
+				    "the cache is too small for its blocks and max_callers");
+	return 0;
+}
+
 static int inode_check_args(struct iomap_engine *engine, const struct iomap_inode_args *args,
 			    unsigned blkbits)
 {
 	if (!args->a_ops)
 		return inode_refuse(engine, args, "no address-space operations");
-	if (blkbits < INODE_BLKBITS_MIN || blkbits > IOMAP_PAGE_SHIFT)
-		return inode_refuse(engine, args, "blkbits is not in 9 to 12");
+	if (blkbits < INODE_BLKBITS_MIN || blkbits > INODE_BLKBITS_MAX)
+		return inode_refuse(engine, args, "blkbits is not in 9 to 16");
 	if (args->i_size < 0 || args->i_maxbytes < 0)
 		return inode_refuse(engine, args, "a size is negative");
 	if (args->i_maxbytes && args->i_size > args->i_maxbytes)
@@ -73,6 +91,8 @@ static int inode_check_args(struct iomap_engine *engine, const struct iomap_inod
 	for (size_t i = 0; i < iomap__array_len(args->reserved); i++)
 		if (args->reserved[i])
 			return inode_refuse(engine, args, "a reserved argument is not zero");
+	if (inode_check_cache(engine, args, blkbits))
+		return -EINVAL;
 	return args->bdev ? inode_check_bdev(engine, args, blkbits) : 0;
 }
 

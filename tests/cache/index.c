@@ -133,6 +133,157 @@ Test(index, insert_erase_and_tags_agree_with_a_model)
 	close_fixture(&f);
 }
 
+/* ---- folios of all orders ---- */
+
+#define SPAN 8192U /* pages; and as many far away, where the tree is high */
+#define FAR ((uint64_t)1 << 30)
+
+struct orders {
+	struct fixture f;
+	struct iomap_address_space *mapping;
+	struct iomap_folio *at[2 * SPAN]; /* who holds a page */
+	bool tagged[2 * SPAN];		  /* by first page */
+	uint64_t seed;
+};
+
+static uint64_t span_page(unsigned key)
+{
+	return key < SPAN ? key : FAR + (key - SPAN);
+}
+
+static unsigned span_key(uint64_t page)
+{
+	return (unsigned)(page < SPAN ? page : page - FAR + SPAN);
+}
+
+static void orders_add(struct orders *o, unsigned key, unsigned order)
+{
+	unsigned first = key & ~((1U << order) - 1), nr = 1U << order;
+	struct iomap_folio *folio = iomap__arena_alloc(o->f.engine->cache, order);
+	bool busy = false;
+	int err;
+
+	if (!folio)
+		return;
+	for (unsigned i = first; i < first + nr; i++)
+		busy |= o->at[i] != NULL;
+	folio->index = span_page(first);
+	iomap_folio_lock(folio);
+	iomap_folio_get(folio);
+	err = iomap__index_insert(o->mapping, folio);
+	cr_assert_eq(err, busy ? -EEXIST : 0, "order %u at %u", order, first);
+	iomap_folio_unlock(folio);
+	iomap_folio_put(folio);
+	if (busy) {
+		iomap_folio_put(folio);
+		return;
+	}
+	for (unsigned i = first; i < first + nr; i++)
+		o->at[i] = folio;
+}
+
+static void orders_remove(struct orders *o, struct iomap_folio *folio)
+{
+	unsigned first = span_key(iomap_folio_index(folio));
+	unsigned nr = (unsigned)(iomap_folio_size(folio) >> IOMAP_PAGE_SHIFT);
+
+	iomap_folio_get(folio);
+	iomap_folio_lock(folio);
+	iomap__filemap_remove(o->mapping, folio);
+	iomap_folio_unlock(folio);
+	iomap_folio_put(folio);
+	for (unsigned i = first; i < first + nr; i++)
+		o->at[i] = NULL;
+	o->tagged[first] = false;
+}
+
+/* The folio that a walk from @key on has to find first. */
+static struct iomap_folio *orders_next(const struct orders *o, unsigned *key, bool tagged)
+{
+	while (*key < 2 * SPAN) {
+		struct iomap_folio *folio = o->at[*key];
+		unsigned first = folio ? span_key(iomap_folio_index(folio)) : 0;
+
+		if (folio && (!tagged || o->tagged[first])) {
+			*key = first + (unsigned)(iomap_folio_size(folio) >> IOMAP_PAGE_SHIFT);
+			return folio;
+		}
+		(*key)++;
+	}
+	return NULL;
+}
+
+static void orders_walk(struct orders *o, unsigned key, bool tagged)
+{
+	struct iomap_folio *found[5];
+	uint64_t at = span_page(key);
+	unsigned nr = iomap__filemap_get_tagged(o->mapping, &at, UINT64_MAX >> 13,
+						tagged ? IOMAP__TAG_DIRTY : IOMAP__TAGS, found, 5);
+
+	for (unsigned i = 0; i < nr; i++) {
+		cr_assert_eq(found[i], orders_next(o, &key, tagged));
+		iomap_folio_put(found[i]);
+	}
+	cr_assert(nr == 5 || !orders_next(o, &key, tagged), "a walk missed a folio");
+}
+
+static void orders_tag(struct orders *o, struct iomap_folio *folio, bool set)
+{
+	unsigned first = span_key(iomap_folio_index(folio));
+
+	iomap__tree_lock(o->mapping);
+	if (set)
+		iomap__index_set_tag(o->mapping, iomap_folio_index(folio), IOMAP__TAG_DIRTY);
+	else
+		iomap__index_clear_tag(o->mapping, iomap_folio_index(folio), IOMAP__TAG_DIRTY);
+	iomap__tree_unlock(o->mapping);
+	o->tagged[first] = set;
+}
+
+Test(index, fs05_folios_of_all_orders_agree_with_a_model)
+{
+	static struct orders o;
+
+	o.seed = t_seed() | 1;
+	open_fixture(&o.f, 64 << 20);
+	o.mapping = &o.f.inode.i_data;
+	for (int step = 0; step < 15000; step++) {
+		unsigned key = (unsigned)(next_random(&o.seed) % (2 * SPAN)), end;
+		unsigned what = (unsigned)(next_random(&o.seed) % 8);
+		struct iomap_folio *folio = o.at[key], *got;
+
+		if (what < 4 && !folio)
+			orders_add(&o, key, (unsigned)(next_random(&o.seed) % 10));
+		else if (what == 4)
+			orders_add(&o, key, (unsigned)(next_random(&o.seed) % 10));
+		else if (what == 5 && folio)
+			orders_remove(&o, folio);
+		else if (what == 6 && folio)
+			orders_tag(&o, folio, next_random(&o.seed) % 3);
+		else if (what == 7)
+			orders_walk(&o, key, step & 1);
+		got = iomap__filemap_get(o.mapping, span_page(key));
+		cr_assert_eq(got, o.at[key], "page %u", key);
+		if (got)
+			iomap_folio_put(got);
+		for (end = key; end < (key < SPAN ? SPAN : 2 * SPAN) && !o.at[end];)
+			end++;
+		if (end > key)
+			cr_assert_eq(span_key(iomap__index_next(o.mapping, span_page(key),
+								span_page(end - 1) + 1)),
+				     span_key(span_page(end - 1) + 1));
+		else
+			cr_assert_eq(iomap__index_gap(o.mapping, span_page(key), span_page(key) + 1),
+				     span_page(key) + 1);
+	}
+	for (unsigned key = 0; key < 2 * SPAN; key++)
+		if (o.at[key])
+			orders_remove(&o, o.at[key]);
+	cr_assert_eq(o.mapping->tree_root, 0, "the empty tree has no node");
+	cr_assert_eq(o.mapping->nrpages, 0);
+	close_fixture(&o.f);
+}
+
 /* Levels made on the way to a far page must not stay behind, empty. */
 Test(index, a_far_page_alone_leaves_no_node)
 {
