@@ -162,6 +162,8 @@ static inline void *ERR_CAST(const void *ptr)
 #define i_blocksize iomap_i_blocksize
 #define file_inode iomap_file_inode
 #define mapping_set_error iomap_mapping_set_error
+#define mapping_set_large_folios iomap_mapping_set_large_folios
+#define mapping_set_folio_order_range iomap_mapping_set_folio_order_range
 #define inode_dio_begin iomap_inode_dio_begin
 #define inode_dio_end iomap_inode_dio_end
 #define inode_dio_wait iomap_inode_dio_wait

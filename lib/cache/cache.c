@@ -5,7 +5,8 @@
 #include "cache/internal.h"
 
 int iomap__cache_create(struct iomap_engine *engine,
-			const struct iomap_address_space_operations *defaults)
+			const struct iomap_address_space_operations *defaults,
+			const struct iomap__block_state_ops *block_state)
 {
 	const struct iomap_engine_opts *opts = &engine->opts;
 	struct iomap__cache *cache;
@@ -17,6 +18,7 @@ int iomap__cache_create(struct iomap_engine *engine,
 	memset(cache, 0, sizeof(*cache));
 	cache->engine = engine;
 	cache->defaults = defaults;
+	cache->block_state = block_state;
 	iomap__mutex_init(&cache->retire_lock, IOMAP__RANK_RETIRE);
 	iomap__mutex_init(&cache->dirty_lock, IOMAP__RANK_DIRTY);
 	iomap__mutex_init(&cache->inodes_lock, IOMAP__RANK_ENGINE);

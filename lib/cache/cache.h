@@ -98,6 +98,8 @@ bool iomap__folio_tryget(struct iomap_folio *folio);
 /* Bytes that readers may see are about to change / have changed.  Locked. */
 void iomap__folio_begin_change(struct iomap_folio *folio);
 void iomap__folio_end_change(struct iomap_folio *folio);
+/* Some of it holds no data any more; moves the version, for those who are copying.  Locked. */
+void iomap__folio_clear_uptodate(struct iomap_folio *folio);
 /* The locked folio will be unlocked by a completion. */
 void iomap__folio_handoff(struct iomap_folio *folio);
 /*
@@ -180,8 +182,9 @@ bool iomap__folio_wait_writeback_until(struct iomap_folio *folio, uint64_t deadl
  */
 void iomap__filemap_truncate_range(struct iomap_address_space *mapping, int64_t start, int64_t end);
 /*
- * Remove clean folios that touch the range, waiting for writeback and locks.  -EBUSY: one is
- * dirty, or release_folio kept it; all the others are gone.
+ * Remove clean folios that touch the range, waiting for writeback and locks; of one that is
+ * dirty outside of the range, forget the blocks that touch it.  -EBUSY: there is dirty data in the
+ * range, or release_folio kept a folio; all else is gone.
  */
 int iomap__filemap_invalidate_range(struct iomap_address_space *mapping, int64_t start,
 				    int64_t end);
@@ -296,12 +299,23 @@ void iomap__flusher_resume(struct iomap_inode *inode);
 /* ---- engine ---- */
 
 /*
+ * What the layer above keeps of the blocks of a folio, for the cache to change where the
+ * application has no say.  Folio locked, not under writeback; must not block.
+ * forget: the blocks that [off, off + len) touches hold no data any more; false, and nothing
+ *   is changed, if one of them is dirty.
+ */
+struct iomap__block_state_ops {
+	bool (*forget)(struct iomap_folio *folio, size_t off, size_t len);
+};
+
+/*
  * @defaults: what stands in for NULL members of a_ops (dirty_folio, invalidate_folio,
  * release_folio, is_partially_uptodate), so that this layer need not know the one above.
  * Starts the flusher unless IOMAP_ENGINE_NO_THREADS.
  */
 int iomap__cache_create(struct iomap_engine *engine,
-			const struct iomap_address_space_operations *defaults);
+			const struct iomap_address_space_operations *defaults,
+			const struct iomap__block_state_ops *block_state);
 void iomap__cache_destroy(struct iomap_engine *engine);
 void iomap__cache_stats(struct iomap_engine *engine, struct iomap_engine_stats *stats);
 

@@ -257,6 +257,15 @@ void iomap__folio_end_change(struct iomap_folio *folio)
 	atomic_fetch_add_explicit(&folio->lock, IOMAP__FOLIO_CHANGING, memory_order_release);
 }
 
+void iomap__folio_clear_uptodate(struct iomap_folio *folio)
+{
+	if (!iomap__folio_test(folio, IOMAP__FOLIO_UPTODATE))
+		return;
+	iomap__folio_begin_change(folio);
+	atomic_fetch_and_explicit(&folio->flags, ~IOMAP__FOLIO_UPTODATE, memory_order_relaxed);
+	iomap__folio_end_change(folio);
+}
+
 /*
  * A folio that is not uptodate is not read without its lock, and several threads may be
  * filling it: then there is no change to announce.

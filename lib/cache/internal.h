@@ -19,6 +19,7 @@
 struct iomap__cache {
 	struct iomap_engine *engine;
 	const struct iomap_address_space_operations *defaults;
+	const struct iomap__block_state_ops *block_state;
 
 	/* arena.c: constant after creation */
 	char *data;

@@ -3,7 +3,8 @@
  * truncate.c - taking folios of a range out of the cache.
  *
  * Three degrees: truncation takes all of them, dirty or not; invalidation takes clean ones
- * and waits for what is going on with them; iomap_invalidate_inode_pages() takes those that
+ * and waits for what is going on with them, and forgets blocks of those that are dirty
+ * elsewhere; iomap_invalidate_inode_pages() takes those that
  * nobody uses and waits for nothing.
  *
  * Nobody is kept from bringing new folios in behind the walk.  What these hold is as the
@@ -21,6 +22,17 @@ static void remove_locked(struct iomap_address_space *mapping, struct iomap_foli
 	iomap__filemap_remove(mapping, folio);
 }
 
+/* What of a folio lies in [start, end), as bytes of the folio. */
+static void folio_part(const struct iomap_folio *folio, uint64_t start, uint64_t end, size_t *off,
+		       size_t *len)
+{
+	uint64_t first = (uint64_t)iomap_folio_pos(folio);
+	uint64_t last = first + iomap__folio_bytes(folio);
+
+	*off = (size_t)(iomap__max(start, first) - first);
+	*len = (size_t)(iomap__min(end, last) - first) - *off;
+}
+
 /*
  * The part of a folio that lies in [start, end) becomes zero, and its blocks clean; a folio
  * that lies in it as a whole goes.
@@ -30,14 +42,12 @@ static void truncate_folio(struct iomap_address_space *mapping, struct iomap_fol
 {
 	iomap_folio_lock(folio);
 	if (iomap_folio_mapping(folio) == mapping) {
-		uint64_t first = (uint64_t)iomap_folio_pos(folio);
-		uint64_t last = first + iomap__folio_bytes(folio);
-		size_t off = (size_t)(iomap__max(start, first) - first);
-		size_t len = (size_t)(iomap__min(end, last) - first) - off;
+		size_t off, len;
 
+		folio_part(folio, start, end, &off, &len);
 		/* locked, so no new writeback starts behind this */
 		iomap_folio_wait_writeback(folio);
-		if (len == last - first) {
+		if (len == iomap__folio_bytes(folio)) {
 			remove_locked(mapping, folio);
 		} else {
 			iomap__folio_fill_zero(folio, off, len);
@@ -66,17 +76,25 @@ void iomap__filemap_truncate_range(struct iomap_address_space *mapping, int64_t 
 	iomap__index_reap(iomap__cache_of(mapping), false);
 }
 
-/* False: it is dirty, or its owner will not let it go. */
-static bool invalidate_folio(struct iomap_address_space *mapping, struct iomap_folio *folio)
+/* False: some of the range is dirty, or the folio's owner will not let it go. */
+static bool invalidate_folio(struct iomap_address_space *mapping, struct iomap_folio *folio,
+			     uint64_t start, uint64_t end)
 {
 	bool gone = true;
 
 	iomap_folio_lock(folio);
 	if (iomap_folio_mapping(folio) == mapping) {
 		iomap_folio_wait_writeback(folio);
-		gone = !iomap_folio_test_dirty(folio) && iomap__aops_release(mapping, folio);
-		if (gone)
-			iomap__filemap_remove(mapping, folio);
+		if (iomap_folio_test_dirty(folio)) {
+			size_t off, len;
+
+			folio_part(folio, start, end, &off, &len);
+			gone = iomap__cache_of(mapping)->block_state->forget(folio, off, len);
+		} else {
+			gone = iomap__aops_release(mapping, folio);
+			if (gone)
+				iomap__filemap_remove(mapping, folio);
+		}
 	}
 	iomap_folio_unlock(folio);
 	return gone;
@@ -93,7 +111,7 @@ int iomap__filemap_invalidate_range(struct iomap_address_space *mapping, int64_t
 	while ((nr = iomap__filemap_get_tagged(mapping, &index, last, IOMAP__TAGS, folios,
 					       IOMAP__BATCH)))
 		for (unsigned i = 0; i < nr; i++) {
-			if (!invalidate_folio(mapping, folios[i]))
+			if (!invalidate_folio(mapping, folios[i], (uint64_t)start, (uint64_t)end))
 				err = -EBUSY;
 			iomap_folio_put(folios[i]);
 		}

@@ -11,7 +11,7 @@
  * the read sets them when it takes a block in hand, and unlocks after the last completion,
  * so nobody else sees a bit of a block that is still on its way.
  *
- * The state is allocated with a folio locked, from a pool when it is small, and freed by
+ * The state is allocated with a folio locked, from a pool of its size, and freed by
  * iomap_release_folio() and iomap_invalidate_folio(), which the cache calls before a folio
  * leaves it.
  */
@@ -114,19 +114,50 @@ static unsigned ifs_end(const struct ifs *ifs, size_t end)
 
 /* ---- life ---- */
 
+static unsigned ifs_pool_blocks(unsigned pool)
+{
+	return pool ? 128U << pool : IOMAP__IFS_SMALL;
+}
+
+static struct iomap__pool *ifs_pool(struct iomap_engine *engine, unsigned nr_blocks)
+{
+	unsigned pool = 0;
+
+	while (nr_blocks > ifs_pool_blocks(pool))
+		pool++;
+	iomap__assert(pool < IOMAP__IFS_POOLS);
+	return &engine->fs->ifs[pool];
+}
+
+int iomap__ifs_create(struct iomap_engine *engine, struct iomap__fs *fs, unsigned reserve)
+{
+	for (unsigned i = 0; i < IOMAP__IFS_POOLS; i++) {
+		size_t bytes = iomap__max(ifs_bytes(ifs_pool_blocks(i)), IOMAP__CACHE_LINE);
+		int err = iomap__pool_init(&fs->ifs[i], &engine->env, bytes, i ? 0 : reserve);
+
+		while (err && i--)
+			iomap__pool_exit(&fs->ifs[i]);
+		if (err)
+			return err;
+	}
+	return 0;
+}
+
+void iomap__ifs_destroy(struct iomap__fs *fs)
+{
+	for (unsigned i = 0; i < IOMAP__IFS_POOLS; i++)
+		iomap__pool_exit(&fs->ifs[i]);
+}
+
 int iomap__ifs_alloc(struct iomap_inode *inode, struct iomap_folio *folio)
 {
 	unsigned nr_blocks = iomap__folio_blocks(inode, folio);
-	struct iomap_engine *engine = inode->i_engine;
 	struct ifs *ifs;
 
 	iomap__assert(iomap_folio_test_locked(folio));
 	if (folio->ifs || nr_blocks <= 1)
 		return 0;
-	if (nr_blocks <= IOMAP__IFS_SMALL)
-		ifs = iomap__pool_get(&engine->fs->small_ifs);
-	else
-		ifs = iomap__alloc(&engine->env, ifs_bytes(nr_blocks));
+	ifs = iomap__pool_get(ifs_pool(inode->i_engine, nr_blocks));
 	if (!ifs)
 		return -ENOMEM;
 	iomap__count(ifs_allocs_nr);
@@ -144,16 +175,11 @@ int iomap__ifs_alloc(struct iomap_inode *inode, struct iomap_folio *folio)
 static void ifs_free(struct iomap_folio *folio)
 {
 	struct ifs *ifs = folio->ifs;
-	struct iomap_engine *engine;
 
 	if (!ifs)
 		return;
-	engine = ifs_engine(folio);
 	folio->ifs = NULL;
-	if (ifs->nr_blocks <= IOMAP__IFS_SMALL)
-		iomap__pool_put(&engine->fs->small_ifs, ifs);
-	else
-		iomap__free(&engine->env, ifs, ifs_bytes(ifs->nr_blocks));
+	iomap__pool_put(ifs_pool(ifs_engine(folio), ifs->nr_blocks), ifs);
 }
 
 /* ---- for the operations ---- */
@@ -219,6 +245,29 @@ bool iomap__ifs_all_uptodate(const struct iomap_folio *folio)
 	return ifs ? ifs_find(ifs_uptodate(ifs), 0, ifs->nr_blocks, false) == ifs->nr_blocks
 		   : iomap_folio_test_uptodate(folio);
 }
+
+/* ---- for the cache ---- */
+
+static bool ifs_forget(struct iomap_folio *folio, size_t off, size_t len)
+{
+	struct ifs *ifs = folio->ifs;
+	unsigned first, end;
+
+	/* without state all of it is dirty */
+	if (!ifs)
+		return !iomap_folio_test_dirty(folio);
+	first = ifs_first(ifs, off);
+	end = ifs_end(ifs, off + len);
+	if (ifs_find(ifs_dirty(ifs), first, end, true) < end)
+		return false;
+	iomap__folio_clear_uptodate(folio);
+	ifs_clear(ifs_uptodate(ifs), first, end);
+	return true;
+}
+
+const struct iomap__block_state_ops iomap__block_state = {
+	.forget = ifs_forget,
+};
 
 /* ---- address-space operations ---- */
 

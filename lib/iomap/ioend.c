@@ -321,20 +321,27 @@ static bool ioend_add(struct iomap_writepage_ctx *wpc, struct iomap_ioend *ioend
 }
 
 /*
- * Bytes of the run that the mapping takes.  One that ends with the file, inside a sector,
- * takes the rest of that too.
+ * Bytes of the run that the mapping and the device take at once.  One that ends with the file,
+ * inside a sector, takes the rest of that too.
  */
-static size_t ioend_run_bytes(const struct iomap *iomap, int64_t pos, int64_t end_pos,
+static size_t ioend_run_bytes(const struct iomap_writepage_ctx *wpc, int64_t pos, int64_t end_pos,
 			      unsigned dirty_len)
 {
+	const struct iomap *iomap = &wpc->iomap;
 	uint64_t left = iomap__mapping_end(iomap) - (uint64_t)pos;
+	size_t block = iomap_i_blocksize(wpc->inode);
 	struct iomap_bdev_limits limits;
 
+	if (!iomap->bdev || iomap->type == IOMAP_HOLE)
+		return (size_t)iomap__min(left, dirty_len);
+	iomap_bdev_limits(iomap->bdev, &limits);
+	/* a bio that is past the limit would be split, which needs memory */
+	if (dirty_len > limits.max_transfer_bytes && limits.max_transfer_bytes >= block)
+		dirty_len = (unsigned)iomap__round_down(limits.max_transfer_bytes, block);
 	if (left >= dirty_len)
 		return dirty_len;
-	if (iomap__mapping_end(iomap) < (uint64_t)end_pos || !iomap->bdev)
+	if (iomap__mapping_end(iomap) < (uint64_t)end_pos)
 		return (size_t)left;
-	iomap_bdev_limits(iomap->bdev, &limits);
 	return (size_t)iomap__min(iomap__round_up(left, limits.logical_block_size), dirty_len);
 }
 
@@ -396,7 +403,7 @@ ssize_t iomap_add_to_ioend(struct iomap_writepage_ctx *wpc, struct iomap_folio *
 	err = ioend_check(wpc, pos);
 	if (err)
 		return err;
-	len = ioend_run_bytes(&wpc->iomap, pos, end_pos, dirty_len);
+	len = ioend_run_bytes(wpc, pos, end_pos, dirty_len);
 	if (wpc->iomap.type == IOMAP_HOLE)
 		return (ssize_t)len;
 	err = iomap__check_device(wpc->inode, &wpc->iomap, pos, len);
@@ -429,7 +436,7 @@ int iomap__fs_create(struct iomap_engine *engine)
 	err = iomap__bio_set_init(&fs->ioend_bios, engine, IOEND_FRONT_PAD, FS_RESERVED_IOENDS);
 	if (err)
 		goto out_free;
-	err = iomap__pool_init(&fs->small_ifs, &engine->env, IOMAP__CACHE_LINE, FS_RESERVED_IFS);
+	err = iomap__ifs_create(engine, fs, FS_RESERVED_IFS);
 	if (err)
 		goto out_bios;
 	err = iomap__pool_init(&fs->files, &engine->env, sizeof(struct iomap_file), 0);
@@ -444,7 +451,7 @@ int iomap__fs_create(struct iomap_engine *engine)
 out_files:
 	iomap__pool_exit(&fs->files);
 out_ifs:
-	iomap__pool_exit(&fs->small_ifs);
+	iomap__ifs_destroy(fs);
 out_bios:
 	iomap__bio_set_exit(&fs->ioend_bios);
 out_free:
@@ -458,7 +465,7 @@ void iomap__fs_destroy(struct iomap_engine *engine)
 
 	iomap__pool_exit(&fs->dios);
 	iomap__pool_exit(&fs->files);
-	iomap__pool_exit(&fs->small_ifs);
+	iomap__ifs_destroy(fs);
 	iomap__bio_set_exit(&fs->ioend_bios);
 	iomap__free(&engine->env, fs, sizeof(*fs));
 	engine->fs = NULL;

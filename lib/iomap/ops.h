@@ -28,11 +28,18 @@
 #include "base/base.h"
 #include "cache/cache.h"
 
+/*
+ * Block states of up to IOMAP__IFS_SMALL blocks fit one cache line; those of larger folios have
+ * twice as many blocks from pool to pool, up to 2 MiB in blocks of 512 bytes.
+ */
+#define IOMAP__IFS_SMALL 192U
+#define IOMAP__IFS_POOLS 6U
+
 /* What an engine keeps for this layer. */
 struct iomap__fs {
 	struct iomap_bio_set ioend_bios; /* bios in ioends */
 	struct iomap__pool dios;	 /* struct iomap__dio_async */
-	struct iomap__pool small_ifs;	 /* block states of up to IOMAP__IFS_SMALL blocks */
+	struct iomap__pool ifs[IOMAP__IFS_POOLS]; /* block states, by size: ifs.c */
 	struct iomap__pool files;	 /* struct iomap_file */
 };
 
@@ -106,8 +113,9 @@ static inline uint64_t iomap__mapping_end(const struct iomap *iomap)
 
 /* ---- per-folio block state (ifs.c) ---- */
 
-/* Fits one cache line. */
-#define IOMAP__IFS_SMALL 192U
+/* The pools, the first with so many states in reserve.  0 or -ENOMEM. */
+int iomap__ifs_create(struct iomap_engine *engine, struct iomap__fs *fs, unsigned reserve);
+void iomap__ifs_destroy(struct iomap__fs *fs);
 
 static inline unsigned iomap__folio_blocks(const struct iomap_inode *inode,
 					   const struct iomap_folio *folio)
@@ -124,6 +132,7 @@ static inline unsigned iomap__folio_blocks(const struct iomap_inode *inode,
  * clear_uptodate: of every block that the range touches; any context, lock held for reading.
  * all_uptodate: every block is.
  */
+extern const struct iomap__block_state_ops iomap__block_state;
 int iomap__ifs_alloc(struct iomap_inode *inode, struct iomap_folio *folio);
 unsigned iomap__ifs_find_uptodate(struct iomap_inode *inode, const struct iomap_folio *folio,
 				  unsigned first, bool set);

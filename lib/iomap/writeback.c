@@ -162,6 +162,12 @@ static void wb_defer(struct iomap_writepage_ctx *wpc, struct iomap_folio *folio,
 	}
 }
 
+/* The block that holds EOF, or the page, is zeroed to its end. */
+static uint64_t wb_tail_unit(const struct iomap_inode *inode)
+{
+	return iomap__max(iomap_i_blocksize(inode), IOMAP_PAGE_SIZE);
+}
+
 /* Write the locked, dirty folio, which lies below EOF; unlocks it. */
 static int wb_write(struct iomap_writepage_ctx *wpc, struct iomap_folio *folio, int64_t i_size)
 {
@@ -169,13 +175,14 @@ static int wb_write(struct iomap_writepage_ctx *wpc, struct iomap_folio *folio, 
 	uint64_t pos = (uint64_t)iomap_folio_pos(folio);
 	size_t bytes = iomap__folio_bytes(folio);
 	uint64_t end_pos = iomap__min(pos + bytes, (uint64_t)i_size);
-	uint64_t first;
+	uint64_t first, tail;
 	ssize_t ret;
 
 	iomap__folio_clear_dirty_for_io(folio);
-	if (end_pos < pos + bytes)
-		iomap__folio_fill_zero(folio, (size_t)(end_pos - pos),
-				       (size_t)(pos + bytes - end_pos));
+	/* blocks wholly beyond EOF are not written: what a large folio has of them may stay */
+	tail = iomap__min(iomap__round_up(end_pos, wb_tail_unit(inode)), pos + bytes);
+	if (end_pos < tail)
+		iomap__folio_fill_zero(folio, (size_t)(end_pos - pos), (size_t)(tail - end_pos));
 	iomap__folio_start_writeback(folio);
 	/* before any range is started, so nobody else counts yet */
 	atomic_store_explicit(&folio->write_bytes, 1, memory_order_relaxed);
