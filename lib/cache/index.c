@@ -4,8 +4,9 @@
  *
  * Nodes have 64 slots.  A folio stands at the lowest level whose slots are not larger than it:
  * one of 2^n pages, n < 6, in 2^n slots of a lowest node; a larger one in 2^(n - 6) slots of
- * a node above, each with LARGE in the entry's low bit, which tells it from a node.  So a
- * look-up never has to look for a folio's start, and one of 2 MiB costs 8 slots.  Tags stand
+ * a node above.  So a look-up never has to look for a folio's start, and one of 2 MiB costs 8
+ * slots.  An entry has the folio's order in its low bits, which tells it from a node where both
+ * can be: they are 0 in a node's address, and no folio of order 0 stands so high.  Tags stand
  * at the first slot only; a walk that begins inside a folio begins at its start.
  * mapping->tree_root is the root node's address with the height of the tree in the low bits,
  * so that a reader gets both in one load; 0 is the empty tree.
@@ -21,7 +22,7 @@
 #define NODE_SLOTS (1U << NODE_SHIFT)
 #define HEIGHT_MASK 63U
 #define MAX_HEIGHT 9 /* 9 * 6 bits hold every page number of a file */
-#define LARGE ((uintptr_t)1) /* in an entry above the lowest level: a folio, not a node */
+#define ENTRY_ORDER ((uintptr_t)15) /* low bits of an entry that is a folio: its order */
 /* Retired nodes are given back in batches, since a grace period costs some microseconds. */
 #define RETIRE_BATCH 64
 
@@ -63,7 +64,7 @@ static inline uintptr_t entry_at(const struct iomap__node *node, unsigned slot)
 
 static inline struct iomap_folio *entry_folio(uintptr_t entry)
 {
-	return (struct iomap_folio *)(entry & ~LARGE);
+	return (struct iomap_folio *)(entry & ~ENTRY_ORDER);
 }
 
 /* Of the node in which a folio of that order stands; how many slots of it. */
@@ -104,7 +105,7 @@ struct iomap_folio *iomap__index_lookup(const struct iomap_address_space *mappin
 
 		entry = atomic_load_explicit(&node->slot[(index >> shift) & (NODE_SLOTS - 1)],
 					     memory_order_acquire);
-		if (!shift || !entry || entry & LARGE)
+		if (!shift || !entry || entry & ENTRY_ORDER)
 			return entry_folio(entry);
 		shift -= NODE_SHIFT;
 	}
@@ -186,7 +187,7 @@ static struct iomap__node *descend(const struct iomap_address_space *mapping, ui
 	while (node->shift > shift) {
 		uintptr_t entry = entry_at(node, slot_of(node, index));
 
-		if (!entry || entry & LARGE)
+		if (!entry || entry & ENTRY_ORDER)
 			break;
 		node = (struct iomap__node *)entry;
 	}
@@ -251,7 +252,7 @@ static bool slots_free(const struct iomap__node *node, const struct iomap_folio 
 static void slots_fill(struct iomap__node *node, struct iomap_folio *folio)
 {
 	unsigned first = slot_of(node, iomap_folio_index(folio)), nr = order_slots(folio->order);
-	uintptr_t entry = (uintptr_t)folio | (node->shift ? LARGE : 0);
+	uintptr_t entry = (uintptr_t)folio | folio->order;
 
 	for (unsigned i = 0; i < nr; i++)
 		atomic_store_explicit(&node->slot[first + i], entry, memory_order_release);
@@ -407,7 +408,7 @@ static struct iomap_folio *next_tagged(struct iomap_address_space *mapping, uint
 				at = ((low << NODE_SHIFT) | slot) << node->shift;
 			}
 			entry = entry_at(node, slot);
-			if (!node->shift || entry & LARGE) {
+			if (!node->shift || entry & ENTRY_ORDER) {
 				*index = at;
 				return entry_folio(entry);
 			}
