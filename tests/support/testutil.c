@@ -165,7 +165,8 @@ uint64_t t_below(struct t_rand *r, uint64_t n)
 
 uint64_t t_seed(void)
 {
-	const char *env = getenv("IOMAP_TEST_SEED");
+	const char *env = getenv("IOMAP_TEST_SEED") ? getenv("IOMAP_TEST_SEED")
+						    : getenv("IOMAP_SEED");
 	struct timespec now;
 	uint64_t seed;
 

@@ -89,7 +89,7 @@ struct t_rand {
 uint64_t t_rand(struct t_rand *r);
 /* 0 <= result < n */
 uint64_t t_below(struct t_rand *r, uint64_t n);
-/* From $IOMAP_TEST_SEED or the clock; printed. */
+/* From $IOMAP_TEST_SEED (or, shorter, $IOMAP_SEED) or the clock; printed. */
 uint64_t t_seed(void);
 
 /* ---- log ---- */

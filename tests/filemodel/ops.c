@@ -1,0 +1,428 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * ops.c - the operations: drawn, planned, done, checked.
+ *
+ * Drawing takes the operation's own random numbers, and so is the same whatever else happens;
+ * planning makes a place in the file out of them, for which the size has to be known.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+#include <sys/uio.h>
+
+#include "fm.h"
+
+/* What is drawn. */
+struct draw {
+	enum fm_kind kind;
+	unsigned file;
+	unsigned where;	   /* how the place is chosen */
+	uint64_t a, b;	   /* for the place */
+	uint64_t len, hot; /* bytes; where all threads of the run are at this time */
+	uint64_t pattern, more;
+};
+
+/* Of 64. */
+static const unsigned char weights[FM_KINDS] = {
+	[FM_WRITE] = 12, [FM_SHARED] = 12,    [FM_APPEND] = 3, [FM_DSYNC] = 1, [FM_DWRITE] = 3,
+	[FM_TRUNCATE] = 4, [FM_READ] = 17,    [FM_READV] = 3,  [FM_DREAD] = 3, [FM_FSYNC] = 1,
+	[FM_SYNC_RANGE] = 2, [FM_DROP] = 2, [FM_SYNC_ALL] = 1,
+};
+
+static enum fm_kind draw_kind(struct t_rand *r)
+{
+	unsigned n = (unsigned)t_below(r, 64);
+
+	for (int kind = 0; kind < FM_KINDS; kind++) {
+		if (n < weights[kind])
+			return (enum fm_kind)kind;
+		n -= weights[kind];
+	}
+	return FM_READ;
+}
+
+static uint64_t draw_len(struct t_rand *r)
+{
+	switch (t_below(r, 8)) {
+	case 0:
+		return 1 + t_below(r, 24 * 1024);
+	case 1:
+	case 2:
+		return 1 + t_below(r, 5000);
+	case 3:
+		return (1 + t_below(r, 8)) * 512;
+	default:
+		return 1 + t_below(r, 300);
+	}
+}
+
+static void draw(const struct fm_worker *w, uint64_t nr, struct draw *d)
+{
+	const struct fm *fm = w->fm;
+	struct t_rand all = { fm->seed * 1000003 + fm->run * 7919 + nr / 64 };
+	struct t_rand r = { (fm->seed ^ fm->run << 40) + nr * FM_THREADS_MAX + w->thread };
+
+	/* stir, since neighbours begin with almost the same state */
+	r.state = t_rand(&r);
+	d->kind = draw_kind(&r);
+	d->file = t_below(&r, 8) ? 0 : (unsigned)t_below(&r, FM_FILES);
+	d->where = (unsigned)t_below(&r, 10);
+	d->a = t_rand(&r);
+	d->b = t_rand(&r);
+	d->len = draw_len(&r);
+	d->hot = t_below(&all, FM_BYTES_MAX);
+	d->pattern = t_rand(&r);
+	d->more = t_rand(&r);
+}
+
+/* ---- places ---- */
+
+/* Where something may go wrong: at ends of blocks, pages, folios, the file; and all in one place. */
+static int64_t place(const struct fm_file *f, const struct draw *d)
+{
+	int64_t unit = 1, at;
+
+	switch (d->where) {
+	case 0:
+		unit = (int64_t)1 << f->fm->setup.blkbits;
+		at = (int64_t)(d->a % (uint64_t)FM_BYTES_MAX) / unit * unit + (int64_t)(d->b % 3) - 1;
+		break;
+	case 1:
+		unit = (int64_t)IOMAP_PAGE_SIZE;
+		at = (int64_t)(d->a % (uint64_t)FM_BYTES_MAX) / unit * unit + (int64_t)(d->b % 3) - 1;
+		break;
+	case 2:
+		at = f->size + (int64_t)(d->b % 3) - 1;
+		break;
+	case 3:
+		at = f->size - (int64_t)(d->a % 6000);
+		break;
+	case 4:
+		at = (int64_t)(d->a % (uint64_t)FM_BYTES_MAX);
+		break;
+	default:
+		at = (int64_t)d->hot + (int64_t)(d->a % 3000);
+		break;
+	}
+	return at < 0 ? 0 : at < FM_BYTES_MAX ? at : FM_BYTES_MAX - 1;
+}
+
+static void plan_truncate(struct fm_file *f, struct fm_op *op, const struct draw *d)
+{
+	int64_t block = (int64_t)1 << f->fm->setup.blkbits, size = f->size, to = place(f, d);
+
+	/* mostly near the end: a file that is always short shows little */
+	if (d->more % 4 && to < size)
+		to = size - (size - to) % (3 * 4096);
+	op->pos = size < to ? size : to;
+	op->limit = size < to ? to : size;
+	op->size_after = to;
+	op->lock_pos = op->pos;
+	op->lock_limit = INT64_MAX / 2;
+	op->zero_pos = op->pos;
+	op->zero_limit = op->limit;
+	if (to < size) {
+		int64_t end = (to + block - 1) / block * block;
+
+		op->cut = to;
+		op->zero_limit = end < size ? end : size;
+	}
+}
+
+static void plan_write(struct fm_file *f, struct fm_op *op, const struct draw *d)
+{
+	int64_t size = f->size, unit = op->kind == FM_DWRITE ? FM_SECTOR : 1;
+	int64_t most = FM_BYTES_MAX / unit * unit;
+
+	op->pos = op->kind == FM_APPEND ? size : place(f, d) / unit * unit;
+	if (op->kind == FM_SHARED && op->pos >= size)
+		op->pos = size ? op->pos % size : 0;
+	/* an append may find no room, and a shared write no file: then there is nothing to do */
+	if (op->kind == FM_DWRITE && op->pos >= most)
+		op->pos = most - unit;
+	op->limit = op->pos + ((int64_t)d->len + unit - 1) / unit * unit;
+	if (op->limit > most)
+		op->limit = most;
+	if (op->kind == FM_SHARED && op->limit > size)
+		op->limit = size;
+	op->size_after = op->limit > size ? op->limit : size;
+	op->lock_pos = op->pos < size || op->limit == op->pos ? op->pos : size;
+	op->lock_limit = op->limit > size ? INT64_MAX / 2 : op->limit;
+	op->zero_pos = size;
+	op->zero_limit = op->limit > op->pos ? op->pos : size;
+	/* its end moves the size, and then drops what the cache holds there: see direct_cache.c */
+	if (op->kind == FM_DWRITE)
+		op->zero_limit = op->limit;
+}
+
+static void plan(struct fm_file *f, struct fm_op *op, void *arg)
+{
+	const struct draw *d = arg;
+	int64_t unit = op->kind == FM_DREAD ? FM_SECTOR : 1;
+
+	op->cut = INT64_MAX;
+	op->size_after = f->size;
+	op->zero_pos = op->zero_limit = 0;
+	switch (op->kind) {
+	case FM_WRITE:
+	case FM_SHARED:
+	case FM_APPEND:
+	case FM_DSYNC:
+	case FM_DWRITE:
+		plan_write(f, op, d);
+		break;
+	case FM_TRUNCATE:
+		plan_truncate(f, op, d);
+		break;
+	default:
+		op->pos = place(f, d) / unit * unit;
+		op->limit = op->pos + ((int64_t)d->len + unit - 1) / unit * unit;
+		break;
+	}
+}
+
+/* ---- doing ---- */
+
+/* Three parts of one buffer. */
+static void split(struct iovec iov[3], unsigned char *buf, size_t len, uint64_t more)
+{
+	size_t a = more % (len + 1), b = more / 7 % (len + 1), swap = a;
+
+	a = a < b ? a : b;
+	b = swap < b ? b : swap;
+	iov[0] = (struct iovec){ buf, a };
+	iov[1] = (struct iovec){ buf + a, b - a };
+	iov[2] = (struct iovec){ buf + b, len - b };
+}
+
+/* As a filesystem that lets writers inside the size share the lock. */
+static ssize_t write_shared(struct fm_file *f, unsigned char *buf, size_t len, int64_t pos)
+{
+	struct iomap_iov_iter from;
+	struct iomap_kiocb iocb;
+	ssize_t ret;
+
+	iomap_kiocb_init(&iocb, f->file, pos);
+	iomap_iov_iter_ubuf(&from, IOMAP_ITER_SOURCE, buf, len);
+	iomap_inode_lock_shared(&f->inode);
+	/* what is new to one of them must not be old to another: see struct iomap_ops */
+	if (f->fm->setup.alloc == FM_NEW && !fm_has_space(f, pos, pos + (int64_t)len)) {
+		iomap_inode_unlock_shared(&f->inode);
+		return iomap_write(f->file, buf, len, pos);
+	}
+	ret = iomap_file_buffered_write(&iocb, &from, &fm_ops, fm_write_ops(f->fm), NULL);
+	iomap_inode_unlock_shared(&f->inode);
+	return ret;
+}
+
+static ssize_t write_by_kind(struct fm_file *f, const struct fm_op *op, const struct draw *d,
+			     unsigned char *buf)
+{
+	size_t len = (size_t)(op->limit - op->pos);
+	struct iovec iov[3];
+
+	switch (op->kind) {
+	case FM_SHARED:
+		return write_shared(f, buf, len, op->pos);
+	case FM_APPEND:
+		return iomap_write(f->append, buf, len, (int64_t)d->more);
+	case FM_DSYNC:
+		return iomap_write(f->dsync, buf, len, op->pos);
+	case FM_DWRITE:
+		return iomap_write(f->direct, buf, len, op->pos);
+	default:
+		if (d->more % 8)
+			return iomap_write(f->file, buf, len, op->pos);
+		split(iov, buf, len, d->more);
+		return iomap_writev(f->file, iov, 3, op->pos);
+	}
+}
+
+static void do_write(struct fm_worker *w, struct fm_file *f, struct fm_op *op, struct draw *d)
+{
+	unsigned char *buf = w->buf + (op->kind == FM_DWRITE ? 0 : d->more % 64);
+	struct fm_view view = { .bytes = w->bytes };
+	size_t len;
+	ssize_t ret;
+
+	op->writes = true;
+	op->pattern = d->pattern;
+	fm_begin(f, op, plan, d);
+	len = (size_t)(op->limit - op->pos);
+	fm_fill(buf, len, op->pos, op->pattern);
+	ret = len ? write_by_kind(f, op, d, buf) : 0;
+	if (ret != (ssize_t)len)
+		fm_fail(f, op, "%zd instead of %zu bytes were written", ret, len);
+	fm_end(f, op, buf);
+	if (op->kind != FM_DSYNC)
+		return;
+	/* what it has written has to be there, and nothing of what came behind it */
+	view.begin = op->end;
+	view.pos = op->pos;
+	view.limit = view.size = op->limit;
+	memcpy(view.bytes, buf, len);
+	fm_device_bytes(f, op->pos, len, buf);
+	fm_check(f, op, &view, buf, -1);
+	atomic_fetch_add_explicit(&f->fm->synced_bytes, len, memory_order_relaxed);
+}
+
+static void do_truncate(struct fm_file *f, struct fm_op *op, struct draw *d)
+{
+	int ret;
+
+	op->writes = true;
+	fm_begin(f, op, plan, d);
+	ret = iomap_truncate(f->file, op->size_after);
+	if (ret)
+		fm_fail(f, op, "it returned %d", ret);
+	fm_end(f, op, NULL);
+}
+
+static void do_read(struct fm_worker *w, struct fm_file *f, struct fm_op *op, struct draw *d)
+{
+	unsigned char *buf = w->buf + (op->kind == FM_DREAD ? 0 : d->more % 64);
+	struct fm_view view = { .bytes = w->bytes };
+	struct iovec iov[3];
+	size_t len;
+	ssize_t ret;
+
+	fm_begin(f, op, plan, d);
+	len = (size_t)(op->limit - op->pos);
+	fm_look(f, &view, op->pos, op->limit);
+	if (op->kind == FM_READV) {
+		split(iov, buf, len, d->more);
+		ret = iomap_readv(f->file, iov, 3, op->pos);
+	} else {
+		ret = iomap_read(op->kind == FM_DREAD ? f->direct : f->file, buf, len, op->pos);
+	}
+	if (ret < 0)
+		fm_fail(f, op, "it returned %zd", ret);
+	fm_check(f, op, &view, buf, ret);
+	fm_end(f, op, NULL);
+	atomic_fetch_add_explicit(&f->fm->bytes, (uint64_t)ret, memory_order_relaxed);
+}
+
+/* A sync of all there was when it began: of one file, or of all of them. */
+static void do_fsync(struct fm_worker *w, struct fm_file *f, struct fm_op *op, struct draw *d)
+{
+	struct fm_view view = { .bytes = w->bytes };
+	int ret;
+
+	fm_begin(f, op, plan, d);
+	fm_look(f, &view, 0, FM_BYTES_MAX);
+	ret = op->kind == FM_SYNC_ALL ? iomap_sync_engine(f->fm->engine)
+				      : iomap_file_fsync(f->file, (int)(d->more & 1));
+	if (ret)
+		fm_fail(f, op, "it returned %d", ret);
+	fm_device_bytes(f, 0, FM_BYTES_MAX, w->buf);
+	fm_check(f, op, &view, w->buf, -1);
+	fm_end(f, op, NULL);
+	atomic_fetch_add_explicit(&f->fm->synced_bytes, (uint64_t)view.size, memory_order_relaxed);
+}
+
+static void do_rest(struct fm_file *f, struct fm_op *op, struct draw *d)
+{
+	int ret = 0;
+
+	fm_begin(f, op, plan, d);
+	if (op->kind == FM_DROP)
+		iomap_invalidate_inode_pages(&f->inode, d->more % 3 ? op->pos : 0,
+					     d->more % 3 ? op->limit : INT64_MAX);
+	else
+		ret = iomap_sync_range(f->file, op->pos, op->limit, (unsigned)(d->more % 8));
+	if (ret)
+		fm_fail(f, op, "it returned %d", ret);
+	fm_end(f, op, NULL);
+}
+
+void fm_do(struct fm_worker *w, uint64_t nr)
+{
+	struct fm_op op = { .thread = w->thread, .nr = nr };
+	struct fm_file *f;
+	struct draw d;
+
+	draw(w, nr, &d);
+	op.kind = d.kind;
+	f = &w->fm->file[d.file];
+	atomic_fetch_add_explicit(&w->fm->kinds[op.kind], 1, memory_order_relaxed);
+	switch (op.kind) {
+	case FM_TRUNCATE:
+		do_truncate(f, &op, &d);
+		break;
+	case FM_READ:
+	case FM_READV:
+	case FM_DREAD:
+		do_read(w, f, &op, &d);
+		break;
+	case FM_FSYNC:
+	case FM_SYNC_ALL:
+		do_fsync(w, f, &op, &d);
+		break;
+	case FM_SYNC_RANGE:
+	case FM_DROP:
+		do_rest(f, &op, &d);
+		break;
+	default:
+		do_write(w, f, &op, &d);
+		break;
+	}
+}
+
+/* ---- the end ---- */
+
+static void check_file(struct fm_worker *w, struct fm_file *f, struct iomap_file *by,
+		       const struct fm_op *op)
+{
+	struct fm_view view = { .bytes = w->bytes };
+	size_t len = ((size_t)FM_BYTES_MAX + FM_SECTOR) / FM_SECTOR * FM_SECTOR;
+	ssize_t ret;
+
+	fm_look(f, &view, 0, FM_BYTES_MAX);
+	ret = iomap_read(by, w->buf, len, 0);
+	if (ret < 0)
+		fm_fail(f, op, "it returned %zd", ret);
+	fm_check(f, op, &view, w->buf, ret);
+}
+
+void fm_check_all(struct fm_worker *w)
+{
+	struct fm_op op = { .kind = FM_READ, .thread = w->thread, .nr = UINT64_MAX };
+	struct fm_view view = { .bytes = w->bytes };
+
+	for (unsigned i = 0; i < FM_FILES; i++) {
+		struct fm_file *f = &w->fm->file[i];
+
+		check_file(w, f, f->file, &op);
+		check_file(w, f, f->direct, &op);
+		t_must(iomap_file_fsync(f->file, 0) == 0);
+		fm_look(f, &view, 0, FM_BYTES_MAX);
+		fm_device_bytes(f, 0, FM_BYTES_MAX, w->buf);
+		fm_check(f, &op, &view, w->buf, -1);
+		t_must(f->inode.i_data.nr_dirty_pages == 0);
+		t_must(f->inode.i_data.nr_writeback_pages == 0);
+		/* all that the cache knew is forgotten */
+		fm_file_close(f);
+		fm_file_open(f);
+		check_file(w, f, f->file, &op);
+	}
+	t_must(t_stats(w->fm->engine).dirty_bytes == 0);
+	t_must(t_stats(w->fm->engine).writeback_bytes == 0);
+}
+
+void fm_worker_init(struct fm_worker *w, struct fm *fm, unsigned thread)
+{
+	void *buf;
+
+	t_must(posix_memalign(&buf, 4096, FM_BUF_BYTES) == 0);
+	w->fm = fm;
+	w->thread = thread;
+	w->buf = buf;
+	w->bytes = malloc((size_t)FM_BYTES_MAX);
+	t_must(w->bytes != NULL);
+}
+
+void fm_worker_exit(struct fm_worker *w)
+{
+	free(w->buf);
+	free(w->bytes);
+}
