@@ -104,26 +104,52 @@ struct iomap__cache;
 struct iomap__fs;
 struct iomap__workers;
 
+/*
+ * What may be done with an engine.  The first one is what the child of a fork() finds: there
+ * the struct reads as zeros.
+ */
+enum iomap__engine_state {
+	IOMAP__ENGINE_FORKED, /* made by another process */
+	IOMAP__ENGINE_OPEN,
+	IOMAP__ENGINE_CLOSED, /* iomap_engine_shutdown() has begun; never goes back */
+};
+
 /* The engine: a handle.  Set up and torn down by lib/iomap/engine.c. */
 struct iomap_engine {
+	uint32_t state; /* enum iomap__engine_state; atomic */
 	struct iomap__env env;
 	struct iomap_engine_opts opts; /* with defaults filled in */
 	struct iomap__blk *blk;
 	struct iomap__cache *cache;
 	struct iomap__fs *fs;
 	struct iomap__workers *workers;
-	uint32_t closed; /* iomap_engine_shutdown() has begun; never goes back */
 	/* iomap_sync_engine's view of the errors of all inodes, gone ones too */
 	uint32_t wb_err;    /* errseq; moved by iomap_mapping_set_error() */
 	uint32_t sync_err;  /* cursor into it; under sync_lock */
 	uint32_t sync_lock; /* iomap__word_lock(), IOMAP__RANK_ENGINE */
-	struct iomap_engine *next; /* of all engines; engine.c's */
 };
 
-/* Who begins something asks; relaxed: one that comes at the same time has begun before. */
+/*
+ * Whether nothing may begin any more.  Who begins something asks; relaxed: one that comes at the
+ * same time has begun before.
+ */
 static inline bool iomap__engine_closed(const struct iomap_engine *engine)
 {
-	return __builtin_expect(__atomic_load_n(&engine->closed, __ATOMIC_RELAXED), 0);
+	return iomap__unlikely(__atomic_load_n(&engine->state, __ATOMIC_RELAXED) !=
+			       IOMAP__ENGINE_OPEN);
+}
+/* It belongs to the process that has forked: nothing of it can be used. */
+static inline bool iomap__engine_forked(const struct iomap_engine *engine)
+{
+	return iomap__unlikely(__atomic_load_n(&engine->state, __ATOMIC_RELAXED) ==
+			       IOMAP__ENGINE_FORKED);
+}
+/* 0, or what a call that begins something returns: -ESHUTDOWN, -ECHILD. */
+static inline int iomap__engine_refusal(const struct iomap_engine *engine)
+{
+	if (!iomap__engine_closed(engine))
+		return 0;
+	return iomap__engine_forked(engine) ? -ECHILD : -ESHUTDOWN;
 }
 /* Fill @env from @opts (defaults where zero). */
 void iomap__env_init(struct iomap__env *env, const struct iomap_engine_opts *opts);
@@ -210,6 +236,18 @@ struct iomap__thread {
 extern _Thread_local struct iomap__thread *iomap__thread_self_ptr
 	__attribute__((tls_model("initial-exec"), visibility("hidden")));
 struct iomap__thread *iomap__thread_register(void);
+
+/*
+ * Locks of the process, not of an engine (iomap__word_lock(), IOMAP__RANK_ENGINE).  In the child
+ * of a fork() they are free: whoever held one is not there.  So what they guard makes sense at
+ * any moment, or is found to be unfinished.
+ */
+enum iomap__process_lock {
+	IOMAP__PROCESS_ENGINES, /* list of engines: engine.c */
+	IOMAP__PROCESS_PROBE,	/* what backends work: probe.c */
+	IOMAP__PROCESS_LOCKS,
+};
+extern uint32_t iomap__process_lock[IOMAP__PROCESS_LOCKS];
 
 /* The calling thread's record.  Allocates at the thread's first call only. */
 static inline struct iomap__thread *iomap__thread_self(void)

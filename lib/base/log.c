@@ -66,7 +66,8 @@ void iomap__log(struct iomap__env *env, enum iomap_log_level level, const char *
 	/* Lines the default sink does not show must not use up its budget. */
 	if (!env->log && level > IOMAP_LOG_WARN)
 		return;
-	if (!log_admit(env))
+	/* an engine that is its parent's, after a fork(): there is nobody to tell */
+	if (!env->now_ns || !log_admit(env))
 		return;
 
 	va_start(args, fmt);

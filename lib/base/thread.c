@@ -11,7 +11,11 @@
  * constructors.  Each thread passes through that pthread_once before it can see
  * iomap__epoch_fence, which is what makes a plain variable of it.
  *
- * Lock: registry_lock, a leaf; held for a walk of the list.
+ * fork().  The child has the thread that called it and no other, so all other records are given
+ * back there, and what they were about is forgotten; else a new engine of the child would wait
+ * for readers that are not there.  Engines from before the fork are none of its (engine.c).
+ *
+ * Lock: registry_lock, a leaf; held for a walk of the list, and by a fork.
  */
 #include <pthread.h>
 #include <sched.h>
@@ -34,6 +38,53 @@ static pthread_once_t thread_once = PTHREAD_ONCE_INIT;
 static pthread_key_t thread_key;
 static bool thread_key_valid;
 
+uint32_t iomap__process_lock[IOMAP__PROCESS_LOCKS];
+
+/* ---- fork ---- */
+
+static void thread_fork_prepare(void)
+{
+	pthread_mutex_lock(&registry_lock);
+}
+
+static void thread_fork_parent(void)
+{
+	pthread_mutex_unlock(&registry_lock);
+}
+
+/*
+ * What a thread was about, and the child will not go on with: it is the parent's.  A plug that the
+ * application has started stays for it to finish.
+ */
+static void thread_forget(struct iomap__thread *thread)
+{
+	atomic_store_explicit(&thread->epoch, 0, memory_order_relaxed);
+	thread->inline_busy = false;
+	thread->inline_first = thread->inline_last = NULL;
+	thread->waiter = thread->hold = thread->work = thread->waiting = NULL;
+	thread->held = thread->completing = 0;
+	thread->deadline_ns = 0;
+}
+
+static void thread_fork_child(void)
+{
+	struct iomap__thread *self = iomap__thread_self_ptr, *thread;
+
+	pthread_mutex_unlock(&registry_lock);
+	memset(iomap__process_lock, 0, sizeof(iomap__process_lock));
+	thread = atomic_load_explicit(&registry, memory_order_relaxed);
+	for (; thread; thread = thread->next) {
+		/* the plugs of others lie on stacks that nobody returns to */
+		if (thread != self) {
+			thread->plug = NULL;
+			atomic_store_explicit(&thread->in_use, false, memory_order_relaxed);
+		}
+		thread_forget(thread);
+	}
+	if (self)
+		self->tid = (uint32_t)syscall(SYS_gettid);
+}
+
 /* The thread ends.  It may still come back from a later destructor: then it registers anew. */
 static void thread_give_back(void *arg)
 {
@@ -50,6 +101,8 @@ static void thread_init_process(void)
 {
 	/* Without a key records are not given back; ids then grow, nothing breaks. */
 	thread_key_valid = pthread_key_create(&thread_key, thread_give_back) == 0;
+	/* Without them, for want of memory, a child may find locks held; it has no engine to use. */
+	(void)pthread_atfork(thread_fork_prepare, thread_fork_parent, thread_fork_child);
 	iomap__epoch_init_process();
 }
 

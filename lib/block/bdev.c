@@ -44,7 +44,7 @@ int iomap__bdev_new(struct iomap_engine *engine, const struct iomap__bdev_kind *
 	struct iomap_bdev *bdev;
 
 	if (iomap__engine_closed(engine))
-		return -ESHUTDOWN;
+		return iomap__engine_refusal(engine);
 	bdev = iomap__pool_get(&engine->blk->bdev_pool);
 	if (!bdev)
 		return -ENOMEM;
@@ -194,6 +194,8 @@ int iomap_bdev_close(struct iomap_bdev *bdev)
 			  (void *)bdev);
 	if (!iomap__bdev_is_open(bdev))
 		return -EINVAL;
+	if (iomap__engine_forked(bdev->engine))
+		return -ECHILD;
 	/* it would wait for itself */
 	iomap__assert_msg(!iomap__thread_self()->completing, "bdev closed by a bi_end_io");
 	error = bdev_unpublish(bdev);
@@ -332,6 +334,8 @@ const char *iomap_bdev_name(const struct iomap_bdev *bdev)
 const char *iomap_bdev_io_path(const struct iomap_bdev *bdev)
 {
 	iomap__bdev_check(bdev);
+	if (iomap__engine_forked(bdev->engine))
+		return "none";
 	return bdev->kind->io_path ? bdev->kind->io_path : bdev->engine->blk->backend->name;
 }
 
@@ -357,6 +361,8 @@ int iomap_bdev_stats(struct iomap_bdev *bdev, struct iomap_bdev_stats *out, size
 	iomap__bdev_check(bdev);
 	if (!out || !size)
 		return -EINVAL;
+	if (iomap__engine_forked(bdev->engine))
+		return -ECHILD;
 	stats = bdev_stats(bdev);
 	if (size > sizeof(stats))
 		memset((char *)out + sizeof(stats), 0, size - sizeof(stats));
@@ -403,6 +409,8 @@ int iomap_bdev_revalidate(struct iomap_bdev *bdev)
 	int error;
 
 	iomap__bdev_check(bdev);
+	if (iomap__engine_forked(bdev->engine))
+		return -ECHILD;
 	if (iomap__bdev_is_gone(bdev))
 		return -ENODEV;
 	if (!bdev->kind->revalidate)
@@ -543,6 +551,8 @@ int iomap_bdev_flush(struct iomap_bdev *bdev)
 	int error;
 
 	iomap__bdev_check(bdev);
+	if (iomap__engine_forked(bdev->engine))
+		return -ECHILD;
 	/* also where there is nothing left to flush */
 	if (iomap__bdev_is_gone(bdev))
 		return -ENODEV;

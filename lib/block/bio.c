@@ -87,8 +87,11 @@ void iomap__bio_set_exit(struct iomap_bio_set *set)
 int iomap_bio_set_init(struct iomap_bio_set *set, struct iomap_engine *engine, size_t front_pad,
 		       unsigned nr_reserved)
 {
-	int error = iomap__bio_set_init(set, engine, front_pad, nr_reserved);
+	int error;
 
+	if (engine && iomap__engine_forked(engine))
+		return -ECHILD;
+	error = iomap__bio_set_init(set, engine, front_pad, nr_reserved);
 	if (!error)
 		atomic_fetch_add_explicit(&engine->blk->bio_sets_nr, 1, memory_order_relaxed);
 	return error;
@@ -98,7 +101,7 @@ void iomap_bio_set_exit(struct iomap_bio_set *set)
 {
 	struct iomap__blk *blk;
 
-	if (!set || !set->pool)
+	if (!set || !set->pool || iomap__engine_forked(set->engine))
 		return;
 	blk = set->engine->blk;
 	iomap__bio_set_exit(set);
@@ -114,7 +117,7 @@ struct iomap_bio *iomap_bio_alloc(struct iomap_bdev *bdev, unsigned nr_vecs, uin
 	struct iomap_bio *bio;
 	char *object;
 
-	if (nr_vecs > IOMAP_BIO_MAX_VECS || !bdev)
+	if (nr_vecs > IOMAP_BIO_MAX_VECS || !bdev || iomap__engine_forked(bdev->engine))
 		return NULL;
 	iomap__bdev_check(bdev);
 	if (!set)
@@ -166,6 +169,8 @@ void iomap_bio_put(struct iomap_bio *bio)
 		return;
 	set = bio->bi_pool;
 	iomap__assert_msg(set, "put of a bio that is from no set");
+	if (iomap__engine_forked(set->engine))
+		return;
 	iomap__assert_msg(!iomap__req(bio)->bdev, "put of a bio that is in flight");
 	pools = set->pool;
 	/*

@@ -346,6 +346,8 @@ int iomap_faulty_create(struct iomap_bdev *lower, const struct iomap_faulty_opts
 
 	if (!lower || !out || (opts && iomap__opts_copy(&o, FAULTY_LEAST_OPTS, sizeof(o), opts)))
 		return -EINVAL;
+	if (iomap__engine_forked(lower->engine))
+		return -ECHILD;
 	env = &lower->engine->env;
 	faulty = iomap__zalloc(env, sizeof(*faulty));
 	if (!faulty)

@@ -26,6 +26,9 @@ static void plug_send(struct iomap_plug *plug)
 	while ((bio = iomap__bio_list_pop(&list))) {
 		struct iomap__blk *its = bio->bi_bdev->engine->blk;
 
+		/* of before a fork(): the parent sends it */
+		if (iomap__engine_forked(bio->bi_bdev->engine))
+			continue;
 		if (blk && blk != its) {
 			iomap__batch_send(blk, &batch, false);
 			memset(&batch, 0, sizeof(batch));

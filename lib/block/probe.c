@@ -9,7 +9,7 @@
  * The answers are those of the first time that somebody asks: what is denied later, by a
  * seccomp filter say, is not found out.
  *
- * Locks: probe_lock (IOMAP__RANK_ENGINE) guards the answers, also while they are found.
+ * Locks: that of the process for them guards the answers, also while they are found.
  */
 #include <fcntl.h>
 #include <stdio.h>
@@ -18,8 +18,7 @@
 
 #include "block/internal.h"
 
-static uint32_t probe_lock;
-static bool probe_done;					       /* under probe_lock */
+static bool probe_done;					       /* under the lock */
 static struct iomap__refusal probe_answers[IOMAP__BACKENDS_MAX]; /* likewise */
 
 static void probe_no_log(void *ctx, enum iomap_log_level level, const char *message)
@@ -49,12 +48,12 @@ static struct iomap__refusal probe_answer(unsigned nth)
 	struct iomap__refusal answer;
 	unsigned i;
 
-	iomap__word_lock(&probe_lock, IOMAP__RANK_ENGINE);
+	iomap__word_lock(&iomap__process_lock[IOMAP__PROCESS_PROBE], IOMAP__RANK_ENGINE);
 	for (i = 0; !probe_done && i < iomap__backends_nr(); i++)
 		probe_answers[i] = probe_backend(iomap__backend_nth(i));
 	probe_done = true;
 	answer = probe_answers[nth];
-	iomap__word_unlock(&probe_lock);
+	iomap__word_unlock(&iomap__process_lock[IOMAP__PROCESS_PROBE]);
 	return answer;
 }
 

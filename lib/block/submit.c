@@ -123,6 +123,8 @@ static int submit_check(const struct iomap_bdev *bdev, const struct iomap_bio *b
 	unsigned op = iomap__bio_op(bio);
 	int error;
 
+	if (iomap__engine_forked(bdev->engine))
+		return -ECHILD;
 	if (iomap__bdev_is_gone(bdev))
 		return -ENODEV;
 	error = submit_check_op(bdev, bio);
@@ -512,6 +514,10 @@ int iomap_submit_bio_wait(struct iomap_bio *bio)
 	bool alone;
 
 	iomap__bdev_check(bdev);
+	if (iomap__engine_forked(bdev->engine)) {
+		bio->bi_status = -ECHILD;
+		return -ECHILD;
+	}
 	wait.blk = bdev->engine->blk;
 	op = iomap__bio_op(bio);
 	bio->bi_private = &wait;

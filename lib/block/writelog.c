@@ -351,6 +351,8 @@ int iomap_writelog_create(struct iomap_bdev *lower, const struct iomap_writelog_
 
 	if (!lower || !out || iomap__bdev_size(lower) > SIZE_MAX / 2 || wl_check_opts(opts, &o))
 		return -EINVAL;
+	if (iomap__engine_forked(lower->engine))
+		return -ECHILD;
 	return wl_stack(lower, false, o.max_bytes, out);
 }
 

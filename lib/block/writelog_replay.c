@@ -243,6 +243,8 @@ int iomap_replay_open(struct iomap_bdev *bdev, struct iomap_replay **out)
 
 	if (!log || !out)
 		return -EINVAL;
+	if (iomap__engine_forked(bdev->engine))
+		return -ECHILD;
 	replay = iomap__zalloc(log->env, sizeof(*replay));
 	if (!replay)
 		return -ENOMEM;

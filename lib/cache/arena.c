@@ -18,6 +18,9 @@
  * old pages if others came in their place: so from creation to the end nothing of it is
  * unmapped, punched out or given back.
  *
+ * The child of a fork() has none of the memory, and finds the descriptors zeroed (MADV_WIPEONFORK):
+ * free, of no file.  So a read that would hit in the parent misses there, see engine.c.
+ *
  * In debug builds the memory of a folio that goes is filled with a pattern, which is looked
  * for when the memory is given out again, so that writes behind the last reference are found
  * and reads show.  A copying reader that still looks at it is harmed no more than by the next
@@ -111,6 +114,9 @@ int iomap__arena_create(struct iomap__cache *cache, uint64_t bytes)
 		iomap__arena_destroy(cache);
 		return -ENOMEM;
 	}
+	/* neither copied nor seen by a child; where the kernel refuses, it costs the fork time */
+	(void)madvise(cache->data, cache->data_bytes, MADV_DONTFORK);
+	(void)madvise(cache->folios, cache->folios_bytes, MADV_WIPEONFORK);
 	/* fewer TLB misses on hits; a kernel without huge pages says no, which is no harm */
 	(void)madvise(cache->data, cache->data_bytes, MADV_HUGEPAGE);
 

@@ -48,6 +48,9 @@ struct iomap_folio *iomap__filemap_get(struct iomap_address_space *mapping, uint
 		iomap__epoch_exit(self);
 		if (!folio || right)
 			return folio;
+		/* a child has the index and not the folios: it would look for ever */
+		if (iomap__engine_forked(mapping->host->i_engine))
+			return NULL;
 	}
 }
 
@@ -60,9 +63,12 @@ struct iomap_folio *iomap_filemap_get_folio(struct iomap_address_space *mapping,
 static int add_order(struct iomap_address_space *mapping, uint64_t index, unsigned order,
 		     bool may_wait, struct iomap_folio **out)
 {
-	struct iomap_folio *folio = iomap__folio_alloc(mapping, order, may_wait);
+	struct iomap_folio *folio;
 	int err;
 
+	if (iomap__engine_forked(mapping->host->i_engine))
+		return -ECHILD;
+	folio = iomap__folio_alloc(mapping, order, may_wait);
 	if (!folio)
 		return -ENOMEM;
 	atomic_store_explicit(&folio->index, iomap__round_down(index, 1ULL << order),
@@ -365,7 +371,7 @@ static ssize_t read_step(struct iomap_file *file, int64_t pos, struct iomap_iov_
 	ssize_t ret;
 
 	if (pos >= size)
-		return 0;
+		return iomap__engine_forked(inode->i_engine) ? -ECHILD : 0;
 	at.to = iter_segment(to, &at.n);
 	at.n = iomap__min(at.n, (uint64_t)(size - pos));
 	ret = (ssize_t)hit_copy(file, mapping, pos, at.to, at.n);
@@ -373,7 +379,7 @@ static ssize_t read_step(struct iomap_file *file, int64_t pos, struct iomap_iov_
 		uint64_t want = iomap__min(to->count, (uint64_t)(size - pos));
 
 		if (iomap__engine_closed(inode->i_engine))
-			return -ESHUTDOWN;
+			return iomap__engine_refusal(inode->i_engine);
 		at.deadline_ns = iomap__deadline(inode->i_engine, deadline_ns);
 		at.file = file;
 		at.mapping = mapping;

@@ -65,7 +65,7 @@ void iomap__filemap_truncate_range(struct iomap_address_space *mapping, int64_t 
 	struct iomap_folio *folios[IOMAP__BATCH];
 	unsigned nr;
 
-	if (start >= end)
+	if (start >= end || iomap__engine_forked(mapping->host->i_engine))
 		return;
 	while ((nr = iomap__filemap_get_tagged(mapping, &index, last, IOMAP__TAGS, folios,
 					       IOMAP__BATCH)))
@@ -127,7 +127,7 @@ uint64_t iomap_invalidate_inode_pages(struct iomap_inode *inode, int64_t start, 
 	unsigned nr;
 
 	iomap__inode_check(inode);
-	if (start < 0 || end <= start)
+	if (start < 0 || end <= start || iomap__engine_forked(inode->i_engine))
 		return 0;
 	index = (uint64_t)start >> IOMAP_PAGE_SHIFT;
 	last = iomap__end_index(end);

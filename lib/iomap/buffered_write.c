@@ -490,7 +490,7 @@ static inline int wr_start(struct iomap_iter *iter, struct iomap_kiocb *iocb,
 	if (!ops || !ops->iomap_begin)
 		return -EINVAL;
 	if (iomap__engine_closed(inode->i_engine))
-		return -ESHUTDOWN;
+		return iomap__engine_refusal(inode->i_engine);
 	iter->pos = iocb->ki_pos;
 	iter->len = iomap__min(from->count, (uint64_t)(inode->i_maxbytes - iocb->ki_pos));
 	return 1;

@@ -504,7 +504,7 @@ ssize_t iomap_dio_rw(struct iomap_kiocb *iocb, struct iomap_iov_iter *iter,
 	if (err)
 		return err;
 	if (iomap__engine_closed(inode->i_engine))
-		return -ESHUTDOWN;
+		return iomap__engine_refusal(inode->i_engine);
 	/* a position that append chooses is not known yet */
 	if (dio_flags & IOMAP_DIO_BOUNCE && iter->count && !(iocb->ki_flags & IOMAP_IOCB_APPEND) &&
 	    iter->count <= (uint64_t)(INT64_MAX - iocb->ki_pos) &&

@@ -336,7 +336,7 @@ void iomap_inode_dio_wait(struct iomap_inode *inode)
 	struct iomap_engine *engine = inode->i_engine;
 
 	/* acquire: pairs with iomap_inode_dio_end() */
-	if (!iomap__load_acquire(&inode->i_dio_count))
+	if (!iomap__load_acquire(&inode->i_dio_count) || iomap__engine_forked(engine))
 		return;
 	iomap__work_wait_begin(engine);
 	for (;;) {

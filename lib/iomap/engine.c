@@ -14,11 +14,21 @@
  * All engines of the process are in a list, by which a second destroy is found out without a
  * look at memory that is not ours any more.
  *
- * Locks: engine_lock for that list.  Create has the engine to itself, and destroy must not
+ * fork().  The child has neither our threads nor our rings, and finds locks held for ever.  So it
+ * gets nothing of an engine: folio memory, its descriptors and the struct of the engine itself are
+ * not inherited (the latter two read as zeros there, MADV_WIPEONFORK), descriptors are closed by
+ * exec.  In the child `state` is IOMAP__ENGINE_FORKED, which is what every call that begins
+ * something looks at anyway.  A read that hits looks at no such thing: in the child it finds a
+ * descriptor that belongs to no file, takes that for a miss, and a miss looks.  So nobody pays,
+ * there is nothing to register, and _Fork() and clone() are no different.  The list is of nodes of
+ * its own, since the child reads it.
+ *
+ * Locks: one of the process for that list.  Create has the engine to itself, and destroy must not
  * race other calls.
  * Left out: limits that change at run time.
  */
 #include <limits.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "block/block.h"
@@ -40,8 +50,12 @@
 #define ENGINE_LOOK_NS 1000000U
 #define ENGINE_FLAGS (IOMAP_ENGINE_NO_THREADS | IOMAP_ENGINE_NO_REGISTER)
 
-static uint32_t engine_lock; /* iomap__word_lock(), IOMAP__RANK_ENGINE */
-static struct iomap_engine *engine_list; /* under engine_lock */
+/* All engines; under the lock. */
+struct engine_node {
+	struct engine_node *next;
+	struct iomap_engine *engine;
+};
+static struct engine_node *engine_list;
 
 #define engine_default(member, value) ((member) ? (member) : (value))
 
@@ -220,33 +234,70 @@ out_blk:
 	return err;
 }
 
-static void engine_list_add(struct iomap_engine *engine)
+static void engine_list_lock(void)
 {
-	iomap__word_lock(&engine_lock, IOMAP__RANK_ENGINE);
-	engine->next = engine_list;
-	engine_list = engine;
-	iomap__word_unlock(&engine_lock);
+	iomap__word_lock(&iomap__process_lock[IOMAP__PROCESS_ENGINES], IOMAP__RANK_ENGINE);
 }
 
-/* Whether there is such an engine; takes it off the list if told to. */
-static bool engine_list_find(const struct iomap_engine *engine, bool del)
+static void engine_list_unlock(void)
 {
-	struct iomap_engine **link = &engine_list;
-	bool found;
+	iomap__word_unlock(&iomap__process_lock[IOMAP__PROCESS_ENGINES]);
+}
 
-	iomap__word_lock(&engine_lock, IOMAP__RANK_ENGINE);
-	while (*link && *link != engine)
+static void engine_list_add(struct engine_node *node, struct iomap_engine *engine)
+{
+	node->engine = engine;
+	engine_list_lock();
+	node->next = engine_list;
+	engine_list = node;
+	engine_list_unlock();
+}
+
+/* The node of the engine, or NULL when there is no such engine; taken off the list if told to. */
+static struct engine_node *engine_list_find(const struct iomap_engine *engine, bool del)
+{
+	struct engine_node **link = &engine_list, *node;
+
+	engine_list_lock();
+	while (*link && (*link)->engine != engine)
 		link = &(*link)->next;
-	found = *link;
-	if (found && del)
-		*link = engine->next;
-	iomap__word_unlock(&engine_lock);
-	return found;
+	node = *link;
+	if (node && del)
+		*link = node->next;
+	engine_list_unlock();
+	return node;
+}
+
+/* ---- the struct itself ---- */
+
+#define ENGINE_BYTES iomap__round_up(sizeof(struct iomap_engine), IOMAP_PAGE_SIZE)
+
+/* Zeroed, and zeros again in the child of a fork(). */
+static struct iomap_engine *engine_alloc(struct iomap__env *env)
+{
+	void *p = MAP_FAILED;
+
+	if (!iomap__fails(env, IOMAP_FAIL_ARENA_MAP))
+		p = mmap(NULL, ENGINE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
+			 0);
+	if (p == MAP_FAILED)
+		return NULL;
+	if (madvise(p, ENGINE_BYTES, MADV_WIPEONFORK) != 0)
+		iomap__log(env, IOMAP_LOG_WARN,
+			   "engine: MADV_WIPEONFORK: %s: the child of a fork() must not use it",
+			   strerror(errno));
+	return p;
+}
+
+static void engine_free(struct iomap_engine *engine)
+{
+	munmap(engine, ENGINE_BYTES);
 }
 
 int iomap_engine_create(const struct iomap_engine_opts *user_opts, struct iomap_engine **out)
 {
 	struct iomap_engine_opts opts;
+	struct engine_node *node;
 	struct iomap_engine *engine;
 	struct iomap__env env;
 	int err;
@@ -269,21 +320,31 @@ int iomap_engine_create(const struct iomap_engine_opts *user_opts, struct iomap_
 	if (err)
 		return err;
 
-	engine = iomap__zalloc(&env, sizeof(*engine));
-	if (!engine)
+	node = iomap__alloc(&env, sizeof(*node));
+	if (!node)
 		return -ENOMEM;
+	engine = engine_alloc(&env);
+	if (!engine) {
+		err = -ENOMEM;
+		goto free_node;
+	}
+	engine->state = IOMAP__ENGINE_OPEN;
 	engine->opts = opts;
 	iomap__env_go_on(&engine->env, &opts, &env);
 	err = engine_create_layers(engine);
-	if (err) {
-		iomap__free(&env, engine, sizeof(*engine));
-		return err;
-	}
+	if (err)
+		goto free_engine;
 	/* the caller's string need not live as long as the engine */
 	engine->opts.backend = iomap__blk_backend(engine);
-	engine_list_add(engine);
+	engine_list_add(node, engine);
 	*out = engine;
 	return 0;
+
+free_engine:
+	engine_free(engine);
+free_node:
+	iomap__free(&env, node, sizeof(*node));
+	return err;
 }
 
 /* files need no look: each one holds its inode */
@@ -294,6 +355,7 @@ static bool engine_is_busy(struct iomap_engine *engine)
 
 int iomap_engine_destroy(struct iomap_engine *engine)
 {
+	struct engine_node *node;
 	struct iomap__env env;
 
 	if (!engine)
@@ -303,16 +365,19 @@ int iomap_engine_destroy(struct iomap_engine *engine)
 				  (void *)engine);
 		return -EINVAL;
 	}
+	if (iomap__engine_forked(engine))
+		return -ECHILD;
 	/* once more when all work has run: it may have made what then is in the way */
 	if (engine_is_busy(engine) || !iomap__workers_finish(engine) || engine_is_busy(engine))
 		return -EBUSY;
-	(void)engine_list_find(engine, true);
+	node = engine_list_find(engine, true);
 	iomap__fs_destroy(engine);
 	iomap__cache_destroy(engine);
 	iomap__workers_destroy(engine);
 	iomap__blk_destroy(engine);
 	iomap__env_init(&env, &engine->opts);
-	iomap__free(&env, engine, sizeof(*engine));
+	engine_free(engine);
+	iomap__free(&env, node, sizeof(*node));
 	return 0;
 }
 
@@ -336,7 +401,9 @@ int iomap_engine_shutdown(struct iomap_engine *engine, uint64_t deadline_ns)
 
 	if (!engine)
 		return -EINVAL;
-	iomap__store_release(&engine->closed, 1);
+	if (iomap__engine_forked(engine))
+		return -ECHILD;
+	iomap__store_release(&engine->state, IOMAP__ENGINE_CLOSED);
 	/* it would wait for itself */
 	if (iomap__workers_inside(engine) || iomap__thread_self()->completing)
 		return -EBUSY;
@@ -357,6 +424,8 @@ int iomap_engine_shutdown(struct iomap_engine *engine, uint64_t deadline_ns)
 
 const char *iomap_engine_backend(const struct iomap_engine *engine)
 {
+	if (iomap__engine_forked(engine))
+		return "none";
 	return iomap__blk_backend(engine);
 }
 
@@ -366,6 +435,8 @@ int iomap_engine_stats(struct iomap_engine *engine, struct iomap_engine_stats *o
 
 	if (!engine || !out || size < sizeof(uint64_t))
 		return -EINVAL;
+	if (iomap__engine_forked(engine))
+		return -ECHILD;
 	iomap__cache_stats(engine, &stats);
 	iomap__blk_stats(engine, &stats);
 	/* a caller of a later version finds what this one does not count to be zero */

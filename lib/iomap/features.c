@@ -142,6 +142,8 @@ int iomap_features(struct iomap_engine *engine, struct iomap_feature *out, size_
 
 	if (nr && (!out || element_size < offsetof(struct iomap_feature, detail)))
 		return -EINVAL;
+	if (engine && iomap__engine_forked(engine))
+		return -ECHILD;
 	for (i = 0; i < nr && i < there; i++, at += element_size) {
 		struct iomap_feature feature = feature_nth(engine, i);
 

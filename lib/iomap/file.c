@@ -59,7 +59,7 @@ int iomap_file_open(struct iomap_inode *inode, unsigned flags, struct iomap_file
 	if (!inode->i_engine || flags & ~FILE_FLAGS)
 		return -EINVAL;
 	if (iomap__engine_closed(inode->i_engine))
-		return -ESHUTDOWN;
+		return iomap__engine_refusal(inode->i_engine);
 	file = file_alloc(inode, flags);
 	if (!file)
 		return -ENOMEM;
@@ -147,6 +147,8 @@ int iomap_file_close(struct iomap_file *file)
 
 	if (!file)
 		return 0;
+	if (iomap__file_is_open(file) && iomap__engine_forked(file->inode->i_engine))
+		return -ECHILD;
 	/* not of one that is closed; and it is open until its last callback has returned */
 	if (iomap__load(&file->magic) == IOMAP__FILE_MAGIC && !file_unused(file))
 		return -EBUSY;
@@ -192,6 +194,8 @@ int iomap_file_check_and_advance_wb_err(struct iomap_file *file)
 	int err;
 
 	iomap__file_check(file);
+	if (iomap__engine_forked(file->inode->i_engine))
+		return -ECHILD;
 	iomap__mutex_lock(&file->lock);
 	err = iomap__errseq_check_and_advance(&file->inode->i_data.wb_err, &file->wb_err);
 	iomap__mutex_unlock(&file->lock);
@@ -242,6 +246,9 @@ static ssize_t file_read_direct(struct iomap_kiocb *iocb, struct iomap_iov_iter 
 	ops = !op ? NULL : op->direct ? op->direct : op->read ? op->read : op->write;
 	if (!ops)
 		return -EINVAL;
+	/* before the lock, which in the child of a fork() nobody may ever give back */
+	if (iomap__engine_closed(inode->i_engine))
+		return iomap__engine_refusal(inode->i_engine);
 	iomap_inode_lock_shared(inode);
 	done = iomap_dio_rw(iocb, to, ops, op->dio_ops, 0, NULL, 0);
 	iomap_inode_unlock_shared(inode);
@@ -451,6 +458,9 @@ static ssize_t file_write_default(struct iomap_kiocb *iocb, struct iomap_iov_ite
 
 	if (!inode->i_op || !inode->i_op->write || !inode->i_data.a_ops->writepages)
 		return -EINVAL;
+	/* before the lock, as when reading */
+	if (iomap__engine_closed(inode->i_engine))
+		return iomap__engine_refusal(inode->i_engine);
 	if (iocb->ki_filp->flags & IOMAP_O_DIRECT) {
 		ret = file_write_direct(iocb, from);
 	} else {

@@ -111,7 +111,7 @@ int iomap_inode_init(struct iomap_engine *engine, struct iomap_inode *inode,
 	if (err)
 		return err;
 	if (iomap__engine_closed(engine))
-		return -ESHUTDOWN;
+		return iomap__engine_refusal(engine);
 
 	memset(inode, 0, sizeof(*inode));
 	inode->i_engine = engine;
@@ -175,6 +175,8 @@ int iomap_inode_destroy(struct iomap_inode *inode, unsigned flags)
 			  (void *)inode);
 	if (!inode->i_engine || flags & ~INODE_DESTROY_FLAGS || flags == INODE_DESTROY_FLAGS)
 		return -EINVAL;
+	if (iomap__engine_forked(inode->i_engine))
+		return -ECHILD;
 	/* acquire: pairs with iomap_file_close(), whose last use of the inode came before */
 	if (iomap__load_acquire(&inode->i_files_nr))
 		return -EBUSY;

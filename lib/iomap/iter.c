@@ -236,7 +236,7 @@ int iomap_iter(struct iomap_iter *iter, const struct iomap_ops *ops)
 	    iter->len > ITER_POS_LIMIT - (uint64_t)iter->pos)
 		return -EINVAL;
 	if (iter->inode && iomap__engine_closed(iter->inode->i_engine))
-		return -ESHUTDOWN;
+		return iomap__engine_refusal(iter->inode->i_engine);
 	if (!iter->len)
 		return 0;
 	iomap__iter_clear(iter);

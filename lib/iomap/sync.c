@@ -58,7 +58,7 @@ int iomap__sync_write_wait(struct iomap_inode *inode, int64_t start, int64_t end
 		if (engine->opts.flags & IOMAP_ENGINE_NO_THREADS)
 			return -EAGAIN;
 		if (iomap__engine_closed(engine))
-			return -ESHUTDOWN;
+			return iomap__engine_refusal(engine);
 		iomap__io_wait_timeout(engine->blk, &inode->i_resume_seq, seq, interval_ns);
 	}
 }
@@ -68,6 +68,8 @@ void iomap_writeback_resume(struct iomap_inode *inode)
 	struct iomap__blk *blk;
 
 	iomap__inode_check(inode);
+	if (iomap__engine_forked(inode->i_engine))
+		return;
 	blk = inode->i_engine->blk;
 	/* a destroy that waits for just this must not end before we do */
 	iomap__inode_pin(inode);
@@ -147,7 +149,7 @@ int iomap_fsync(struct iomap_file *file, int64_t start, int64_t end, int datasyn
 		return -EINVAL;
 	engine = file->inode->i_engine;
 	if (iomap__engine_closed(engine))
-		return -ESHUTDOWN;
+		return iomap__engine_refusal(engine);
 	iomap__cache_count2(engine, IOMAP__STAT_FSYNCS, 1);
 	self->deadline_ns = iomap__deadline(engine, 0);
 	err = sync_file(file, start, end, datasync);
@@ -192,7 +194,7 @@ int iomap_sync_range(struct iomap_file *file, int64_t start, int64_t end, unsign
 	if (start < 0 || end < start || flags & ~SYNC_RANGE_FLAGS)
 		return -EINVAL;
 	if (iomap__engine_closed(file->inode->i_engine))
-		return -ESHUTDOWN;
+		return iomap__engine_refusal(file->inode->i_engine);
 	if (flags & IOMAP_SYNC_WAIT_BEFORE)
 		(void)iomap__filemap_wait_range(mapping, start, end);
 	if (flags & IOMAP_SYNC_WRITE) {
@@ -235,7 +237,7 @@ int iomap_sync_engine(struct iomap_engine *engine)
 	int data_err = 0, err = 0;
 
 	if (iomap__engine_closed(engine))
-		return -ESHUTDOWN;
+		return iomap__engine_refusal(engine);
 	/* Get all devices busy first.  What this leaves out the second round writes. */
 	while ((inode = iomap__inode_walk_next(&first)))
 		(void)iomap__filemap_write_range(&inode->i_data, 0, INT64_MAX, IOMAP_WB_SYNC_NONE,

@@ -104,7 +104,7 @@ int iomap_truncate(struct iomap_file *file, int64_t size)
 	if (size > inode->i_maxbytes)
 		return -EFBIG;
 	if (iomap__engine_closed(inode->i_engine))
-		return -ESHUTDOWN;
+		return iomap__engine_refusal(inode->i_engine);
 	iomap_inode_lock(inode);
 	/* asynchronous ones hold no lock: their blocks must not be given away */
 	iomap_inode_dio_wait(inode);

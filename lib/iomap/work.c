@@ -325,6 +325,8 @@ bool iomap_queue_work(struct iomap_engine *engine, struct iomap_work *work)
 	struct iomap__workers *workers = engine->workers;
 	struct work_calls calls = { .event = false };
 
+	if (iomap__engine_forked(engine))
+		return false;
 	/* release: pairs with work_dequeued() */
 	if (iomap__fetch_or(&work->state, WORK_QUEUED) & WORK_QUEUED)
 		return false;
@@ -444,6 +446,8 @@ void iomap_flush_work(struct iomap_engine *engine, struct iomap_work *work)
 	struct iomap__thread *self = iomap__thread_self();
 	uint32_t event;
 
+	if (iomap__engine_forked(engine))
+		return;
 	for (struct iomap__work_frame *frame = self->work; frame; frame = frame->outer)
 		iomap__assert_msg(frame->id != work->id, "work %p waits for itself", (void *)work);
 	iomap__work_wait_begin(engine);
@@ -521,6 +525,8 @@ int iomap_engine_poll(struct iomap_engine *engine, unsigned budget, bool may_blo
 	unsigned handled, ran = 0;
 	struct iomap_work *work;
 
+	if (iomap__engine_forked(engine))
+		return -ECHILD;
 	if (self->completing)
 		return 0;
 	atomic_fetch_add(&workers->reaping, 1);
@@ -550,6 +556,8 @@ int iomap_engine_fd(struct iomap_engine *engine)
 
 	if (!engine)
 		return -EINVAL;
+	if (iomap__engine_forked(engine))
+		return -ECHILD;
 	workers = engine->workers;
 	fd = iomap__loop_fd(engine->blk);
 	if (fd < 0)
@@ -566,6 +574,8 @@ int64_t iomap_engine_poll_timeout(struct iomap_engine *engine)
 	struct iomap__workers *workers = engine->workers;
 	bool waits;
 
+	if (iomap__engine_forked(engine))
+		return -1;
 	/* for who sleeps without the descriptor */
 	iomap__mutex_lock(&workers->lock);
 	waits = !iomap__list_empty(&workers->queue);

@@ -290,6 +290,8 @@ int iomap_writepages(struct iomap_writepage_ctx *wpc)
 	if (!wb_usable(wpc) || wpc->wbc->range_start < 0)
 		return -EINVAL;
 	mapping = &wpc->inode->i_data;
+	if (iomap__engine_forked(wpc->inode->i_engine))
+		return -ECHILD;
 	index = (uint64_t)wpc->wbc->range_start >> IOMAP_PAGE_SHIFT;
 	end = wpc->wbc->range_end < wpc->wbc->range_start
 		      ? index
