@@ -8,6 +8,14 @@
  * of them exists gives -EBUSY and changes nothing.
  * Several engines may live in one process.  The library installs no signal handlers,
  * its threads block all signals, and it has no global constructors.
+ *
+ * fork(): the parent does not notice.  The child inherits nothing of the engines there are: in it
+ * calls on them, and on their devices, inodes and files, give -ECHILD and change nothing, those
+ * that return a pointer NULL, and a bio that is submitted ends with -ECHILD.  No callback runs,
+ * and iomap_engine_destroy() frees nothing: that is for exec and exit, where descriptors are
+ * closed.  It may not: use folios that it has, take inode locks (another thread may have held
+ * them), or return from a callback in which it was made.  It can create engines of its own, unless
+ * _Fork() made it.
  */
 #ifndef IOMAP_ENGINE_H
 #define IOMAP_ENGINE_H
@@ -54,7 +62,7 @@ struct iomap_alloc_hooks {
  */
 enum iomap_fail_kind {
 	IOMAP_FAIL_ALLOC,	  /* memory through the hooks, slabs of pools among it */
-	IOMAP_FAIL_ARENA_MAP,	  /* address space for folio memory and its descriptors */
+	IOMAP_FAIL_ARENA_MAP,	  /* address space for folio memory, its descriptors, the engine */
 	IOMAP_FAIL_RING_SETUP,	  /* a ring of io_uring or a context of libaio: -ENOMEM; the
 				   * latter's eventfds: -EMFILE */
 	IOMAP_FAIL_THREAD_CREATE, /* a thread of the library: -EAGAIN */
@@ -325,6 +333,19 @@ IOMAP_API IOMAP_MUST_CHECK int iomap_engine_fd(struct iomap_engine *engine);
  * Return: nanoseconds; 0: call iomap_engine_poll() now; -1: no limit.
  */
 IOMAP_API int64_t iomap_engine_poll_timeout(struct iomap_engine *engine);
+
+/**
+ * iomap_engine_drop_cache - drop all clean cached folios of the engine
+ *
+ * As iomap_invalidate_inode_pages() of each inode, which does it for one, or a range of it: what is
+ * dirty, under writeback, locked or referenced stays.  Sync before, to drop what is dirty.
+ * Inodes that are being destroyed are passed by.  Any thread, in callbacks too; starts no I/O and
+ * waits for none.  What it drops while others read may be read again at once.  Kernel counterpart:
+ * /proc/sys/vm/drop_caches.
+ *
+ * Return: bytes dropped; 0 in the child of a fork().
+ */
+IOMAP_API uint64_t iomap_engine_drop_cache(struct iomap_engine *engine);
 
 /* Counters since creation unless said otherwise; bytes unless the name says otherwise. */
 struct iomap_engine_stats {

@@ -275,14 +275,16 @@ bool iomap__cache_has_inodes(struct iomap_engine *engine);
 /*
  * Go over all inodes of an engine, each pinned while the caller has it: zero a walk, set
  * engine, call next until it gives NULL.  Inodes that go meanwhile are left out, those that
- * are there from beginning to end are not: next waits for one that is frozen to thaw or go.
+ * are there from beginning to end are not: next waits for one that is frozen to thaw or go, but
+ * with `passes_frozen`, which never waits and counts them.
  */
 struct iomap__inode_walk {
 	struct iomap_engine *engine;
 	struct iomap_inode *inode;	   /* pinned, or NULL */
 	struct iomap_list_head *next;	   /* under inodes_lock: where to go on */
 	struct iomap__inode_walk *others; /* under inodes_lock */
-	bool started;
+	bool started, passes_frozen;
+	unsigned frozen_nr;
 };
 struct iomap_inode *iomap__inode_walk_next(struct iomap__inode_walk *walk);
 /*

@@ -136,6 +136,12 @@ static void walk_end(struct iomap__cache *cache, struct iomap__inode_walk *walk)
 	*at = walk->others;
 }
 
+/* The one that comes next. */
+static struct iomap_inode *walk_inode(const struct iomap__inode_walk *walk)
+{
+	return iomap__container_of(walk->next, struct iomap_inode, i_engine_list);
+}
+
 /*
  * inodes_lock held: go to the next inode, pinned, or to the end.  False: it is frozen, and
  * *seq is what to wait on.
@@ -150,11 +156,16 @@ static bool walk_step(struct iomap__cache *cache, struct iomap__inode_walk *walk
 		walk->others = cache->walks;
 		cache->walks = walk;
 	}
+	while (walk->passes_frozen && walk->next != &cache->inodes &&
+	       iomap__load(&walk_inode(walk)->i_state) & IOMAP__I_DYING) {
+		walk->next = walk->next->next;
+		walk->frozen_nr++;
+	}
 	if (walk->next == &cache->inodes) {
 		walk_end(cache, walk);
 		return true;
 	}
-	inode = iomap__container_of(walk->next, struct iomap_inode, i_engine_list);
+	inode = walk_inode(walk);
 	/* before the state: what moves it on comes after what changes that */
 	*seq = iomap__load_acquire(&cache->frozen_seq);
 	if (iomap__load(&inode->i_state) & IOMAP__I_DYING)

@@ -145,6 +145,21 @@ uint64_t iomap_invalidate_inode_pages(struct iomap_inode *inode, int64_t start, 
 	return dropped;
 }
 
+uint64_t iomap_engine_drop_cache(struct iomap_engine *engine)
+{
+	struct iomap__inode_walk walk = { .engine = engine, .passes_frozen = true };
+	struct iomap_inode *inode;
+	uint64_t dropped = 0;
+
+	if (iomap__engine_forked(engine))
+		return 0;
+	while ((inode = iomap__inode_walk_next(&walk)))
+		dropped += iomap_invalidate_inode_pages(inode, 0, INT64_MAX);
+	/* nodes as well: nobody may come by for long to reap what is left of them */
+	iomap__index_reap(engine->cache, true);
+	return dropped;
+}
+
 static bool any_referenced(struct iomap_address_space *mapping)
 {
 	uint64_t index = 0;
