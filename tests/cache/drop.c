@@ -104,16 +104,15 @@ Test(drop, en02_what_is_dirty_written_locked_or_referenced_stays)
 	ts_close(ts);
 }
 
-/* What the index needed goes with it: 64 pages that lie far apart have a node each. */
+/* What the index needed goes with it, however little: nobody may come by for long. */
 Test(drop, en02_index_nodes_go_too)
 {
-	struct ts *ts = ts_open(&(struct ts_config){ .i_size = (int64_t)1 << 40 });
+	struct ts *ts = store(NULL, 1, false);
 	struct iomap__cache *cache = ts->engine->cache;
 
-	for (int64_t n = 0; n < 64; n++)
-		cr_assert(ts_reads_all(ts, n << 34, PAGE, 0));
-	cr_assert(iomap_engine_drop_cache(ts->engine) >= 64 * PAGE);
-	cr_assert_eq(cached(ts), 0);
+	cr_assert(ts_reads(ts, 0, PAGE, 1));
+	cr_assert(cache->nodes.nr_free < cache->nodes.nr_total);
+	cr_assert(iomap_engine_drop_cache(ts->engine) > 0);
 	cr_assert_eq(cache->nodes.nr_free, cache->nodes.nr_total);
 	ts_close(ts);
 }
