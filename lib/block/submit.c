@@ -123,8 +123,6 @@ static int submit_check(const struct iomap_bdev *bdev, const struct iomap_bio *b
 	unsigned op = iomap__bio_op(bio);
 	int error;
 
-	if (iomap__engine_forked(bdev->engine))
-		return -ECHILD;
 	if (iomap__bdev_is_gone(bdev))
 		return -ENODEV;
 	error = submit_check_op(bdev, bio);
@@ -451,6 +449,11 @@ void iomap_submit_bio(struct iomap_bio *bio)
 	enum submit_way way;
 
 	iomap__bdev_check(bdev);
+	if (iomap__engine_forked(bdev->engine)) {
+		bio->bi_status = -ECHILD;
+		iomap_bio_endio(bio);
+		return;
+	}
 	blk = bdev->engine->blk;
 	way = submit_begin(bdev, bio);
 	/* Only queues gain by a plug; and what has been held back must be sent as a whole,
