@@ -3,7 +3,7 @@
  * copy.h - moving bytes in and out of folio memory; part of base.h, which includes it.
  *
  * A copying reader takes no lock: it copies bytes that a writer may be changing, and throws
- * the copy away when the folio's version has moved (filemap.c has the argument).  In C11's
+ * the copy away when the folio's version has moved (cache/hit.h has the argument).  In C11's
  * letter that is a data race, so under ThreadSanitizer both sides go by relaxed atomic
  * words, which is what the plain copy amounts to on the machine; everywhere else it is
  * memcpy.  The other side of a copy, the caller's memory, is always accessed plainly, so

@@ -26,7 +26,7 @@
  * and reads show.  A copying reader that still looks at it is harmed no more than by the next
  * owner: the version has moved when the folio left the index, and a release fence stands
  * between that and the pattern, so who has copied a byte of it throws the copy away
- * (filemap.c).  Memory that was never given out is zero, and stays untouched.
+ * (hit.h).  Memory that was never given out is zero, and stays untouched.
  */
 #include <sys/mman.h>
 

@@ -10,8 +10,8 @@
  * version above them.  The lock is for whoever changes the folio or its identity.  CHANGING
  * is set, and the version moves, only while bytes that readers may see change or the folio
  * leaves the index; so a folio that is merely locked (for writeback, say) is still read.
- * A copying reader takes nothing: look up inside an epoch, remember the version (CHANGING
- * clear), check identity and UPTODATE, copy, fence, compare the version; see filemap.c for
+ * A copying reader takes nothing: look up, remember the version (CHANGING
+ * clear), check identity and UPTODATE, copy, fence, compare the version; see hit.h for
  * the proof.
  *
  * References: the index holds one; look-ups by iomap__filemap_get() take one with a
@@ -236,8 +236,13 @@ struct iomap__ra_state {
  * a free object of a pool may be read (pool.c).
  */
 struct iomap_file {
+	/* what a hit needs; constant while the file is open (iomap__file_init_hits()) */
 	struct iomap_inode *inode;
 	uint32_t magic; /* IOMAP__FILE_MAGIC; atomic */
+	bool cached;	/* iomap_read() goes by the cache, and by nothing else first */
+	uintptr_t page_bias; /* of folio memory to 64 times the address of its descriptor */
+	struct iomap__stats *stats;
+
 	unsigned flags; /* IOMAP_O_xxx */
 	unsigned mode;	/* IOMAP_FMODE_xxx */
 	uint32_t wb_err; /* errseq cursor; advanced under `lock` */
@@ -260,6 +265,14 @@ static inline bool iomap__file_is_open(const struct iomap_file *file)
 	iomap__assert_msg((inode)->i_engine,                                              \
 			  "inode %p is used after it was destroyed, or was never made",   \
 			  (const void *)(inode))
+
+/* For a file that is being opened; inode and flags are set. */
+void iomap__file_init_hits(struct iomap_file *file);
+/*
+ * Copy what is cached and uptodate of [pos, pos + n), which is below i_size, from its start up
+ * to the first byte that is not.  Bytes, 0 if that is the first one.
+ */
+size_t iomap__hit_run(struct iomap_file *file, void *to, size_t n, int64_t pos);
 
 void iomap__mapping_init(struct iomap_address_space *mapping, struct iomap_inode *inode,
 			 const struct iomap_address_space_operations *a_ops);
@@ -335,5 +348,7 @@ enum iomap__cache_stat {
 enum iomap__cache_stat2 { IOMAP__STAT_FSYNCS, IOMAP__STAT_DEFERRED, IOMAP__STAT_THROTTLED };
 void iomap__cache_count(struct iomap_engine *engine, enum iomap__cache_stat which, uint64_t n);
 void iomap__cache_count2(struct iomap_engine *engine, enum iomap__cache_stat2 which, uint64_t n);
+
+#include "cache/hit.h"
 
 #endif

@@ -1,35 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * filemap.c - finding folios, and reading through the cache.
+ * filemap.c - finding folios, and reading through the cache what is not a hit.
  *
- * A hit copies without taking anything.  Why that is right:
+ * Reading goes by steps, each of one contiguous piece of the caller's memory: what is cached
+ * is copied (hit.c), then one folio that is not cached, or not uptodate, is brought in under
+ * its lock and copied from, and so on.  A read that is one plain hit never comes here.
  *
- *   reader                                  writer or evictor (holds the folio lock)
- *   1 find the folio in the index           a set CHANGING
- *   2 v = lock word (acquire), not CHANGING b release fence
- *   3 mapping, index, UPTODATE as expected  c store bytes, or mapping = NULL
- *   4 copy                                  d clear CHANGING, version + 1 (release)
- *   5 acquire fence
- *   6 lock word == v but for the lock bits
- *
- * Suppose the copy contains a byte stored in c.  By the fences 5 and b, the load in 6 then
- * sees a or something later, so CHANGING or another version: the copy is thrown away.
- * Suppose the folio was given another identity between 1 and 4.  It left the index by c and
- * d first.  If 2 came before a, 6 finds another version.  If 2 came after d, its acquire
- * makes mapping == NULL (or a later identity) visible to 3; a new identity sets index and
- * flags before mapping (release), and 3 reads mapping first (acquire), so it cannot mix the
- * two.  A 61-bit version does not wrap in the time of a copy, ever.
- * The epoch covers step 1 alone: it keeps index nodes from being reused; descriptors and
- * folio memory are type-stable, so stale pointers to them are safe to look at.
- *
- * i_size is read before the copy and again after it: a read that raced with a truncate is cut
- * to the new size.  A read that sees a size that a write has moved sees that write's bytes,
- * since i_size is stored (release) after them.
+ * i_size is read before the copy and again after it, see hit.h.
  */
 #include "cache/internal.h"
-
-/* Failed optimistic copies before the reader takes the folio's lock. */
-#define COPY_TRIES 4
 
 struct iomap_folio *iomap__filemap_get(struct iomap_address_space *mapping, uint64_t index)
 {
@@ -160,15 +139,7 @@ int iomap__filemap_grab(struct iomap_address_space *mapping, uint64_t index, uin
 	}
 }
 
-/* ---- hits ---- */
-
-static inline bool same_version(uint64_t a, uint64_t b)
-{
-	return !((a ^ b) & ~(uint64_t)(IOMAP__FOLIO_LOCKED | IOMAP__FOLIO_WAITERS));
-}
-
-/* A read met a folio that needs more than a copy: a mark, or the first use of readahead. */
-static void first_use(struct iomap_file *file, struct iomap_folio *folio, uint64_t index)
+void iomap__filemap_first_use(struct iomap_file *file, struct iomap_folio *folio, uint64_t index)
 {
 	struct iomap__cache *cache = folio->cache;
 	uint32_t old = atomic_fetch_and_explicit(&folio->flags,
@@ -179,56 +150,6 @@ static void first_use(struct iomap_file *file, struct iomap_folio *folio, uint64
 		iomap__cache_count(cache->engine, IOMAP__STAT_RA_USED, iomap__folio_bytes(folio));
 	if (old & IOMAP__FOLIO_RA_MARK)
 		iomap__readahead_mark(file, index);
-}
-
-/*
- * Copy up to @n bytes at @pos out of one cached, uptodate folio.  0: not cached, not
- * uptodate, or changed too often.  *@seen (may be stale) gets the flags that were found.
- */
-static size_t hit_copy(struct iomap_file *file, struct iomap_address_space *mapping, int64_t pos,
-		       char *to, size_t n)
-{
-	uint64_t index = (uint64_t)pos >> IOMAP_PAGE_SHIFT;
-
-	for (int i = 0; i < COPY_TRIES; i++) {
-		struct iomap__thread *self = iomap__epoch_enter();
-		struct iomap_folio *folio = iomap__index_lookup(mapping, index);
-		uint64_t word, first;
-		size_t off, bytes;
-		uint32_t flags;
-
-		iomap__epoch_exit(self);
-		if (!folio)
-			return 0;
-		word = atomic_load_explicit(&folio->lock, memory_order_acquire);
-		if (iomap__unlikely(word & IOMAP__FOLIO_CHANGING)) {
-			iomap__cpu_relax();
-			continue;
-		}
-		if (atomic_load_explicit(&folio->mapping, memory_order_acquire) != mapping)
-			continue;
-		first = iomap_folio_index(folio);
-		bytes = iomap__folio_bytes(folio);
-		off = (size_t)(pos - (int64_t)(first << IOMAP_PAGE_SHIFT));
-		if (iomap__unlikely(off >= bytes))
-			continue;
-		flags = atomic_load_explicit(&folio->flags, memory_order_acquire);
-		if (!(flags & IOMAP__FOLIO_UPTODATE))
-			return 0;
-		bytes = iomap__min(n, bytes - off);
-		iomap__copy_from_folio(to, (char *)iomap_folio_address(folio) + off, bytes);
-		IOMAP__FENCE(memory_order_acquire);
-		if (iomap__unlikely(!same_version(word, atomic_load_explicit(&folio->lock,
-									     memory_order_relaxed))))
-			continue;
-		if (iomap__unlikely(!(flags & IOMAP__FOLIO_ACCESSED)))
-			iomap__folio_set(folio, IOMAP__FOLIO_ACCESSED);
-		iomap__stat_add(&folio->cache->stats, self, IOMAP__STAT_HITS, 1);
-		if (iomap__unlikely(flags & (IOMAP__FOLIO_RA_MARK | IOMAP__FOLIO_RA_UNUSED)))
-			first_use(file, folio, index);
-		return bytes;
-	}
-	return 0;
 }
 
 /* ---- misses ---- */
@@ -334,7 +255,7 @@ static ssize_t miss_copy(const struct read_at *at)
 				return ret;
 			ret = fill_and_copy(at, folio);
 		} else {
-			first_use(at->file, folio, index);
+			iomap__filemap_first_use(at->file, folio, index);
 			ret = copy_or_fill(at, folio);
 		}
 		iomap_folio_put(folio);
@@ -374,7 +295,7 @@ static ssize_t read_step(struct iomap_file *file, int64_t pos, struct iomap_iov_
 		return iomap__engine_forked(inode->i_engine) ? -ECHILD : 0;
 	at.to = iter_segment(to, &at.n);
 	at.n = iomap__min(at.n, (uint64_t)(size - pos));
-	ret = (ssize_t)hit_copy(file, mapping, pos, at.to, at.n);
+	ret = (ssize_t)iomap__hit_run(file, at.to, at.n, pos);
 	if (iomap__unlikely(!ret)) {
 		uint64_t want = iomap__min(to->count, (uint64_t)(size - pos));
 

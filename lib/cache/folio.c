@@ -245,7 +245,7 @@ void iomap__folio_begin_change(struct iomap_folio *folio)
 	(void)old;
 	/*
 	 * CHANGING before the stores that follow: a reader that sees one of these sees, after
-	 * its acquire fence, CHANGING or a later version (filemap.c).
+	 * its acquire fence, CHANGING or a later version (hit.h).
 	 */
 	IOMAP__FENCE(memory_order_release);
 }

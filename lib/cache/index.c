@@ -11,26 +11,32 @@
  * mapping->tree_root is the root node's address with the height of the tree in the low bits,
  * so that a reader gets both in one load; 0 is the empty tree.
  *
- * Changes are made under tree_lock.  Readers walk without it inside an epoch: they see each
- * slot as it was at some moment.  A node that has become empty is unlinked and retired: its
- * memory is used again only after a grace period.  The height grows when needed and goes
- * back to 0 when the last entry leaves.
+ * Changes are made under tree_lock.  Readers walk without it: they see each slot as it was at
+ * some moment.  A node that has become empty is unlinked and retired: it is used again only
+ * after a grace period.  So a walk inside an epoch is exact: what it finds was there, and what
+ * it does not find was not, at some moment of the walk.  One outside an epoch (hit.h) may be
+ * led astray by a node that is in use again, but never to anything that is not a folio: a node
+ * keeps its level, in its next life too, and its slots hold nothing but 0 and what belongs to
+ * that level at any time.  Free nodes are kept by level, their slots all 0, and go back to the
+ * pool only at the end of the engine.
+ *
+ * The height grows when needed and goes back to 0 when the last entry leaves.
  */
 #include "cache/internal.h"
 
-#define NODE_SHIFT 6
-#define NODE_SLOTS (1U << NODE_SHIFT)
-#define HEIGHT_MASK 63U
-#define MAX_HEIGHT 9 /* 9 * 6 bits hold every page number of a file */
-#define ENTRY_ORDER ((uintptr_t)15) /* low bits of an entry that is a folio: its order */
+#define NODE_SHIFT IOMAP__NODE_SHIFT
+#define NODE_SLOTS IOMAP__NODE_SLOTS
+#define HEIGHT_MASK IOMAP__ROOT_HEIGHT
+#define MAX_HEIGHT IOMAP__INDEX_LEVELS
+#define ENTRY_ORDER IOMAP__ENTRY_ORDER
 /* Retired nodes are given back in batches, since a grace period costs some microseconds. */
 #define RETIRE_BATCH 64
 
 struct iomap__node {
 	_Alignas(IOMAP__CACHE_LINE) _Atomic(uintptr_t) slot[NODE_SLOTS];
 	uint64_t tags[IOMAP__TAGS]; /* a bit for each slot; under tree_lock */
-	struct iomap__node *parent; /* under tree_lock; while retired: the next one */
-	uint8_t shift;		    /* of this node's slots; constant */
+	struct iomap__node *parent; /* under tree_lock; while retired or free: the next one */
+	uint8_t shift;		    /* of this node's slots; constant, from life to life */
 	uint8_t offset;		    /* place in the parent; constant but for the root */
 	uint16_t count;		    /* slots in use; under tree_lock */
 };
@@ -62,11 +68,6 @@ static inline uintptr_t entry_at(const struct iomap__node *node, unsigned slot)
 	return atomic_load_explicit(&node->slot[slot], memory_order_relaxed);
 }
 
-static inline struct iomap_folio *entry_folio(uintptr_t entry)
-{
-	return (struct iomap_folio *)(entry & ~ENTRY_ORDER);
-}
-
 /* Of the node in which a folio of that order stands; how many slots of it. */
 static inline unsigned order_shift(unsigned order)
 {
@@ -86,6 +87,14 @@ int iomap__index_init(struct iomap__cache *cache)
 void iomap__index_exit(struct iomap__cache *cache)
 {
 	iomap__index_reap(cache, true);
+	for (unsigned level = 0; level < IOMAP__INDEX_LEVELS; level++) {
+		struct iomap__node *node;
+
+		while ((node = cache->free_nodes[level])) {
+			cache->free_nodes[level] = node->parent;
+			iomap__pool_put(&cache->nodes, node);
+		}
+	}
 	iomap__pool_exit(&cache->nodes);
 }
 
@@ -93,22 +102,22 @@ struct iomap_folio *iomap__index_lookup(const struct iomap_address_space *mappin
 {
 	/* acquire: pairs with the release stores of insert; a node is whole when it is seen */
 	uint64_t root = iomap__load_acquire(&mapping->tree_root);
-	uintptr_t entry;
-	unsigned shift;
+	uintptr_t at = (uintptr_t)root_node(root);
+	unsigned level = root_height(root);
 
 	if (!root_covers(root, index))
 		return NULL;
-	shift = NODE_SHIFT * (root_height(root) - 1);
-	entry = (uintptr_t)root_node(root);
-	for (;;) {
-		struct iomap__node *node = (struct iomap__node *)entry;
+	while (at && level && !(at & ENTRY_ORDER))
+		at = iomap__node_slot(at, index, --level);
+	return iomap__entry_folio(at);
+}
 
-		entry = atomic_load_explicit(&node->slot[(index >> shift) & (NODE_SLOTS - 1)],
-					     memory_order_acquire);
-		if (!shift || !entry || entry & ENTRY_ORDER)
-			return entry_folio(entry);
-		shift -= NODE_SHIFT;
-	}
+uintptr_t iomap__index_walk_high(uintptr_t node, uint64_t index, unsigned height)
+{
+	_Static_assert(IOMAP__MAX_ORDER < 2 * NODE_SHIFT, "no folio stands above level 1");
+	for (unsigned level = height - 1; node && level > 1; level--)
+		node = iomap__node_slot(node, index, level);
+	return node;
 }
 
 /* ---- changes; all under tree_lock ---- */
@@ -116,12 +125,23 @@ struct iomap_folio *iomap__index_lookup(const struct iomap_address_space *mappin
 static struct iomap__node *node_new(struct iomap__cache *cache, unsigned shift,
 				    struct iomap__node *parent, unsigned offset)
 {
-	struct iomap__node *node = iomap__pool_get(&cache->nodes);
+	struct iomap__node **free = &cache->free_nodes[shift / NODE_SHIFT], *node;
 
-	if (!node)
-		return NULL;
-	memset(node, 0, sizeof(*node));
-	node->shift = (uint8_t)shift;
+	iomap__mutex_lock(&cache->retire_lock);
+	node = *free;
+	if (node) {
+		*free = node->parent;
+		cache->nr_free_nodes--;
+	}
+	iomap__mutex_unlock(&cache->retire_lock);
+	if (!node) {
+		node = iomap__pool_get(&cache->nodes);
+		if (!node)
+			return NULL;
+		/* nobody has seen it as a node yet */
+		memset(node, 0, sizeof(*node));
+		node->shift = (uint8_t)shift;
+	}
 	node->parent = parent;
 	node->offset = (uint8_t)offset;
 	return node;
@@ -210,6 +230,7 @@ static struct iomap__node *descend_new(struct iomap_address_space *mapping,
 	return child;
 }
 
+/* All of its slots are 0, and so are its tags. */
 static void retire(struct iomap__cache *cache, struct iomap__node *node)
 {
 	iomap__mutex_lock(&cache->retire_lock);
@@ -338,7 +359,7 @@ void iomap__index_erase(struct iomap_address_space *mapping, struct iomap_folio 
 	struct iomap__node *node = descend(mapping, index, order_shift(folio->order));
 	unsigned first, nr = order_slots(folio->order);
 
-	iomap__assert(node && entry_folio(entry_at(node, slot_of(node, index))) == folio);
+	iomap__assert(node && iomap__entry_folio(entry_at(node, slot_of(node, index))) == folio);
 	for (int tag = 0; tag < IOMAP__TAGS; tag++)
 		clear_tag(node, index, (enum iomap__tag)tag);
 	first = slot_of(node, index);
@@ -363,12 +384,17 @@ void iomap__index_reap(struct iomap__cache *cache, bool all)
 	if (!list)
 		return;
 	iomap__epoch_synchronize();
+	iomap__mutex_lock(&cache->retire_lock);
 	while (list) {
 		struct iomap__node *next = list->parent;
+		struct iomap__node **free = &cache->free_nodes[list->shift / NODE_SHIFT];
 
-		iomap__pool_put(&cache->nodes, list);
+		list->parent = *free;
+		*free = list;
+		cache->nr_free_nodes++;
 		list = next;
 	}
+	iomap__mutex_unlock(&cache->retire_lock);
 }
 
 /* ---- walks ---- */
@@ -410,7 +436,7 @@ static struct iomap_folio *next_tagged(struct iomap_address_space *mapping, uint
 			entry = entry_at(node, slot);
 			if (!node->shift || entry & ENTRY_ORDER) {
 				*index = at;
-				return entry_folio(entry);
+				return iomap__entry_folio(entry);
 			}
 			node = (struct iomap__node *)entry;
 		}

@@ -11,6 +11,7 @@
 #include "cache/cache.h"
 
 #define IOMAP__MAX_ORDER 9
+#define IOMAP__INDEX_LEVELS 9 /* 9 * 6 bits hold every page number of a file */
 #define IOMAP__NO_PAGE UINT32_MAX
 
 /* Folios that one walk over the index handles at a time. */
@@ -36,9 +37,11 @@ struct iomap__cache {
 
 	/* index.c */
 	struct iomap__pool nodes;
-	struct iomap__mutex retire_lock;
-	struct iomap__node *retired; /* under retire_lock */
+	struct iomap__mutex retire_lock; /* of what follows */
+	struct iomap__node *retired;
 	uint32_t nr_retired;
+	struct iomap__node *free_nodes[IOMAP__INDEX_LEVELS];
+	uint64_t nr_free_nodes;
 
 	/* reclaim.c */
 	_Atomic uint64_t clock_hand;
@@ -179,6 +182,8 @@ bool iomap__folio_evict_from(struct iomap_address_space *mapping, struct iomap_f
 void iomap__filemap_remove(struct iomap_address_space *mapping, struct iomap_folio *folio);
 
 /* ---- filemap.c ---- */
+/* The folio is used: a mark of readahead that stands in it is met. */
+void iomap__filemap_first_use(struct iomap_file *file, struct iomap_folio *folio, uint64_t index);
 /*
  * Allocate, lock, insert; of the address space's smallest order.  Referenced for the caller.
  * -EEXIST, -ENOMEM.

@@ -44,6 +44,7 @@ static struct iomap_file *file_alloc(struct iomap_inode *inode, unsigned flags)
 	file->flags = flags;
 	iomap__mutex_init(&file->lock, IOMAP__RANK_ENGINE);
 	file->ra.prev_index = UINT64_MAX;
+	iomap__file_init_hits(file);
 	/* an error that no opener has been told of goes to this one */
 	file->wb_err = iomap__errseq_sample(&inode->i_data.wb_err);
 	return file;
@@ -491,12 +492,23 @@ static ssize_t file_write(struct iomap_file *file, struct iomap_iov_iter *from, 
 	return file_write_default(&iocb, from);
 }
 
-ssize_t iomap_read(struct iomap_file *file, void *buf, size_t len, int64_t pos)
+/* What is not one plain hit.  Out of line: iomap_read() saves no registers for it. */
+static __attribute__((noinline)) ssize_t file_read_buf(struct iomap_file *file, void *buf,
+						       size_t len, int64_t pos)
 {
 	struct iomap_iov_iter to;
 
 	iomap_iov_iter_ubuf(&to, IOMAP_ITER_DEST, buf, iomap__min(len, (size_t)SSIZE_MAX));
 	return file_read(file, &to, pos);
+}
+
+ssize_t iomap_read(struct iomap_file *file, void *buf, size_t len, int64_t pos)
+{
+	size_t n;
+
+	iomap__file_check(file);
+	n = iomap__hit_read(file, buf, len, pos);
+	return iomap__likely(n) ? (ssize_t)n : file_read_buf(file, buf, len, pos);
 }
 
 ssize_t iomap_readv(struct iomap_file *file, const struct iovec *iov, int iovcnt, int64_t pos)

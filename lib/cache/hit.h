@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * hit.h - one read out of one cached folio, from the call to the copy; part of cache.h, which
+ * includes it.
+ *
+ * Here, and not in a .c file, is what must be inlined into each of its callers: iomap_read(),
+ * the iterator's path, batches and pins.  Nothing here blocks, allocates, takes a lock or makes
+ * a system call; whatever is not a plain hit is answered by 0 and left to hit.c and filemap.c.
+ *
+ * A hit copies without taking anything.  Why that is right:
+ *
+ *   reader                                  writer, evictor, truncation or split (holds the
+ *                                           folio lock)
+ *   1 find the folio in the index           a set CHANGING
+ *   2 v = lock word (acquire), not CHANGING b release fence
+ *   3 mapping, index, order, UPTODATE as    c store bytes, or mapping = NULL, or order
+ *     expected
+ *   4 copy                                  d clear CHANGING, version + 1 (release)
+ *   5 acquire fence
+ *   6 lock word == v but for the lock bits
+ *
+ * Suppose the copy contains a byte stored in c.  By the fences 5 and b, the load in 6 then
+ * sees a or something later, so CHANGING or another version: the copy is thrown away.
+ * Suppose the folio was given another identity between 1 and 4.  It left the index by c and
+ * d first.  If 2 came before a, 6 finds another version.  If 2 came after d, its acquire
+ * makes mapping == NULL (or a later identity) visible to 3; a new identity sets index, order
+ * and flags before mapping (release), and 3 reads mapping first (acquire), so it cannot mix
+ * the two.  A 61-bit version does not wrap in the time of a copy, ever.
+ *
+ * Step 1 needs no epoch, because nothing that it reads is trusted before 3, and all of it can
+ * be read at any time:
+ *   - a node belongs to one level of the trees of its engine for as long as the engine lives
+ *     (index.c), so a slot that is reached through a node that has been retired, or is in use
+ *     again elsewhere, holds 0, a folio, or, above the lowest level, a node of the next one;
+ *   - descriptors and folio memory are type-stable (arena.c), and the address of the data
+ *     follows from slot and position without a look at the descriptor.  Both are inside the
+ *     arena whatever has become of the folio, since the order in the slot is one it had.
+ * So a walk that has lost its way ends with nothing, or with a folio whose mapping, index or
+ * order is not the one looked for.  For the same reason the walk need not ask whether the tree
+ * is high enough for the index: it comes to the folio of another one.  Both look like a miss
+ * here, and the miss looks again inside an epoch, which is exact.
+ *
+ * The order stands in the slot as well as in the descriptor, so that the address of the data is
+ * known while the descriptor is still on its way from memory: the two misses overlap.
+ *
+ * i_size is read before the copy and again after it: a read that raced with a truncate is cut
+ * to the new size.  A read that sees a size that a write has moved sees that write's bytes,
+ * since i_size is stored (release) after them.
+ */
+#ifndef IOMAP__CACHE_HIT_H
+#define IOMAP__CACHE_HIT_H
+
+/* ---- the walk ---- */
+
+#define IOMAP__NODE_SHIFT 6
+#define IOMAP__NODE_SLOTS (1U << IOMAP__NODE_SHIFT)
+/* Low bits of tree_root: the height; of an entry: a folio's order. */
+#define IOMAP__ROOT_HEIGHT 63U
+#define IOMAP__ENTRY_ORDER 15U
+
+static inline struct iomap_folio *iomap__entry_folio(uintptr_t entry)
+{
+	return (struct iomap_folio *)(entry & ~(uintptr_t)(IOMAP__CACHE_LINE - 1));
+}
+
+static inline uint64_t iomap__entry_bytes(uintptr_t entry)
+{
+	return (uint64_t)IOMAP_PAGE_SIZE << (entry & IOMAP__ENTRY_ORDER);
+}
+
+/* A node begins with its slots.  Acquire: pairs with the release stores of index.c. */
+static inline uintptr_t iomap__node_slot(uintptr_t node, uint64_t index, unsigned level)
+{
+	_Atomic(uintptr_t) *slot = (_Atomic(uintptr_t) *)node;
+
+	return atomic_load_explicit(&slot[(index >> (IOMAP__NODE_SHIFT * level)) &
+					  (IOMAP__NODE_SLOTS - 1)],
+				    memory_order_acquire);
+}
+
+/* Of trees that are higher than files of 1 GiB need; hit.c. */
+uintptr_t iomap__index_walk_high(uintptr_t node, uint64_t index, unsigned height);
+
+/*
+ * The slot of @index, or 0: without an epoch only a hint, see the file's head.
+ */
+static inline uintptr_t iomap__index_hint(const struct iomap_address_space *mapping, uint64_t index)
+{
+	uint64_t root = iomap__load_acquire(&mapping->tree_root);
+	unsigned height = (unsigned)(root & IOMAP__ROOT_HEIGHT);
+	uintptr_t at = (uintptr_t)(root - height);
+
+	if (height > 1) {
+		if (height > 2) {
+			if (height > 3)
+				at = iomap__index_walk_high(at, index, height);
+			else
+				at = iomap__node_slot(at, index, 2);
+			if (iomap__unlikely(!at))
+				return 0;
+		}
+		at = iomap__node_slot(at, index, 1);
+		if (at & IOMAP__ENTRY_ORDER)
+			return at; /* larger than what a lowest node covers */
+	}
+	if (iomap__unlikely(!at))
+		return 0;
+	return iomap__node_slot(at, index, 0);
+}
+
+/* ---- the copy ---- */
+
+#define IOMAP__HIT_FLAGS \
+	(IOMAP__FOLIO_UPTODATE | IOMAP__FOLIO_ACCESSED | IOMAP__FOLIO_RA_MARK | \
+	 IOMAP__FOLIO_RA_UNUSED)
+
+/* Where the byte at @pos lies, in the folio of a slot of its index. */
+static inline char *iomap__hit_address(const struct iomap_file *file, uintptr_t entry, int64_t pos)
+{
+	/* a descriptor is a 64th of a page, and page_bias the distance of the two arrays */
+	_Static_assert(sizeof(struct iomap_folio) * 64 == IOMAP_PAGE_SIZE, "page_bias");
+	return (char *)(((uintptr_t)iomap__entry_folio(entry) << 6) + file->page_bias +
+			(size_t)((uint64_t)pos & (iomap__entry_bytes(entry) - 1)));
+}
+
+/* Steps 2 and 3: the folio's flags, or 0 when it is not the one looked for, or changing. */
+static inline uint32_t iomap__hit_check(const struct iomap_file *file, uintptr_t entry, int64_t pos,
+					uint64_t *word)
+{
+	struct iomap_folio *folio = iomap__entry_folio(entry);
+	unsigned order = (unsigned)(entry & IOMAP__ENTRY_ORDER);
+
+	*word = atomic_load_explicit(&folio->lock, memory_order_acquire);
+	if (iomap__unlikely(*word & IOMAP__FOLIO_CHANGING) ||
+	    iomap__unlikely(atomic_load_explicit(&folio->mapping, memory_order_acquire) !=
+			    &file->inode->i_data) ||
+	    iomap__unlikely(atomic_load_explicit(&folio->index, memory_order_relaxed) !=
+			    (uint64_t)pos >> IOMAP_PAGE_SHIFT >> order << order) ||
+	    iomap__unlikely(atomic_load_explicit(&folio->order, memory_order_relaxed) != order))
+		return 0;
+	/* acquire: pairs with iomap_folio_mark_uptodate(); the bytes came before it */
+	return atomic_load_explicit(&folio->flags, memory_order_acquire);
+}
+
+/* Steps 5 and 6: nothing of what was copied has changed meanwhile. */
+static inline bool iomap__hit_stands(uintptr_t entry, uint64_t word)
+{
+	uint64_t now;
+
+	IOMAP__FENCE(memory_order_acquire);
+	now = atomic_load_explicit(&iomap__entry_folio(entry)->lock, memory_order_relaxed);
+	return iomap__likely(now == word) ||
+	       !((now ^ word) & ~(uint64_t)(IOMAP__FOLIO_LOCKED | IOMAP__FOLIO_WAITERS));
+}
+
+/*
+ * Read @n bytes at @pos that lie in one folio which has been used before: what most reads are.
+ * 0: it is not that, and *@to may hold anything.
+ */
+static inline size_t iomap__hit_copy(const struct iomap_file *file, uintptr_t entry, void *to,
+				     size_t n, int64_t pos)
+{
+	uint64_t bytes = iomap__entry_bytes(entry);
+	const char *from = iomap__hit_address(file, entry, pos);
+	uint64_t word;
+
+	__builtin_prefetch(from);
+	/* also when there is nothing to be read */
+	if (iomap__unlikely(n - 1 >= bytes - ((uint64_t)pos & (bytes - 1))) ||
+	    iomap__unlikely((iomap__hit_check(file, entry, pos, &word) & IOMAP__HIT_FLAGS) !=
+			    (IOMAP__FOLIO_UPTODATE | IOMAP__FOLIO_ACCESSED)))
+		return 0;
+	iomap__copy_from_folio(to, from, n);
+	return iomap__hit_stands(entry, word) ? n : 0;
+}
+
+/*
+ * Read up to @len bytes at @pos, up to i_size, if that is all in one folio and a plain hit.
+ * 0: it is not, or there is nothing to read.
+ */
+static inline size_t iomap__hit_read(const struct iomap_file *file, void *to, size_t len,
+				     int64_t pos)
+{
+	const struct iomap_inode *inode = file->inode;
+	int64_t size = iomap__load_acquire(&inode->i_size);
+	uintptr_t entry;
+	size_t n;
+
+	/* a negative position is beyond every size */
+	if (iomap__unlikely(!file->cached) || iomap__unlikely((uint64_t)pos >= (uint64_t)size))
+		return 0;
+	n = (size_t)iomap__min(len, (uint64_t)(size - pos));
+	entry = iomap__index_hint(&inode->i_data, (uint64_t)pos >> IOMAP_PAGE_SHIFT);
+	if (iomap__unlikely(!entry))
+		return 0;
+	n = iomap__hit_copy(file, entry, to, n, pos);
+	/* LK01: no lock kept i_size where it was */
+	if (iomap__unlikely(!n) ||
+	    iomap__unlikely(iomap__load_acquire(&file->inode->i_size) != size))
+		return 0;
+	iomap__stat_add(file->stats, iomap__thread_self(), IOMAP__STAT_HITS, 1);
+	return n;
+}
+
+#endif
