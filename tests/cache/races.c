@@ -334,3 +334,111 @@ Test(races, ra06_readahead_leaves_no_locked_folio_in_a_plug)
 	iomap_finish_plug(&plug);
 	ts_close(ts);
 }
+
+/* ---- hits ---- */
+
+/*
+ * What a walk that has lost its way may come back with is refused: here a test plays the walk.
+ * Each case is a slot as it was a moment ago.
+ */
+Test(races, ca01_a_slot_that_is_out_of_date_is_no_hit)
+{
+	struct ts *a = ts_open(&(struct ts_config){ .i_size = 64 * KIB });
+	struct ts *b = ts_open(&(struct ts_config){ .i_size = 64 * KIB, .engine = a->engine,
+						    .dev = a->dev });
+	struct iomap_folio *folio;
+	uintptr_t entry, other;
+	char buf[64];
+
+	cr_assert(ts_reads_all(a, 0, 64 * KIB, 0));
+	cr_assert(ts_reads_all(b, 0, 64 * KIB, 0));
+	cr_assert(ts_reads_all(b, 0, 64 * KIB, 0)); /* marks of readahead are gone */
+	entry = iomap__index_hint(&b->inode.i_data, 1);
+	other = iomap__index_hint(&a->inode.i_data, 1);
+	cr_assert_eq(iomap__hit_copy(b->file, entry, buf, 64, 4 * KIB + 100), 64U);
+	cr_assert_eq(iomap__hit_copy(b->file, entry, buf, 0, 4 * KIB), 0U, "nothing");
+	cr_assert_eq(iomap__hit_copy(b->file, entry, buf, 64, 8 * KIB - 63), 0U, "two folios");
+	cr_assert_eq(iomap__hit_copy(b->file, other, buf, 64, 4 * KIB), 0U, "another file");
+	cr_assert_eq(iomap__hit_copy(b->file, entry, buf, 64, 8 * KIB), 0U, "another page");
+	other = iomap__index_hint(&b->inode.i_data, 2);
+	cr_assert_eq(iomap__hit_copy(b->file, other, buf, 64, 8 * KIB), 64U);
+	cr_assert_eq(iomap__hit_copy(b->file, other | 1, buf, 64, 8 * KIB), 0U, "another order");
+
+	folio = iomap__filemap_get(&b->inode.i_data, 1);
+	iomap_folio_lock(folio);
+	cr_assert_eq(iomap__hit_copy(b->file, entry, buf, 64, 4 * KIB), 64U, "locked is no matter");
+	iomap__folio_begin_change(folio);
+	cr_assert_eq(iomap__hit_copy(b->file, entry, buf, 64, 4 * KIB), 0U, "changing");
+	iomap__folio_end_change(folio);
+	cr_assert_eq(iomap__hit_copy(b->file, entry, buf, 64, 4 * KIB), 64U);
+	atomic_fetch_and(&folio->flags, ~IOMAP__FOLIO_UPTODATE);
+	cr_assert_eq(iomap__hit_copy(b->file, entry, buf, 64, 4 * KIB), 0U, "not uptodate");
+	atomic_fetch_or(&folio->flags, IOMAP__FOLIO_UPTODATE);
+	iomap__filemap_remove(&b->inode.i_data, folio);
+	iomap_folio_unlock(folio);
+	cr_assert_eq(iomap__hit_copy(b->file, entry, buf, 64, 4 * KIB), 0U, "truncated");
+	iomap_folio_put(folio);
+	cr_assert_eq(iomap__hit_copy(b->file, entry, buf, 64, 4 * KIB), 0U, "free");
+	ts_close(b);
+	ts_close(a);
+}
+
+/* A node of the index that is used again stays on its level, whatever tree it goes to. */
+#define NODES_SEEN 64
+static struct {
+	uintptr_t node;
+	unsigned level;
+} node_seen[NODES_SEEN];
+
+/* True when it was seen before. */
+static bool see_node(uintptr_t node, unsigned level)
+{
+	for (unsigned i = 0; i < NODES_SEEN; i++) {
+		if (node_seen[i].node == node) {
+			cr_assert_eq(node_seen[i].level, level, "a node of level %u is now of %u",
+				     node_seen[i].level, level);
+			return true;
+		}
+		if (!node_seen[i].node) {
+			node_seen[i].node = node;
+			node_seen[i].level = level;
+			return false;
+		}
+	}
+	cr_assert(false, "no node is used twice");
+	return false;
+}
+
+Test(races, ca01_a_node_keeps_its_level)
+{
+	/* trees of height 1 to 4, of which each is gone before the next */
+	static const uint64_t pages[] = { 0, 64, 4096, 262144 };
+	struct ts *a = ts_open(&(struct ts_config){ .i_size = INT64_C(1) << 40 });
+	struct iomap_address_space *mapping = &a->inode.i_data;
+	struct iomap_folio *folio;
+	unsigned again = 0;
+	uintptr_t node;
+
+	for (unsigned i = 0; i < 200; i++) {
+		unsigned level = i % 4;
+
+		cr_assert_eq(iomap__filemap_add(mapping, pages[level], false, &folio), 0);
+		cr_assert_eq(mapping->tree_root & IOMAP__ROOT_HEIGHT, level + 1);
+		node = (uintptr_t)(mapping->tree_root & ~63ULL);
+		for (; level > 0; level--) {
+			again += see_node(node, level);
+			node = iomap__node_slot(node, pages[i % 4], level);
+		}
+		again += see_node(node, 0);
+		iomap__filemap_remove(mapping, folio);
+		iomap_folio_unlock(folio);
+		iomap_folio_put(folio);
+		iomap__index_reap(a->engine->cache, true);
+		/* and what it holds while it is free is nothing */
+		for (unsigned at = 0; at < NODES_SEEN && node_seen[at].node; at++)
+			for (unsigned slot = 0; slot < IOMAP__NODE_SLOTS; slot++)
+				cr_assert_eq(iomap__node_slot(node_seen[at].node, slot, 0), 0U);
+	}
+	cr_assert_gt(again, 300U);
+	ts_close(a);
+}
