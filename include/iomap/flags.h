@@ -75,6 +75,7 @@ enum iomap_flag_family {
 	IOMAP_FAMILY_IOEND,	 /* IOMAP_IOEND_xxx */
 	IOMAP_FAMILY_OPEN,	 /* IOMAP_O_xxx */
 	IOMAP_FAMILY_DIO,	 /* IOMAP_DIO_xxx */
+	IOMAP_FAMILY_PIN,	 /* IOMAP_PIN_xxx */
 };
 
 /**

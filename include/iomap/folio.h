@@ -78,6 +78,43 @@ IOMAP_API void iomap_folio_wait_writeback(struct iomap_folio *folio);
 IOMAP_API struct iomap_folio *iomap_filemap_get_folio(struct iomap_address_space *mapping,
 						      uint64_t index);
 
+/* ---- pins: folios in place ---- */
+
+/* iomap_folio_pin() flags */
+#define IOMAP_PIN_NOREAD 0x1U /* caller / library: only what is cached */
+
+/* A folio that is held where it is.  Filled in by iomap_folio_pin(); the caller's memory. */
+struct iomap_pin {
+	void *addr; /* of the byte asked for */
+	size_t len; /* bytes from there to the end of the folio or of the file */
+	struct iomap_folio *folio;
+	uint64_t reserved;
+};
+
+/**
+ * iomap_folio_pin - hold the folio that has byte @pos, and tell where its memory is
+ * @file: an open file; the pin does not hold it
+ * @pos: byte, below i_size
+ * @flags: IOMAP_PIN_NOREAD: do not read
+ * @pin: filled in; needs no preparation
+ *
+ * Reads the folio in where it is not cached, or only in parts, and may block for that;
+ * otherwise it takes no lock and makes no system call.  Any thread.  No folio lock held, unless
+ * IOMAP_PIN_NOREAD is set.
+ *
+ * Until the unpin the folio is neither evicted nor moved.  Its bytes are live: writers change
+ * them, and truncation zeroes them or takes the folio out of the file (its memory then counts
+ * until the unpin).  The memory must not be stored to: that takes iomap_folio_begin_write().
+ * While one is pinned iomap_inode_destroy() gives -EBUSY.
+ *
+ * Return: 0; -ENODATA with IOMAP_PIN_NOREAD when it is not cached; -ENXIO at and beyond i_size;
+ * -EINVAL (unknown flags, negative @pos, no read_folio); -ENOMEM; the error of the read.
+ */
+IOMAP_API IOMAP_MUST_CHECK int iomap_folio_pin(struct iomap_file *file, int64_t pos, unsigned flags,
+					       struct iomap_pin *pin);
+/** iomap_folio_unpin - give a pin back, once; any thread and context */
+IOMAP_API void iomap_folio_unpin(struct iomap_pin *pin);
+
 #ifdef __cplusplus
 }
 #endif

@@ -121,7 +121,8 @@ struct iomap_address_space {
 	uint8_t min_order, max_order;
 	uint8_t reserved8[6];
 	uint64_t wb_errors_nr; /* errors recorded in wb_err, also while nobody is told of one */
-	uint64_t reserved[5];
+	uint64_t nr_removed;   /* folios that left the index and are still referenced */
+	uint64_t reserved[4];
 };
 
 struct iomap_inode {

@@ -10,6 +10,7 @@
 #include <iomap/direct.h>
 #include <iomap/file.h>
 #include <iomap/flags.h>
+#include <iomap/folio.h>
 #include <iomap/writeback.h>
 
 #include "base/base.h"
@@ -109,6 +110,11 @@ static const struct flags_name flags_dio[] = {
 	{ 0, NULL },
 };
 
+static const struct flags_name flags_pin[] = {
+	{ IOMAP_PIN_NOREAD, "NOREAD" },
+	{ 0, NULL },
+};
+
 /*
  * A family: the bits of @number_mask are a number that indexes @numbers, the others are
  * flags of @bits.
@@ -128,6 +134,7 @@ static const struct flags_family {
 	[IOMAP_FAMILY_IOEND] = { 0, NULL, 0, flags_ioend },
 	[IOMAP_FAMILY_OPEN] = { 0, NULL, 0, flags_open },
 	[IOMAP_FAMILY_DIO] = { 0, NULL, 0, flags_dio },
+	[IOMAP_FAMILY_PIN] = { 0, NULL, 0, flags_pin },
 };
 
 /* Text that grows behind the end of its buffer, as snprintf counts. */

@@ -64,7 +64,11 @@ struct iomap_folio {
 	_Atomic uint64_t index;
 	_Atomic uint32_t flags;
 	_Atomic uint32_t refs;
-	void *ifs; /* per-folio block state, iomap layer; stable under the lock */
+	union {
+		void *ifs; /* per-folio block state, iomap layer; stable under the lock */
+		/* behind iomap__filemap_remove(): whose nr_removed counts it */
+		struct iomap_address_space *removed_from;
+	};
 	struct iomap__cache *cache;
 	uint32_t read_valid; /* lock held for reading: bytes below i_size when the read began */
 	int16_t read_error;  /* lock held: first error of the last read, negative errno */
@@ -147,6 +151,12 @@ struct iomap_folio *iomap__filemap_get(struct iomap_address_space *mapping, uint
 int iomap__filemap_grab(struct iomap_address_space *mapping, uint64_t index, uint64_t end,
 			struct iomap_folio **out);
 
+/*
+ * Start reading what is not cached of the range, of at most a window, up to i_size; where no
+ * memory is at hand it stays away.  No folio lock held.
+ */
+void iomap__readahead_range(struct iomap_file *file, int64_t pos, size_t len);
+
 /* ---- overwriting what is cached (write_hit.c) ---- */
 
 /* A folio locked to be written to at a byte, and announced to copying readers. */
@@ -188,9 +198,11 @@ void iomap__filemap_truncate_range(struct iomap_address_space *mapping, int64_t 
  */
 int iomap__filemap_invalidate_range(struct iomap_address_space *mapping, int64_t start,
 				    int64_t end);
-/* A folio reference other than the index's and writeback's exists in the address space.
- * Nothing takes new ones meanwhile. */
+/* A folio reference other than the index's and writeback's exists in the address space, or to
+ * a folio that was removed from it.  Nothing takes new ones meanwhile. */
 bool iomap__filemap_referenced(struct iomap_address_space *mapping);
+/* The address space goes, without folios and references: wait until nobody looks at it. */
+void iomap__filemap_quiesce(struct iomap_address_space *mapping);
 /* Throttle: the caller has dirtied data.  No folio lock held.  May write and wait. */
 void iomap__balance_dirty(struct iomap_address_space *mapping);
 

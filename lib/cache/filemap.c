@@ -139,13 +139,19 @@ int iomap__filemap_grab(struct iomap_address_space *mapping, uint64_t index, uin
 	}
 }
 
-void iomap__filemap_first_use(struct iomap_file *file, struct iomap_folio *folio, uint64_t index)
+void iomap__filemap_used(struct iomap_file *file, struct iomap_folio *folio, uint64_t index)
 {
+	uint32_t old = atomic_load_explicit(&folio->flags, memory_order_relaxed);
 	struct iomap__cache *cache = folio->cache;
-	uint32_t old = atomic_fetch_and_explicit(&folio->flags,
-						 ~(IOMAP__FOLIO_RA_MARK | IOMAP__FOLIO_RA_UNUSED),
-						 memory_order_acq_rel);
 
+	if (!(old & IOMAP__FOLIO_ACCESSED))
+		iomap__folio_set(folio, IOMAP__FOLIO_ACCESSED);
+	if (iomap__likely(!(old & (IOMAP__FOLIO_RA_MARK | IOMAP__FOLIO_RA_UNUSED))))
+		return;
+	/* of two who come at once, one goes on */
+	old = atomic_fetch_and_explicit(&folio->flags,
+					~(IOMAP__FOLIO_RA_MARK | IOMAP__FOLIO_RA_UNUSED),
+					memory_order_acq_rel);
 	if (old & IOMAP__FOLIO_RA_UNUSED)
 		iomap__cache_count(cache->engine, IOMAP__STAT_RA_USED, iomap__folio_bytes(folio));
 	if (old & IOMAP__FOLIO_RA_MARK)
@@ -163,10 +169,13 @@ struct read_at {
 	char *to;
 	uint64_t deadline_ns; /* of the waits; 0: none */
 	uint64_t pages_ahead; /* pages that the whole request still wants, from pos on */
+	/* not NULL: no copy, but the folio, uptodate and referenced; then `to` is not used */
+	struct iomap_folio **folio;
 };
 
 /*
- * Copy out of a locked folio, whose lock keeps writers off, if it holds what is wanted.
+ * Copy out of a locked folio, whose lock keeps writers off, if it holds what is wanted; or
+ * take a reference to it.
  * Returns bytes, or 0.
  */
 static ssize_t locked_copy(const struct read_at *at, struct iomap_folio *folio)
@@ -175,8 +184,13 @@ static ssize_t locked_copy(const struct read_at *at, struct iomap_folio *folio)
 	size_t n = iomap__min(at->n, iomap__folio_bytes(folio) - off);
 
 	if (!iomap__folio_test(folio, IOMAP__FOLIO_UPTODATE) &&
-	    !iomap__aops_partial(at->mapping, folio, off, n))
+	    (at->folio || !iomap__aops_partial(at->mapping, folio, off, n)))
 		return 0;
+	if (at->folio) {
+		iomap_folio_get(folio);
+		*at->folio = folio;
+		return (ssize_t)n;
+	}
 	iomap__copy_from_folio(at->to, (char *)iomap_folio_address(folio) + off, n);
 	return (ssize_t)n;
 }
@@ -255,13 +269,33 @@ static ssize_t miss_copy(const struct read_at *at)
 				return ret;
 			ret = fill_and_copy(at, folio);
 		} else {
-			iomap__filemap_first_use(at->file, folio, index);
+			iomap__filemap_used(at->file, folio, index);
 			ret = copy_or_fill(at, folio);
 		}
 		iomap_folio_put(folio);
 		if (ret)
 			return ret;
 	}
+}
+
+int iomap__filemap_read_folio(struct iomap_file *file, int64_t pos, struct iomap_folio **out)
+{
+	struct iomap_engine *engine = file->inode->i_engine;
+	struct read_at at = {
+		.file = file,
+		.mapping = &file->inode->i_data,
+		.pos = pos,
+		.n = 1,
+		.pages_ahead = 1,
+		.folio = out,
+	};
+	ssize_t ret;
+
+	if (iomap__engine_closed(engine))
+		return iomap__engine_refusal(engine);
+	at.deadline_ns = iomap__deadline(engine, 0);
+	ret = miss_copy(&at);
+	return ret < 0 ? (int)ret : 0;
 }
 
 /* ---- the call ---- */
@@ -302,6 +336,7 @@ static ssize_t read_step(struct iomap_file *file, int64_t pos, struct iomap_iov_
 		if (iomap__engine_closed(inode->i_engine))
 			return iomap__engine_refusal(inode->i_engine);
 		at.deadline_ns = iomap__deadline(inode->i_engine, deadline_ns);
+		at.folio = NULL;
 		at.file = file;
 		at.mapping = mapping;
 		at.pos = pos;

@@ -93,13 +93,25 @@ bool iomap__folio_tryget(struct iomap_folio *folio)
 	return false;
 }
 
+/* The last reference is gone. */
+static __attribute__((noinline)) void folio_free(struct iomap_folio *folio)
+{
+	struct iomap_address_space *mapping = folio->removed_from;
+
+	folio->removed_from = NULL;
+	iomap__arena_free(folio);
+	/* release: pairs with iomap__filemap_quiesce(); the last touch of the address space */
+	if (mapping)
+		iomap__fetch_sub(&mapping->nr_removed, 1);
+}
+
 void iomap_folio_put(struct iomap_folio *folio)
 {
 	uint32_t old = atomic_fetch_sub_explicit(&folio->refs, 1, memory_order_acq_rel);
 
 	iomap__assert_msg(old, "iomap_folio_put without a reference");
-	if (old == 1)
-		iomap__arena_free(folio);
+	if (iomap__unlikely(old == 1))
+		folio_free(folio);
 }
 
 /* ---- lock ---- */

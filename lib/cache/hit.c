@@ -30,18 +30,6 @@ void iomap__file_init_hits(struct iomap_file *file)
 	file->stats = &cache->stats;
 }
 
-/* A hit was one, and of a folio with these flags. */
-static void hit_used(struct iomap_file *file, uintptr_t entry, uint32_t flags, int64_t pos)
-{
-	struct iomap_folio *folio = iomap__entry_folio(entry);
-
-	if (!(flags & IOMAP__FOLIO_ACCESSED))
-		iomap__folio_set(folio, IOMAP__FOLIO_ACCESSED);
-	iomap__stat_add(file->stats, iomap__thread_self(), IOMAP__STAT_HITS, 1);
-	if (iomap__unlikely(flags & (IOMAP__FOLIO_RA_MARK | IOMAP__FOLIO_RA_UNUSED)))
-		iomap__filemap_first_use(file, folio, (uint64_t)pos >> IOMAP_PAGE_SHIFT);
-}
-
 /* Up to @n bytes out of one folio, of any flags.  0: not cached, not uptodate, or changing. */
 static size_t hit_one(struct iomap_file *file, uintptr_t entry, void *to, size_t n, int64_t pos)
 {
@@ -54,7 +42,10 @@ static size_t hit_one(struct iomap_file *file, uintptr_t entry, void *to, size_t
 	iomap__copy_from_folio(to, iomap__hit_address(file, entry, pos), n);
 	if (!iomap__hit_stands(entry, word))
 		return 0;
-	hit_used(file, entry, flags, pos);
+	iomap__stat_add(file->stats, iomap__thread_self(), IOMAP__STAT_HITS, 1);
+	if ((flags & IOMAP__HIT_FLAGS) != (IOMAP__FOLIO_UPTODATE | IOMAP__FOLIO_ACCESSED))
+		iomap__filemap_used(file, iomap__entry_folio(entry),
+				    (uint64_t)pos >> IOMAP_PAGE_SHIFT);
 	return n;
 }
 

@@ -182,8 +182,10 @@ bool iomap__folio_evict_from(struct iomap_address_space *mapping, struct iomap_f
 void iomap__filemap_remove(struct iomap_address_space *mapping, struct iomap_folio *folio);
 
 /* ---- filemap.c ---- */
-/* The folio is used: a mark of readahead that stands in it is met. */
-void iomap__filemap_first_use(struct iomap_file *file, struct iomap_folio *folio, uint64_t index);
+/* The folio is used: it stays cached for a while, and a mark of readahead in it is met. */
+void iomap__filemap_used(struct iomap_file *file, struct iomap_folio *folio, uint64_t index);
+/* The folio that holds byte @pos, which is below i_size: uptodate, referenced; reads it in. */
+int iomap__filemap_read_folio(struct iomap_file *file, int64_t pos, struct iomap_folio **out);
 /*
  * Allocate, lock, insert; of the address space's smallest order.  Referenced for the caller.
  * -EEXIST, -ENOMEM.

@@ -79,6 +79,10 @@ void iomap__filemap_remove(struct iomap_address_space *mapping, struct iomap_fol
 	iomap__tree_lock(mapping);
 	detach(mapping, folio);
 	iomap__tree_unlock(mapping);
+	/* it has no blocks of a file any more, so the place of their state is free */
+	iomap__assert(!folio->ifs);
+	folio->removed_from = mapping;
+	iomap__fetch_add(&mapping->nr_removed, 1);
 	iomap_folio_put(folio); /* the index's; the caller has one of its own */
 }
 

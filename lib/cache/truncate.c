@@ -183,12 +183,19 @@ static bool any_referenced(struct iomap_address_space *mapping)
 
 bool iomap__filemap_referenced(struct iomap_address_space *mapping)
 {
-	if (!any_referenced(mapping))
+	if (!any_referenced(mapping) && !iomap__load_acquire(&mapping->nr_removed))
 		return false;
 	/*
 	 * Perhaps by a look-up in another address space, which found the folio when it was
 	 * cached there: it gives its reference back before its read section ends.
 	 */
 	iomap__epoch_synchronize();
-	return any_referenced(mapping);
+	return any_referenced(mapping) || iomap__load_acquire(&mapping->nr_removed);
+}
+
+void iomap__filemap_quiesce(struct iomap_address_space *mapping)
+{
+	/* strays, as above, of folios that the end of the inode has removed */
+	while (iomap__load_acquire(&mapping->nr_removed))
+		iomap__epoch_synchronize();
 }

@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * pin.c - pins: the memory of a cached folio, to be looked at in place.
+ *
+ * A pin is a reference on the folio and nothing else, so that two threads which pin different
+ * folios of one inode share no cache line for it.  With it the folio is neither evicted nor
+ * split; truncation takes it out of the index, and its memory is free at the unpin.  Whoever
+ * needs to know whether an inode has pins asks for references on its folios: on those in the
+ * index by a walk, on those that have left it by a count in the address space
+ * (iomap__filemap_referenced()).
+ *
+ * The look-up takes its reference inside an epoch, although it needs none to be safe (hit.h):
+ * what it took of a folio that has meanwhile become another inode's is given back before the
+ * section ends, so that a destroy of that inode can wait for it.
+ *
+ * With the reference the folio keeps its order, and its address space and index unless it is
+ * truncated, so they are looked at once.
+ */
+#include "cache/internal.h"
+
+#define PIN_FLAGS IOMAP_PIN_NOREAD
+
+/* Whether a referenced folio is the one of @pos in @mapping. */
+static inline bool pin_holds(const struct iomap_folio *folio, uintptr_t entry,
+			     const struct iomap_address_space *mapping, int64_t pos)
+{
+	unsigned order = (unsigned)(entry & IOMAP__ENTRY_ORDER);
+
+	return atomic_load_explicit(&folio->mapping, memory_order_acquire) == mapping &&
+	       atomic_load_explicit(&folio->index, memory_order_relaxed) ==
+		       (uint64_t)pos >> IOMAP_PAGE_SHIFT >> order << order &&
+	       atomic_load_explicit(&folio->order, memory_order_relaxed) == order;
+}
+
+static inline void pin_fill(struct iomap_pin *pin, struct iomap_folio *folio, char *addr,
+			    size_t to_end, int64_t to_eof)
+{
+	pin->addr = addr;
+	pin->len = (size_t)iomap__min(to_end, (uint64_t)to_eof);
+	pin->folio = folio;
+}
+
+/* Not a plain hit. */
+static __attribute__((noinline)) int pin_slow(struct iomap_file *file, int64_t pos, unsigned flags,
+					      struct iomap_pin *pin)
+{
+	struct iomap_inode *inode = file->inode;
+	int64_t size = iomap_i_size_read(inode);
+	struct iomap_folio *folio;
+	size_t off;
+	int err;
+
+	if (flags & ~PIN_FLAGS || pos < 0)
+		return -EINVAL;
+	if (pos >= size)
+		return iomap__engine_forked(inode->i_engine) ? -ECHILD : -ENXIO;
+	if (flags & IOMAP_PIN_NOREAD) {
+		folio = iomap__filemap_get(&inode->i_data, (uint64_t)pos >> IOMAP_PAGE_SHIFT);
+		if (folio && !iomap__folio_test(folio, IOMAP__FOLIO_UPTODATE)) {
+			iomap_folio_put(folio);
+			folio = NULL;
+		}
+		if (!folio)
+			return iomap__engine_forked(inode->i_engine) ? -ECHILD : -ENODATA;
+		iomap__filemap_used(file, folio, (uint64_t)pos >> IOMAP_PAGE_SHIFT);
+	} else {
+		err = iomap__filemap_read_folio(file, pos, &folio);
+		if (err)
+			return err;
+	}
+	off = (size_t)pos & (iomap__folio_bytes(folio) - 1);
+	pin_fill(pin, folio, (char *)iomap_folio_address(folio) + off,
+		 iomap__folio_bytes(folio) - off, size - pos);
+	return 0;
+}
+
+int iomap_folio_pin(struct iomap_file *file, int64_t pos, unsigned flags, struct iomap_pin *pin)
+{
+	const struct iomap_address_space *mapping = &file->inode->i_data;
+	int64_t size = iomap__load_acquire(&file->inode->i_size);
+	struct iomap__thread *self;
+	uintptr_t entry;
+
+	iomap__file_check(file);
+	if (iomap__unlikely(flags & ~PIN_FLAGS) || iomap__unlikely((uint64_t)pos >= (uint64_t)size))
+		return pin_slow(file, pos, flags, pin);
+	self = iomap__epoch_enter();
+	entry = iomap__index_hint(mapping, (uint64_t)pos >> IOMAP_PAGE_SHIFT);
+	if (iomap__likely(entry)) {
+		struct iomap_folio *folio = iomap__entry_folio(entry);
+		char *addr = iomap__hit_address(file, entry, pos);
+		uint64_t bytes = iomap__entry_bytes(entry);
+
+		/* whoever pins is going to look */
+		__builtin_prefetch(addr);
+		if (iomap__likely(iomap__folio_tryget(folio))) {
+			if (iomap__likely(pin_holds(folio, entry, mapping, pos)) &&
+			    iomap__likely((atomic_load_explicit(&folio->flags,
+								memory_order_acquire) &
+					   IOMAP__HIT_FLAGS) ==
+					  (IOMAP__FOLIO_UPTODATE | IOMAP__FOLIO_ACCESSED))) {
+				iomap__epoch_exit(self);
+				iomap__stat_add(file->stats, self, IOMAP__STAT_HITS, 1);
+				pin_fill(pin, folio, addr,
+					 bytes - ((uint64_t)pos & (bytes - 1)), size - pos);
+				return 0;
+			}
+			iomap_folio_put(folio);
+		}
+	}
+	iomap__epoch_exit(self);
+	return pin_slow(file, pos, flags, pin);
+}
+
+void iomap_folio_unpin(struct iomap_pin *pin)
+{
+	struct iomap_folio *folio = pin->folio;
+
+	iomap__assert_msg(folio, "iomap_folio_unpin of what is not pinned");
+	pin->folio = NULL;
+	iomap_folio_put(folio);
+}
