@@ -80,6 +80,30 @@ IOMAP_API ssize_t iomap_read(struct iomap_file *file, void *buf, size_t len, int
 IOMAP_API ssize_t iomap_readv(struct iomap_file *file, const struct iovec *iov, int iovcnt,
 			      int64_t pos);
 
+/* One read of a batch. */
+struct iomap_read_range {
+	struct iomap_file *file;
+	void *buf;
+	size_t len; /* bytes */
+	int64_t pos;
+	ssize_t ret; /* set: what iomap_read() of it returns */
+};
+
+/**
+ * iomap_read_batch - read many ranges in one call
+ * @ranges: of any files, in any order; they may overlap
+ * @nr: how many
+ * @flags: 0
+ *
+ * As iomap_read() of each, but faster where they lie scattered over a large cache: a group of
+ * ranges is looked up and asked from memory before it is copied.  Of ranges that are not cached
+ * up to 32 are read from the device at a time.  One that fails does not keep the others from
+ * being read.
+ *
+ * Return: 0, or the first negative `ret`; -EINVAL for unknown flags, and nothing was read.
+ */
+IOMAP_API int iomap_read_batch(struct iomap_read_range *ranges, unsigned nr, unsigned flags);
+
 /**
  * iomap_write - write @len bytes at @pos
  *

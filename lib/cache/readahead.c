@@ -158,6 +158,21 @@ void iomap__readahead_miss(struct iomap_file *file, uint64_t index, uint64_t nr)
 	read_window(file, index, index + size, index + nr, index + size - (async ? async : 1));
 }
 
+void iomap__readahead_range(struct iomap_file *file, int64_t pos, size_t len)
+{
+	struct iomap_address_space *mapping = &file->inode->i_data;
+	uint64_t first = (uint64_t)pos >> IOMAP_PAGE_SHIFT, end;
+	int64_t size = iomap_i_size_read(file->inode);
+
+	if (pos < 0 || pos >= size || !len || !mapping->a_ops->readahead ||
+	    iomap__engine_closed(file->inode->i_engine))
+		return;
+	end = iomap__end_index(pos + (int64_t)iomap__min(len, (uint64_t)(size - pos)));
+	end = iomap__min(end, first + window_max(file));
+	if (iomap__index_gap(mapping, first, end) < end)
+		read_window(file, first, end, UINT64_MAX, UINT64_MAX);
+}
+
 void iomap__readahead_mark(struct iomap_file *file, uint64_t index)
 {
 	struct iomap__ra_state *ra = &file->ra;
