@@ -11,6 +11,9 @@
 
 #include "bench.h"
 
+/* Copies between two looks at the clock, which costs a good part of one. */
+#define BDEV_COPIES_A_LOOK 64U
+
 enum bdev_medium { BDEV_DISK, BDEV_TMPFS, BDEV_MEMORY };
 
 struct bdev_param {

@@ -8,8 +8,6 @@
 
 #include "bdev.h"
 
-#define COPIES_A_LOOK 64U /* at the clock, which costs as much as a small copy */
-
 struct sync_side {
 	struct bdev_io io;
 	char *memory; /* the device of bdev_memcpy */
@@ -83,7 +81,7 @@ int bdev_memcpy_round(struct bench_ctx *ctx, void *state, double *values)
 	uint64_t ops = 0;
 
 	bench_round_begin(&round, ctx->round_s);
-	while (ops % COPIES_A_LOOK || !bench_round_over(&round)) {
+	while (ops % BDEV_COPIES_A_LOOK || !bench_round_over(&round)) {
 		char *buffer = bdev_buffer(&s->io, (unsigned)(ops % p->depth));
 		char *memory = s->memory + bdev_next(&s->io);
 

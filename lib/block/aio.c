@@ -34,6 +34,8 @@
 
 #define AIO_EVENTS 64U
 #define AIO_SUBMIT_RETRIES 1000U
+/* with 8 a call for each few: a tenth more CPU time at depth 32 */
+#define AIO_HOLD_MAX 32U
 
 struct aio {
 	int readable; /* an eventfd that is never emptied */
@@ -368,6 +370,7 @@ const struct iomap__backend iomap__aio_backend = {
 	.collect = aio_collect,
 	.ready = aio_ready,
 	.sleep = aio_sleep,
+	.hold_max = AIO_HOLD_MAX,
 	.poll_fd = aio_poll_fd,
 	.kick = aio_kick,
 };

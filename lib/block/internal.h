@@ -301,6 +301,8 @@ struct iomap__backend {
 	/* Asleep in its home queue alone, a thread sends what it holds there, and sets its `held`
 	 * to 0 if that went well. */
 	bool sleep_sends;
+	/* Requests that a thread holds back at most, to send them together (queue.c). */
+	unsigned hold_max;
 	/* Polls readable while there is something to collect; sometimes when there is not. */
 	int (*poll_fd)(struct iomap__queue *queue);
 	/* Wake the thread that sleeps in @queue alone, if there is one. */

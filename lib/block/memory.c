@@ -2,12 +2,18 @@
 /*
  * memory.c - a device in memory.
  *
+ * A large one asks for huge pages, without which a transfer to a random place costs a walk of
+ * page tables as well.
+ *
  * Bios are done inside their submission.  There is nothing volatile below, so a flush has
  * nothing to do but to be counted.  What is discarded is zeroed.
  */
+#include <sys/mman.h>
+
 #include "block/internal.h"
 
 #define MEMORY_ALIGN 4096U
+#define MEMORY_HUGE (UINT64_C(2) << 20)
 
 static void memory_flush(struct iomap_bdev *bdev, struct iomap__thread *self)
 {
@@ -60,6 +66,20 @@ static void memory_release(struct iomap_bdev *bdev)
 	iomap__free(&bdev->engine->env, bdev->memory, bdev->bytes);
 }
 
+static uint8_t *memory_alloc(struct iomap__env *env, uint64_t bytes)
+{
+	bool huge = bytes >= MEMORY_HUGE;
+	uint8_t *memory = iomap__alloc_aligned(env, huge ? MEMORY_HUGE : MEMORY_ALIGN, bytes);
+
+	if (!memory)
+		return NULL;
+	/* no more than a wish; before the memory is used for the first time */
+	if (huge)
+		(void)madvise(memory, iomap__round_down(bytes, MEMORY_HUGE), MADV_HUGEPAGE);
+	memset(memory, 0, bytes);
+	return memory;
+}
+
 static const struct iomap__bdev_kind memory_kind = {
 	.io_path = "memory",
 	.submit = iomap__inline_submit,
@@ -82,12 +102,11 @@ int iomap_bdev_open_memory(struct iomap_engine *engine, uint64_t bytes, struct i
 	bdev->limits.discard_granularity = IOMAP_SECTOR_SIZE;
 	bdev->limits.max_discard_bytes = UINT64_MAX;
 	bdev->limits.max_write_zeroes_bytes = UINT64_MAX;
-	bdev->memory = iomap__alloc_aligned(&engine->env, MEMORY_ALIGN, bytes);
+	bdev->memory = memory_alloc(&engine->env, bytes);
 	if (!bdev->memory) {
 		iomap__bdev_free(bdev);
 		return -ENOMEM;
 	}
-	memset(bdev->memory, 0, bytes);
 	iomap__bdev_publish(bdev);
 	*out = bdev;
 	return 0;

@@ -23,15 +23,15 @@
  * several bi_end_io submit go out in one system call, and with io_uring it is the one that
  * sleeps.  The thread sends what it holds (iomap__hold_send()) before it does anything else:
  * sleeps elsewhere, sleeps in a callback, or leaves the library; and when there are
- * QUEUE_HOLD_MAX, so that the device has something to do meanwhile.  Whoever else sends in
+ * backend->hold_max, so that the device has something to do meanwhile.  Where the call that
+ * sleeps cannot send, nothing is gained by holding back longer than one round of callbacks:
+ * then the next round, if there is one, begins by sending.  Whoever else sends in
  * this queue sends these too, which is no harm.
  *
  * Locks: queue->lock (IOMAP__RANK_QUEUE) is held while requests are started, which may be a
  * system call that the file system makes take a while; not while callbacks run.
  */
 #include "block/internal.h"
-
-#define QUEUE_HOLD_MAX 8U
 
 struct iomap__queue *iomap__queue_mine(struct iomap__blk *blk)
 {
@@ -80,10 +80,24 @@ static void queue_send(struct iomap__queue *queue, unsigned started, struct ioma
 
 	if (self->hold == queue) {
 		self->held += started;
-		if (self->held < QUEUE_HOLD_MAX)
+		if (self->held < queue->blk->backend->hold_max)
 			return;
 		self->held = 0;
 	}
+	queue->blk->backend->send(queue, failed);
+}
+
+/* lock held.  The same between two rounds of callbacks. */
+static void queue_send_round(struct iomap__queue *queue, unsigned started,
+			     struct iomap__bio_list *failed)
+{
+	struct iomap__thread *self = iomap__thread_self();
+
+	if (self->hold != queue || queue->blk->backend->sleep_sends) {
+		queue_send(queue, started, failed);
+		return;
+	}
+	self->held = 0;
 	queue->blk->backend->send(queue, failed);
 }
 
@@ -105,7 +119,7 @@ static void queue_turn(struct iomap__queue *queue, unsigned freed, struct iomap_
 		while ((bio = iomap__bio_list_pop(again)))
 			queue_start(queue, bio, &failed);
 		queue_start_backlog(queue, &failed);
-		queue_send(queue, queue->active - before, &failed);
+		queue_send_round(queue, queue->active - before, &failed);
 		iomap__mutex_unlock(&queue->lock);
 		if (iomap__likely(!failed.first))
 			return;

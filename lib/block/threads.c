@@ -20,6 +20,8 @@
 
 #include "block/internal.h"
 
+#define THREADS_HOLD_MAX 8U
+
 struct threads_pool {
 	struct iomap__blk *blk;
 	struct iomap__mutex lock;
@@ -230,4 +232,5 @@ const struct iomap__backend iomap__threads_backend = {
 	.send = threads_send,
 	.collect = threads_collect,
 	.ready = threads_ready,
+	.hold_max = THREADS_HOLD_MAX,
 };

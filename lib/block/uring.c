@@ -18,6 +18,7 @@
 
 #define URING_NEEDED (IORING_FEAT_NODROP | IORING_FEAT_SUBMIT_STABLE | IORING_FEAT_RW_CUR_POS)
 #define URING_SEND_RETRIES 1000U
+#define URING_HOLD_MAX 8U /* with 32 a tenth fewer transfers at depth 32 */
 
 static struct io_uring *uring_of(const struct iomap__queue *queue)
 {
@@ -419,6 +420,7 @@ const struct iomap__backend iomap__uring_backend = {
 	.ready = uring_ready,
 	.sleep = uring_sleep,
 	.sleep_sends = true,
+	.hold_max = URING_HOLD_MAX,
 	.poll_fd = uring_poll_fd,
 	.kick = uring_kick,
 	.set_memory = iomap__uring_set_memory,
