@@ -30,6 +30,7 @@ static inline struct iomap_engine *bt_start(struct bt *bt, uint32_t queues, uint
 
 	memset(bt, 0, sizeof(*bt));
 	t_log_init(&bt->log);
+	bt->engine.state = IOMAP__ENGINE_OPEN;
 	bt->engine.opts.nr_queues = queues;
 	bt->engine.opts.queue_depth = depth;
 	bt->engine.opts.log = t_log_line;
