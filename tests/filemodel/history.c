@@ -278,6 +278,67 @@ static void tell_byte(const struct fm_file *f, const struct fm_view *view, int64
 	}
 }
 
+/* The only operation since the view that touches the range; NULL: none, or there are several. */
+static const struct fm_op *only_since(const struct fm_file *f, const struct fm_view *view,
+				      int64_t pos, int64_t limit)
+{
+	const struct fm_op *op, *only = NULL;
+	unsigned at = 0;
+
+	while ((op = next_since(f, view->begin, &at))) {
+		if (!overlap(op->pos, op->limit, pos, limit) &&
+		    !overlap(op->zero_pos, op->zero_limit, pos, limit) && op->cut >= limit)
+			continue;
+		if (only)
+			return NULL;
+		only = op;
+	}
+	return only;
+}
+
+static bool is_torn(const struct fm_op *write, const struct fm_view *view,
+		    const unsigned char *buf, int64_t pos, int64_t limit)
+{
+	bool old = true, new = true;
+
+	pos = write->pos > pos ? write->pos : pos;
+	limit = write->limit < limit ? write->limit : limit;
+	for (; pos < limit; pos++) {
+		unsigned char byte = buf[pos - view->pos];
+
+		old = old && pos < view->size && view->bytes[pos - view->pos] == byte;
+		new = new && pattern_byte(write->pattern, pos) == byte;
+	}
+	return !old && !new;
+}
+
+/*
+ * A write changes what it covers of a folio at once for those who read by the cache, unless its
+ * mapping ends there: so within a block.  Gate held.
+ */
+static void check_torn(struct fm_file *f, const struct fm_op *op, const struct fm_view *view,
+		       const unsigned char *buf, int64_t limit)
+{
+	int64_t block = (int64_t)1 << f->fm->setup.blkbits, pos, end;
+
+	if (block > (int64_t)IOMAP_PAGE_SIZE)
+		block = (int64_t)IOMAP_PAGE_SIZE;
+	for (pos = view->pos; pos < limit; pos = end) {
+		const struct fm_op *only;
+
+		end = (pos / block + 1) * block;
+		end = end < limit ? end : limit;
+		only = only_since(f, view, pos, end);
+		/* up to the old end of the file and behind it a read goes in two steps */
+		if (!only || only->kind > FM_DSYNC || only->size_after != only->size_before ||
+		    !is_torn(only, view, buf, pos, end))
+			continue;
+		tell_byte(f, view, pos);
+		fm_fail(f, op, "of a write to [%" PRId64 ", %" PRId64 ") only a part was read",
+			pos, end);
+	}
+}
+
 /* Gate held. */
 static void check_bytes(struct fm_file *f, const struct fm_op *op, const struct fm_view *view,
 			const unsigned char *buf, int64_t limit, const char *where)
@@ -320,8 +381,13 @@ void fm_check(struct fm_file *f, const struct fm_op *op, const struct fm_view *v
 		limit = view->pos + n;
 	}
 	/* most of the time nobody was there */
-	if (limit > view->size ||
-	    (limit > view->pos && memcmp(buf, view->bytes, (size_t)(limit - view->pos)) != 0))
-		check_bytes(f, op, view, buf, limit, n < 0 ? "on the device" : "read");
+	if (limit <= view->size &&
+	    (limit <= view->pos || !memcmp(buf, view->bytes, (size_t)(limit - view->pos)))) {
+		t_unlock(&f->gate);
+		return;
+	}
+	check_bytes(f, op, view, buf, limit, n < 0 ? "on the device" : "read");
+	if (n > 0 && op->kind == FM_READ)
+		check_torn(f, op, view, buf, limit);
 	t_unlock(&f->gate);
 }
