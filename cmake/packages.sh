@@ -10,7 +10,7 @@
 # Build tools; then what the library and its I/O queues need; then what the
 # tests, the sanitizers and the examples need besides.
 packages="
-gcc g++ clang make cmake ninja-build pkg-config patch valgrind
+gcc g++ clang make cmake ninja-build pkg-config patch valgrind spin
 liburing-dev libaio-dev
 libcriterion-dev libclang-rt-14-dev libseccomp-dev libssl-dev libxxhash-dev libjemalloc-dev
 "
