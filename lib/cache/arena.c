@@ -9,7 +9,8 @@
  * readers detect reuse by the version in the lock word, which only ever grows.
  *
  * States of a descriptor (buddy_state): PAGE_FREE the first page of a free block of `order`;
- * PAGE_USED the first page of a folio; PAGE_TAIL inside a block, free or in use.  A block is
+ * PAGE_USED the first page of a folio; PAGE_HELD of a free block that is kept for a hold, and so
+ * on no list; PAGE_TAIL inside a block, free or in use.  A block is
  * made and taken apart without a look at its tails: their descriptors are not touched at all,
  * so that a folio of 2 MiB costs one cache line and not 512.  All under arena_lock, but that
  * the holder of a folio may read its own pages' states.
@@ -32,7 +33,7 @@
 
 #include "cache/internal.h"
 
-enum { PAGE_TAIL, PAGE_FREE, PAGE_USED };
+enum { PAGE_TAIL, PAGE_FREE, PAGE_USED, PAGE_HELD };
 
 static inline uint32_t page_number(const struct iomap__cache *cache, const struct iomap_folio *f)
 {
@@ -44,17 +45,22 @@ void *iomap_folio_address(const struct iomap_folio *folio)
 	return iomap__folio_mem(folio->cache, folio);
 }
 
+/* First page of the block, free or in use, that holds page @nr. */
+static uint32_t block_of(const struct iomap__cache *cache, uint32_t nr)
+{
+	/* a block lies at a multiple of its size, and has no other first page inside */
+	for (unsigned order = 0; cache->folios[nr].buddy_state == PAGE_TAIL; order++)
+		nr &= ~(1U << order);
+	return nr;
+}
+
 struct iomap_folio *iomap__folio_of(struct iomap__cache *cache, const void *addr)
 {
 	uintptr_t off = (uintptr_t)addr - (uintptr_t)cache->data;
-	uint32_t nr = (uint32_t)(off >> IOMAP_PAGE_SHIFT);
 
 	if (off >= cache->data_bytes)
 		return NULL;
-	/* a folio lies at a multiple of its size, and has no other first page inside */
-	for (unsigned order = 0; cache->folios[nr].buddy_state == PAGE_TAIL; order++)
-		nr &= ~(1U << order);
-	return &cache->folios[nr];
+	return &cache->folios[block_of(cache, (uint32_t)(off >> IOMAP_PAGE_SHIFT))];
 }
 
 static void list_add(struct iomap__cache *cache, uint32_t nr, unsigned order)
@@ -198,10 +204,22 @@ static void prepare(struct iomap__cache *cache, uint32_t nr, unsigned order)
 	atomic_store_explicit(&f->refs, 1, memory_order_relaxed);
 }
 
+/* Under arena_lock: so many pages are in use from now on. */
+static void count_used(struct iomap__cache *cache, unsigned order)
+{
+	uint64_t free, used;
+
+	free = atomic_load_explicit(&cache->nr_free, memory_order_relaxed) - (1ULL << order);
+	atomic_store_explicit(&cache->nr_free, free, memory_order_relaxed);
+	used = cache->nr_pages - free;
+	iomap__assert(used <= cache->nr_pages);
+	if (used > cache->peak_used)
+		cache->peak_used = used;
+}
+
 struct iomap_folio *iomap__arena_alloc(struct iomap__cache *cache, unsigned order)
 {
 	unsigned have = order;
-	uint64_t free, used;
 	uint32_t nr;
 
 	iomap__mutex_lock(&cache->arena_lock);
@@ -218,15 +236,61 @@ struct iomap_folio *iomap__arena_alloc(struct iomap__cache *cache, unsigned orde
 		list_add(cache, nr + (1U << have), have);
 	}
 	prepare(cache, nr, order);
-	free = atomic_load_explicit(&cache->nr_free, memory_order_relaxed) - (1ULL << order);
-	atomic_store_explicit(&cache->nr_free, free, memory_order_relaxed);
-	used = cache->nr_pages - free;
-	iomap__assert(used <= cache->nr_pages);
-	if (used > cache->peak_used)
-		cache->peak_used = used;
+	count_used(cache, order);
 	iomap__mutex_unlock(&cache->arena_lock);
 	check_poison(&cache->folios[nr]);
 	return &cache->folios[nr];
+}
+
+/* Of the holds that a block touches; it lies in that one, or around it. */
+static struct iomap__hold *hold_at(const struct iomap__cache *cache, uint32_t nr, unsigned order)
+{
+	struct iomap__hold *hold = cache->holds;
+
+	while (hold) {
+		unsigned larger = iomap__max(order, hold->order);
+
+		if (nr >> larger == hold->first >> larger)
+			break;
+		hold = hold->next;
+	}
+	return hold;
+}
+
+/* Onto the free lists, as part of the largest block that is free. */
+static void merge(struct iomap__cache *cache, uint32_t nr, unsigned order)
+{
+	while (order < IOMAP__MAX_ORDER) {
+		uint32_t buddy = nr ^ (1U << order);
+
+		if (buddy + (1ULL << order) > cache->nr_pages ||
+		    cache->folios[buddy].buddy_state != PAGE_FREE ||
+		    cache->folios[buddy].order != order)
+			break;
+		list_del(cache, buddy);
+		nr &= ~(1U << order);
+		order++;
+	}
+	list_add(cache, nr, order);
+}
+
+/* A block has come free: for who holds it, or for all.  Its first page is a tail by now. */
+static void put_block(struct iomap__cache *cache, uint32_t nr, unsigned order)
+{
+	struct iomap__hold *hold = hold_at(cache, nr, order);
+
+	if (!hold) {
+		merge(cache, nr, order);
+	} else if (order <= hold->order) {
+		cache->folios[nr].buddy_state = PAGE_HELD;
+		atomic_store_explicit(&cache->folios[nr].order, (uint8_t)order,
+				      memory_order_relaxed);
+		hold->have += 1U << order;
+	} else {
+		order--;
+		put_block(cache, nr, order);
+		put_block(cache, nr + (1U << order), order);
+	}
 }
 
 void iomap__arena_free(struct iomap_folio *folio)
@@ -245,17 +309,79 @@ void iomap__arena_free(struct iomap_folio *folio)
 				      (1ULL << order),
 			      memory_order_relaxed);
 	folio->buddy_state = PAGE_TAIL;
-	while (order < IOMAP__MAX_ORDER) {
-		uint32_t buddy = nr ^ (1U << order);
-
-		if (buddy + (1ULL << order) > cache->nr_pages ||
-		    cache->folios[buddy].buddy_state != PAGE_FREE ||
-		    cache->folios[buddy].order != order)
-			break;
-		list_del(cache, buddy);
-		nr &= ~(1U << order);
-		order++;
-	}
-	list_add(cache, nr, order);
+	put_block(cache, nr, order);
 	iomap__mutex_unlock(&cache->arena_lock);
+}
+
+/* ---- emptying a block ---- */
+
+bool iomap__arena_hold(struct iomap__cache *cache, struct iomap__hold *hold, uint32_t first,
+		       unsigned order)
+{
+	const struct iomap_folio *block;
+	bool can;
+
+	*hold = (struct iomap__hold){ .first = first, .order = order };
+	iomap__mutex_lock(&cache->arena_lock);
+	block = &cache->folios[block_of(cache, first)];
+	can = !hold_at(cache, first, order) &&
+	      (block->buddy_state != PAGE_FREE || block->order < order);
+	for (uint32_t i = 0; can && i < 1U << order;) {
+		struct iomap_folio *f = &cache->folios[first + i];
+
+		if (f->buddy_state == PAGE_FREE) {
+			list_del(cache, first + i);
+			f->buddy_state = PAGE_HELD;
+			hold->have += 1U << f->order;
+		}
+		/* the inside of a folio that is larger than the block */
+		i += f->buddy_state == PAGE_TAIL ? 1 : 1U << f->order;
+	}
+	if (can) {
+		hold->next = cache->holds;
+		cache->holds = hold;
+	}
+	iomap__mutex_unlock(&cache->arena_lock);
+	return can;
+}
+
+/* Off the list of holds. */
+static void hold_del(struct iomap__cache *cache, struct iomap__hold *hold)
+{
+	struct iomap__hold **link = &cache->holds;
+
+	while (*link != hold)
+		link = &(*link)->next;
+	*link = hold->next;
+}
+
+struct iomap_folio *iomap__arena_hold_end(struct iomap__cache *cache, struct iomap__hold *hold)
+{
+	uint32_t nr = 1U << hold->order;
+	struct iomap_folio *folio = NULL;
+	bool all;
+
+	iomap__mutex_lock(&cache->arena_lock);
+	hold_del(cache, hold);
+	all = hold->have == nr;
+	for (uint32_t i = 0; i < nr;) {
+		struct iomap_folio *f = &cache->folios[hold->first + i];
+		unsigned order = f->order;
+
+		i += f->buddy_state == PAGE_TAIL ? 1 : 1U << order;
+		if (f->buddy_state != PAGE_HELD)
+			continue;
+		f->buddy_state = PAGE_TAIL;
+		if (!all)
+			put_block(cache, page_number(cache, f), order);
+	}
+	if (all) {
+		folio = &cache->folios[hold->first];
+		prepare(cache, hold->first, hold->order);
+		count_used(cache, hold->order);
+	}
+	iomap__mutex_unlock(&cache->arena_lock);
+	if (folio)
+		check_poison(folio);
+	return folio;
 }

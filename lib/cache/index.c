@@ -353,6 +353,18 @@ bool iomap__index_clear_tag(struct iomap_address_space *mapping, uint64_t index,
 	return set;
 }
 
+void iomap__index_replace(struct iomap_address_space *mapping, struct iomap_folio *from,
+			  struct iomap_folio *to)
+{
+	uint64_t index = iomap_folio_index(from);
+	struct iomap__node *node = descend(mapping, index, order_shift(from->order));
+
+	iomap__assert(node && iomap__entry_folio(entry_at(node, slot_of(node, index))) == from);
+	atomic_store_explicit(&to->mapping, mapping, memory_order_release);
+	node->count = (uint16_t)(node->count - order_slots(from->order));
+	slots_fill(node, to);
+}
+
 void iomap__index_erase(struct iomap_address_space *mapping, struct iomap_folio *folio)
 {
 	uint64_t index = iomap_folio_index(folio);

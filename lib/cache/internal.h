@@ -33,7 +33,8 @@ struct iomap__cache {
 	struct iomap__mutex arena_lock;
 	uint32_t free_head[IOMAP__MAX_ORDER + 1];
 	uint64_t peak_used;	  /* pages */
-	_Atomic uint64_t nr_free; /* pages; written under the lock */
+	_Atomic uint64_t nr_free; /* pages, held ones too; written under the lock */
+	struct iomap__hold *holds;
 
 	/* index.c */
 	struct iomap__pool nodes;
@@ -45,6 +46,9 @@ struct iomap__cache {
 
 	/* reclaim.c */
 	_Atomic uint64_t clock_hand;
+
+	/* compact.c: number of a block, of whatever size is wanted */
+	_Atomic uint64_t compact_hand;
 
 	/* dirty.c */
 	_Atomic uint64_t nr_dirty, nr_writeback; /* pages */
@@ -136,6 +140,21 @@ void iomap__arena_destroy(struct iomap__cache *cache);
 struct iomap_folio *iomap__arena_alloc(struct iomap__cache *cache, unsigned order);
 /* Its reference count is zero and it is in no index. */
 void iomap__arena_free(struct iomap_folio *folio);
+/*
+ * A block of 2^order pages that is being emptied: what is free of it, and what is freed
+ * there, is kept for whoever holds it, until the end.  hold: false when another one's is in the way,
+ * or all of it and more is free.  hold_end: the folio, as from iomap__arena_alloc(), if all of
+ * it has come free; NULL, and all is given back.
+ */
+struct iomap__hold {
+	uint32_t first;
+	unsigned order;
+	uint32_t have; /* pages, under arena_lock */
+	struct iomap__hold *next;
+};
+bool iomap__arena_hold(struct iomap__cache *cache, struct iomap__hold *hold, uint32_t first,
+		       unsigned order);
+struct iomap_folio *iomap__arena_hold_end(struct iomap__cache *cache, struct iomap__hold *hold);
 
 /* ---- index.c ---- */
 int iomap__index_init(struct iomap__cache *cache);
@@ -150,7 +169,9 @@ int iomap__index_insert(struct iomap_address_space *mapping, struct iomap_folio 
 /* First page at or after @index that is cached / is not, or @end; take tree_lock. */
 uint64_t iomap__index_next(struct iomap_address_space *mapping, uint64_t index, uint64_t end);
 uint64_t iomap__index_gap(struct iomap_address_space *mapping, uint64_t index, uint64_t end);
-/* Under tree_lock. */
+/* Under tree_lock.  replace: @to is of the same order and has its index set. */
+void iomap__index_replace(struct iomap_address_space *mapping, struct iomap_folio *from,
+			  struct iomap_folio *to);
 void iomap__index_erase(struct iomap_address_space *mapping, struct iomap_folio *folio);
 /* @index: a folio's first page.  Return: whether the tag was not set, or was. */
 bool iomap__index_set_tag(struct iomap_address_space *mapping, uint64_t index, enum iomap__tag tag);
@@ -180,6 +201,10 @@ bool iomap__folio_evict(struct iomap_folio *folio);
 bool iomap__folio_evict_from(struct iomap_address_space *mapping, struct iomap_folio *folio);
 /* Take a locked folio out of the index, by its owner; drops the index's reference. */
 void iomap__filemap_remove(struct iomap_address_space *mapping, struct iomap_folio *folio);
+
+/* ---- compact.c ---- */
+/* A folio from a block that was emptied for it, of which nothing is in use; NULL: none can be. */
+struct iomap_folio *iomap__compact(struct iomap__cache *cache, unsigned order);
 
 /* ---- filemap.c ---- */
 /* The folio is used: it stays cached for a while, and a mark of readahead in it is met. */

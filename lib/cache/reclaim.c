@@ -7,6 +7,10 @@
  * by nothing but the index is evicted.  Dirty folios are the flusher's; reclaim never writes
  * one, it asks for write-out and waits for it to progress.
  *
+ * A folio of several pages is to be had where the hand has freed neighbours, which it often
+ * does, going by place.  Where that is not enough a smaller one is taken; only the smallest that
+ * an inode can have, which may be a block of several pages, is worth more: compact.c.
+ *
  * A folio leaves the index only with its lock held, its version moved, and its reference
  * count taken from the index's 1 to 0 by compare-and-swap under tree_lock, so that a look-up
  * either got its reference before, and the eviction fails, or gets none.
@@ -19,6 +23,8 @@
 #define RECLAIM_TARGET 16
 /* Rounds without any progress before an allocation fails. */
 #define RECLAIM_TRIES 100
+/* The same for one of several pages whose caller does not wait: each round frees a good many. */
+#define RECLAIM_TRIES_BLOCK 4
 
 /* Out of the index, with its lock and tree_lock held. */
 static void detach(struct iomap_address_space *mapping, struct iomap_folio *folio)
@@ -140,22 +146,37 @@ static void wait_for_clean(struct iomap__cache *cache, unsigned class)
 	(void)iomap__wb_wait(cache, seq);
 }
 
+/* Make room and try again; *@freed becomes false when nothing could be freed. */
+static struct iomap_folio *alloc_by_force(struct iomap__cache *cache, unsigned order, bool must,
+					  bool *freed)
+{
+	struct iomap_folio *folio;
+
+	*freed = reclaim(cache, iomap__max(RECLAIM_TARGET, 1ULL << order));
+	folio = iomap__arena_alloc(cache, order);
+	if (!folio && must && order)
+		folio = iomap__compact(cache, order);
+	return folio;
+}
+
 struct iomap_folio *iomap__folio_alloc(struct iomap_address_space *mapping, unsigned order,
 				       bool may_wait)
 {
 	struct iomap__cache *cache = iomap__cache_of(mapping);
-	uint64_t want = iomap__max(RECLAIM_TARGET, 1ULL << order);
 	/* a larger folio is nice to have: a smaller one will do */
-	int max_tries = order > mapping->min_order ? 1 : RECLAIM_TRIES;
+	bool must = order <= mapping->min_order, freed;
 	struct iomap_folio *folio;
+	int tries = RECLAIM_TRIES;
 
+	if (!must)
+		tries = 1;
+	else if (order && !may_wait)
+		tries = RECLAIM_TRIES_BLOCK;
 	if (iomap__fails(&cache->engine->env, IOMAP_FAIL_FOLIO))
 		return NULL;
 	folio = iomap__arena_alloc(cache, order);
-	for (int tries = 0; !folio && tries < max_tries; tries++) {
-		uint64_t freed = reclaim(cache, want);
-
-		folio = iomap__arena_alloc(cache, order);
+	while (!folio && tries--) {
+		folio = alloc_by_force(cache, order, must, &freed);
 		if (!folio && !freed) {
 			if (!may_wait)
 				break;

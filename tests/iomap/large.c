@@ -1,4 +1,6 @@
 /* SPDX-License-Identifier: MIT */
+/* ctest-labels: concurrent */
+/* ctest-options: TIMEOUT 400 */
 /*
  * large.c - FS05, CA07: folios of more than one page, and blocks of more than one.
  */
@@ -308,6 +310,236 @@ Test(large, fs05_blocks_that_the_cache_cannot_hold_are_refused)
 	}
 	cr_assert_geq(t_log_count(&ts->log, IOMAP_LOG_WARN, NULL), 3U, "each says why");
 	ts_close(ts);
+}
+
+/* ---- where small folios are everywhere ---- */
+
+#define SMALL_BYTES (4 * MIB) /* as much as the cache */
+
+/* A store in pages that fills the cache, and one in blocks of 64 KiB beside it. */
+struct crowd {
+	struct ts *pages, *blocks;
+	struct t_rand rand;
+};
+
+static void crowd_open(struct crowd *c, bool threads)
+{
+	struct iomap_engine_opts opts;
+
+	iomap_engine_opts_init(&opts);
+	opts.cache_bytes = SMALL_BYTES;
+	opts.flags = threads ? 0 : IOMAP_ENGINE_NO_THREADS;
+	opts.dirty_background_pct = opts.dirty_hard_pct = 80;
+	c->rand.state = t_seed();
+	c->pages = ts_open(&(struct ts_config){ .i_size = 8 * MIB, .opts = &opts });
+	ts_map(c->pages, 0, 8 * MIB, IOMAP_MAPPED, 0, 0);
+	ts_dev_fill(c->pages, 0, 16 * MIB, 0, 1);
+	c->blocks = ts_open(&(struct ts_config){ .i_size = 8 * MIB,
+						 .engine = c->pages->engine,
+						 .dev = c->pages->dev,
+						 .blkbits = 16 });
+	ts_map(c->blocks, 0, 8 * MIB, IOMAP_MAPPED, 0, 8 * MIB);
+	ts_dev_fill(c->blocks, 8 * MIB, 8 * MIB, 0, 4);
+}
+
+static void crowd_close(struct crowd *c)
+{
+	ts_close(c->blocks);
+	ts_close(c->pages);
+}
+
+/* Every page of the cache holds a page of the file, in no order. */
+static void crowd_fill(struct crowd *c)
+{
+	char buf[10];
+
+	while (t_stats(c->pages->engine).cached_bytes < SMALL_BYTES) {
+		int64_t pos = (int64_t)t_below(&c->rand, 2048) * 4096 + 1;
+
+		cr_assert_eq(iomap_read(c->pages->file, buf, 10, pos), 10);
+	}
+}
+
+/* Blocks are read and written, in parts and as a whole. */
+static void crowd_use_blocks(struct crowd *c)
+{
+	for (int64_t pos = 0; pos < 4 * MIB; pos += 64 * KIB)
+		cr_assert(ts_reads(c->blocks, pos + 30000, 10, 4), "at %" PRId64, pos);
+	for (int64_t pos = 4 * MIB; pos < 5 * MIB; pos += 64 * KIB)
+		ts_write(c->blocks, pos + 100, 10, 5);
+	ts_write(c->blocks, 5 * MIB, 256 * KIB, 5);
+	cr_assert_eq(ts_fsync(c->blocks), 0);
+	cr_assert(ts_dev_has(c->pages, 13 * MIB, 256 * KIB, 5 * MIB, 5));
+}
+
+Test(large, fs05_a_cache_full_of_small_folios_has_room_for_large_blocks)
+{
+	struct crowd c;
+
+	crowd_open(&c, false);
+	crowd_fill(&c);
+	crowd_use_blocks(&c);
+	crowd_fill(&c);
+	crowd_use_blocks(&c);
+	crowd_close(&c);
+}
+
+/* Half of the pages are dirty and stay so: not one block of the arena is free of them. */
+Test(large, fs05_dirty_small_folios_move_out_of_the_way)
+{
+	static bool dirty[2048];
+	struct crowd c;
+
+	crowd_open(&c, false);
+	ts_fail(c.pages, TS_RANGE, 1, IOMAP_WB_DEFER, UINT64_MAX / 2);
+	crowd_fill(&c);
+	for (unsigned nr = 0; nr < 512;) {
+		unsigned page = (unsigned)t_below(&c.rand, 2048);
+
+		if (dirty[page])
+			continue;
+		ts_write(c.pages, page * 4096LL, 4096, 2);
+		dirty[page] = true;
+		nr++;
+		if (nr % 8 == 0)
+			crowd_fill(&c);
+	}
+	cr_assert_eq(t_stats(c.pages->engine).dirty_bytes, 2U * MIB);
+	crowd_use_blocks(&c);
+	cr_assert_eq(t_stats(c.pages->engine).dirty_bytes, 2U * MIB, "none was written");
+	for (unsigned page = 0; page < 2048; page++)
+		cr_assert(ts_reads(c.pages, page * 4096LL, 4096, dirty[page] ? 2 : 1), "page %u",
+			  page);
+	t_lock(&c.pages->gate);
+	memset(c.pages->fail, 0, sizeof(c.pages->fail));
+	t_unlock(&c.pages->gate);
+	cr_assert_eq(ts_fsync(c.pages), 0);
+	for (unsigned page = 0; page < 2048; page++)
+		cr_assert(ts_dev_has(c.pages, page * 4096ULL, 4096, page * 4096LL,
+				     dirty[page] ? 2 : 1));
+	crowd_close(&c);
+}
+
+/* Blocks of 512 bytes, some of them dirty, some not even read: a folio takes that along. */
+Test(large, fs05_a_folio_that_moves_keeps_the_state_of_its_blocks)
+{
+	struct iomap_folio *folio;
+	void *address;
+	struct ts *ts;
+	struct crowd c;
+
+	crowd_open(&c, false);
+	ts = ts_open(&(struct ts_config){ .i_size = MIB,
+					  .engine = c.pages->engine,
+					  .dev = c.pages->dev,
+					  .blkbits = 9 });
+	ts_map(ts, 0, MIB, IOMAP_MAPPED, 0, 0);
+	ts_fail(ts, TS_RANGE, 1, IOMAP_WB_DEFER, UINT64_MAX / 2);
+	ts_write(ts, 1024, 512, 2);
+	folio = ts_folio(ts, 0);
+	address = iomap_folio_address(folio);
+	iomap_folio_put(folio);
+	for (unsigned round = 0;; round++) {
+		cr_assert_lt(round, 1000U, "it never moved");
+		crowd_fill(&c);
+		cr_assert(ts_reads(c.blocks, (int64_t)t_below(&c.rand, 128) * 64 * KIB, 10, 4));
+		folio = ts_folio(ts, 0);
+		iomap_folio_put(folio);
+		if (iomap_folio_address(folio) != address)
+			break;
+	}
+	cr_assert(ts_dirty(ts, 0));
+	cr_assert_not(ts_uptodate(ts, 0));
+	cr_assert(ts_blocks_uptodate(ts, 0, 1024, 512));
+	cr_assert_not(ts_blocks_uptodate(ts, 0, 0, 512));
+	cr_assert_not(ts_blocks_uptodate(ts, 0, 1536, 512));
+	cr_assert(ts_reads(ts, 1024, 512, 2));
+	t_lock(&ts->gate);
+	memset(ts->fail, 0, sizeof(ts->fail));
+	t_unlock(&ts->gate);
+	td_reset(ts->dev);
+	cr_assert_eq(ts_fsync(ts), 0);
+	cr_assert_eq(td_bytes(ts->dev, TD_WRITE), 512U);
+	cr_assert(ts_dev_has(ts, 1024, 512, 1024, 2));
+	ts_close(ts);
+	crowd_close(&c);
+}
+
+Test(large, fs05_references_stay_where_they_are_and_others_make_room)
+{
+	struct iomap_folio *held[32];
+	void *address[32];
+	struct crowd c;
+
+	crowd_open(&c, false);
+	crowd_fill(&c);
+	/* of 64 blocks of the arena some are without */
+	for (unsigned i = 0; i < 32; i++) {
+		int64_t pos = (int64_t)t_below(&c.rand, 2048) * 4096;
+
+		cr_assert(ts_reads(c.pages, pos, 10, 1));
+		held[i] = ts_folio(c.pages, pos);
+		address[i] = iomap_folio_address(held[i]);
+	}
+	crowd_use_blocks(&c);
+	for (unsigned i = 0; i < 32; i++) {
+		cr_assert_eq(iomap_folio_mapping(held[i]), &c.pages->inode.i_data);
+		cr_assert_eq(iomap_folio_address(held[i]), address[i]);
+		iomap_folio_put(held[i]);
+	}
+	crowd_close(&c);
+}
+
+/* ---- the same with threads ---- */
+
+struct crowder {
+	struct crowd *c;
+	unsigned nr;
+};
+
+static long crowder_main(void *arg)
+{
+	struct crowder *me = arg;
+	struct t_rand rand = { me->c->rand.state * 7 + me->nr };
+	struct ts *ts = me->nr < 2 ? me->c->pages : me->c->blocks;
+	int64_t unit = me->nr < 2 ? 4 * KIB : 64 * KIB, base = me->nr % 2 * 4LL * MIB;
+	unsigned version[1024] = { 0 }, first = me->nr < 2 ? 1 : 4;
+
+	for (unsigned i = 0; i < (T_SANITIZED ? 1500U : 8000U); i++) {
+		unsigned at = (unsigned)t_below(&rand, (uint64_t)(4 * MIB / unit));
+		int64_t pos = base + at * unit;
+
+		if (t_below(&rand, 3)) {
+			unsigned seed = version[at] ? version[at] : first;
+
+			t_must(ts_reads(ts, pos + 7, (size_t)unit - 9, seed));
+		} else {
+			version[at] = 10 + i;
+			ts_write(ts, pos, (size_t)unit, version[at]);
+		}
+	}
+	for (unsigned at = 0; at < 4 * MIB / unit; at++)
+		t_must(ts_reads(ts, base + at * unit, (size_t)unit,
+				version[at] ? version[at] : first));
+	return 0;
+}
+
+Test(large, fs05_threads_in_pages_and_threads_in_blocks_share_a_cache, .timeout = 300)
+{
+	struct crowder crowder[4];
+	struct t_task task[4];
+	struct crowd c;
+
+	crowd_open(&c, true);
+	td_async(c.pages->dev);
+	for (unsigned i = 0; i < 4; i++) {
+		crowder[i] = (struct crowder){ &c, i };
+		t_start(&task[i], crowder_main, &crowder[i]);
+	}
+	for (unsigned i = 0; i < 4; i++)
+		t_join(&task[i]);
+	cr_assert_leq(t_stats(c.pages->engine).peak_cached_bytes, (uint64_t)SMALL_BYTES);
+	crowd_close(&c);
 }
 
 /* ---- direct I/O beside the cache ---- */
