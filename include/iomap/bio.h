@@ -29,6 +29,19 @@ extern "C" {
  * a plain read or write.  Submit it again without the flag.  Of a write that ends so a part
  * may be on the device.
  *
+ * POLLED: this thread comes back for the bio: it waits for it (iomap_submit_bio_wait(), or any
+ * other wait of the library), or calls iomap_engine_poll(), until the bio has ended.  Until
+ * then nobody else waits for it, nor for anything that only its bi_end_io brings about; so
+ * never on folios of the cache.  In return it may go by a queue that is the thread's alone,
+ * which with io_uring (Linux 6.1) costs fewer wake-ups: the thread gets one with its first
+ * such bio, sixteen threads of an engine at most, and has it until it ends.  The end of a
+ * thread waits for its POLLED bios.  iomap_engine_fd() does not tell of them: their loop asks
+ * iomap_engine_poll_timeout().
+ * The flag is taken as unset where the promise cannot be meant: in a work function or
+ * ki_complete; in a bi_end_io, but that of a bio of this very queue, in the same thread; on a
+ * bio that a stacked device passes on.  A device of the application that makes bios of its own
+ * leaves the flag out.
+ *
  * ATOMIC: after a power cut all of the write is there or nothing.  It is never split; -EINVAL
  * outside the device's limits for it, -EOPNOTSUPP where the device has none.
  */
@@ -45,7 +58,7 @@ extern "C" {
 #define IOMAP_REQ_RAHEAD 0x1000U   /* readahead */
 #define IOMAP_REQ_BACKGROUND 0x2000U /* nobody waits */
 #define IOMAP_REQ_NOWAIT 0x4000U     /* -EAGAIN rather than waiting to start it */
-#define IOMAP_REQ_POLLED 0x8000U     /* a hint: the submitter is going to poll for the end */
+#define IOMAP_REQ_POLLED 0x8000U     /* the submitting thread comes back for it; see above */
 #define IOMAP_REQ_ATOMIC 0x10000U    /* write: all of it or nothing */
 
 /* Memory of a bio: laid out as struct iovec. */
@@ -178,7 +191,7 @@ IOMAP_API uint64_t iomap_bio_end_sector(const struct iomap_bio *bio);
  * as places come free.  Devices in memory, and files that refuse not to block, do the I/O
  * here, and so do block devices their discards where the backend has no threads for it.
  * Starts nothing while the thread holds a plug that collects it
- * (iomap_start_plug()); a bi_end_io's bios are never collected.  Kernel: submit_bio.
+ * (iomap_start_plug()); of a bi_end_io's bios only POLLED ones may be.  Kernel: submit_bio.
  */
 IOMAP_API void iomap_submit_bio(struct iomap_bio *bio);
 /**
@@ -206,6 +219,10 @@ IOMAP_API void iomap_bio_chain(struct iomap_bio *bio, struct iomap_bio *parent);
  * Several bios in one submission (kernel: struct blk_plug).  On the caller's stack; between
  * start and finish the thread's bios to files and block devices are collected, and go out
  * together at finish, when there are many, or when the thread waits in the library.
+ *
+ * Those that a bi_end_io submits are not, but for POLLED ones from the end of a POLLED one, in
+ * the thread's own queue.  So a loop under one plug that waits, and whose ends submit more,
+ * needs one system call a turn; and in between, while it computes, they wait as well.
  */
 struct iomap_plug {
 	struct iomap_bio *first, *last;

@@ -252,7 +252,7 @@ IOMAP_API const char *iomap_engine_backend(const struct iomap_engine *engine);
  * For event loops, and the one place where work functions and ki_complete run on an engine
  * without threads; with threads it takes part in what workers do.  Does not wait for I/O.
  * Any thread; runs no work inside a work function or ki_complete, and does nothing inside a
- * bi_end_io.
+ * bi_end_io.  POLLED bios are completed by calls of the thread that submitted them.
  *
  * Completions are not counted against @budget: each queue is collected once, so they are no
  * more than can be in flight, and what they run does not block.
@@ -304,6 +304,7 @@ IOMAP_API int iomap_features(struct iomap_engine *engine, struct iomap_feature *
  * when iomap_engine_poll() has something to do: completions nobody has collected,
  * work that nobody has begun (ki_complete among it), and on an engine without threads when
  * the answer of iomap_engine_poll_timeout() may have become shorter.  Never read from it.
+ * It does not tell of POLLED bios (IOMAP_REQ_POLLED).
  *
  * Once readable it stays so until iomap_engine_poll() is called: work until it has begun (in
  * whatever thread), all else until the next call, which looks at everything.  What another
@@ -330,7 +331,8 @@ IOMAP_API IOMAP_MUST_CHECK int iomap_engine_fd(struct iomap_engine *engine);
  *
  * Any thread, does not block.
  *
- * Return: nanoseconds; 0: call iomap_engine_poll() now; -1: no limit.
+ * Return: nanoseconds; 0: call iomap_engine_poll() now, and so it is while POLLED bios of the
+ * calling thread are in flight; -1: no limit.
  */
 IOMAP_API int64_t iomap_engine_poll_timeout(struct iomap_engine *engine);
 

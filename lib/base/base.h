@@ -226,6 +226,12 @@ struct iomap__thread {
 	void *hold; /* struct iomap__queue */
 	uint32_t held;
 	uint32_t completing; /* depth of completion callbacks */
+	/* block layer: queues that are this thread's alone (private.c); what gives them back
+	 * before the thread ends, NULL: there are none; the one whose completions are being
+	 * handed out, NULL: those of another queue, or none */
+	void *privates; /* struct iomap__private */
+	void (*on_exit)(struct iomap__thread *self);
+	void *ending; /* struct iomap__queue */
 	void *work; /* iomap layer: struct iomap__work_frame, the innermost */
 	void *waiting; /* block layer: struct iomap__slow, what the thread waits for; NULL: no I/O */
 	uint64_t deadline_ns; /* iomap layer: when a sync's waits end; 0: never */
@@ -245,6 +251,7 @@ struct iomap__thread *iomap__thread_register(void);
 enum iomap__process_lock {
 	IOMAP__PROCESS_ENGINES, /* list of engines: engine.c */
 	IOMAP__PROCESS_PROBE,	/* what backends work: probe.c */
+	IOMAP__PROCESS_PRIVATES, /* queues of one thread: private.c */
 	IOMAP__PROCESS_LOCKS,
 };
 extern uint32_t iomap__process_lock[IOMAP__PROCESS_LOCKS];

@@ -62,6 +62,8 @@ static void thread_forget(struct iomap__thread *thread)
 	thread->inline_busy = false;
 	thread->inline_first = thread->inline_last = NULL;
 	thread->waiter = thread->hold = thread->work = thread->waiting = NULL;
+	thread->privates = thread->ending = NULL;
+	thread->on_exit = NULL;
 	thread->held = thread->completing = 0;
 	thread->deadline_ns = 0;
 }
@@ -90,6 +92,9 @@ static void thread_give_back(void *arg)
 {
 	struct iomap__thread *self = arg;
 
+	/* first: it may run callbacks, in which this is still the thread's record */
+	if (self->on_exit)
+		self->on_exit(self);
 	iomap__assert(atomic_load_explicit(&self->epoch, memory_order_relaxed) == 0);
 	iomap__thread_self_ptr = NULL;
 	pthread_mutex_lock(&registry_lock);

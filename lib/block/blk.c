@@ -243,6 +243,7 @@ void iomap__blk_destroy(struct iomap_engine *engine)
 	if (!blk)
 		return;
 	iomap__assert_msg(!blk->bdevs, "engine destroyed with open bdevs");
+	iomap__private_close_all(blk);
 	blk->backend->destroy(blk);
 	iomap__pool_exit(&blk->bdev_pool);
 	iomap__pool_exit(&blk->stacked_pool);
@@ -273,6 +274,8 @@ void iomap__blk_set_memory(struct iomap_engine *engine, void *memory, uint64_t b
 	const struct iomap_engine_opts *opts = &engine->opts;
 	struct iomap__blk *blk = engine->blk;
 
+	/* what only their threads could tell of the change */
+	iomap__private_close_all(blk);
 	if (!blk->backend->set_memory || opts->flags & IOMAP_ENGINE_NO_REGISTER)
 		return;
 	bytes = (bytes >> IOMAP_PAGE_SHIFT) * opts->register_pct / 100 << IOMAP_PAGE_SHIFT;

@@ -76,6 +76,8 @@ bool iomap__io_wait_until(struct iomap__blk *blk, const uint32_t *word, uint32_t
 void iomap__io_wake(struct iomap__blk *blk, const uint32_t *word);
 /* Complete what the devices have finished.  Never blocks; no internal lock held.  Requests. */
 unsigned iomap__io_poll(struct iomap__blk *blk);
+/* The calling thread has requests in flight that only its own polls and waits complete. */
+bool iomap__io_polled(struct iomap__blk *blk);
 /*
  * The descriptor for an event loop, made when it is first asked for; or -errno.
  * begin: a poll is about to look for completions; readable again is what comes after.

@@ -153,6 +153,8 @@ static void fio_below(struct iomap__faulty_io *io, uint32_t opf, uint64_t addr, 
 {
 	struct iomap_bio *bio = io->bio, *below;
 
+	/* in whatever thread this is: not the one that has promised to poll */
+	opf &= ~IOMAP_REQ_POLLED;
 	/* a part of it, or elsewhere, is not what the limits for atomic writes allow */
 	if (len != bio->bi_iter.bi_size || addr != iomap__bio_addr(bio))
 		opf &= ~IOMAP_REQ_ATOMIC;

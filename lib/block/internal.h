@@ -15,6 +15,7 @@ struct stat;
 
 #define IOMAP__QUEUES_MAX 32U
 #define IOMAP__PARK_BUCKETS 64U
+#define IOMAP__PRIVATES_MAX 16U
 #define IOMAP__BDEV_IDS 63U /* ids below are a bdev's own, this one is shared by the rest */
 #define IOMAP__PATH_MAX_LOG 200
 
@@ -233,9 +234,11 @@ int iomap__file_limits(struct iomap_bdev *bdev, const struct stat *st);
 
 /* ---- submission (submit.c, plug.c) ---- */
 
-/* Collected bios for the calling thread's queue. */
+/* Collected bios for the calling thread's queue, and for the one that is its alone. */
 struct iomap__batch {
 	struct iomap__bio_list bios;
+	struct iomap__bio_list polled;
+	struct iomap__queue *own; /* where there are any `polled` */
 };
 /* Start a checked, accounted bio, splitting it where needed. */
 void iomap__dispatch(struct iomap_bio *bio, struct iomap__batch *batch);
@@ -308,6 +311,18 @@ struct iomap__backend {
 	/* Wake the thread that sleeps in @queue alone, if there is one. */
 	void (*kick)(struct iomap__queue *queue);
 	/*
+	 * Queues of the calling thread alone (private.c), or NULL.  open: 0 or -errno; *why says
+	 * what failed.  close: @mine: the calling thread's; else of one that does not use it
+	 * any more.  sleep: send all that is prepared, and sleep until @nr requests have ended,
+	 * which are in the backend; spurious returns are fine.  watch: tell @eventfd when one
+	 * has ended; -1: no more.  0 or -errno.
+	 */
+	int (*private_open)(struct iomap__queue *queue, const char **why);
+	void (*private_close)(struct iomap__queue *queue, bool mine);
+	void (*private_sleep)(struct iomap__queue *queue, unsigned nr);
+	int (*private_watch)(struct iomap__queue *queue, int eventfd);
+	unsigned private_hold_max; /* as hold_max */
+	/*
 	 * What I/O can be prepared for, or NULL.  Memory that stays where it is until it is
 	 * taken back with NULL, with no I/O at either moment; a file from before its first
 	 * request until after its last one.
@@ -327,7 +342,8 @@ struct iomap__queue {
 	struct iomap__blk *blk;
 	unsigned index;
 	uint32_t depth;
-	void *backend; /* the backend's */
+	struct iomap__thread *owner; /* who alone uses it (private.c); NULL: everybody */
+	void *backend;		     /* the backend's */
 	/* Requests that nobody has collected the end of, with the backlog. */
 	_Alignas(IOMAP__CACHE_LINE) _Atomic uint32_t inflight;
 	/* Who reaps the queue; changed under blk->park_lock. */
@@ -361,6 +377,34 @@ static inline void iomap__hold_end(struct iomap__thread *self, struct iomap__que
 unsigned iomap__queue_reap(struct iomap__queue *queue);
 struct iomap__queue *iomap__queue_mine(struct iomap__blk *blk);
 
+/* ---- queues of one thread (private.c) ---- */
+
+struct iomap__private {
+	struct iomap__queue queue;
+	unsigned slot;
+	bool leaving;		     /* its thread ends; under the lock of private.c */
+	struct iomap__private *next; /* of its thread; under the lock of private.c */
+};
+
+/*
+ * The calling thread's own queue, for a POLLED bio that nobody but it waits for; NULL: the bio
+ * goes where all others do.
+ */
+struct iomap__queue *iomap__private_for(struct iomap__blk *blk);
+/* The calling thread's, if it has one. */
+struct iomap__queue *iomap__private_mine(struct iomap__blk *blk);
+/* Complete what has ended in the calling thread's.  Requests. */
+unsigned iomap__private_reap(struct iomap__queue *queue);
+/* Sleep in it until *@word differs from @expected, which only its requests can change. */
+void iomap__private_wait(struct iomap__queue *queue, const uint32_t *word, uint32_t expected);
+/* Give back those of all threads.  Nothing is in flight; no thread but this one is inside. */
+void iomap__private_close_all(struct iomap__blk *blk);
+/* A request of the queue has not been collected yet.  By its owner; NULL: no. */
+static inline bool iomap__private_busy(struct iomap__queue *queue)
+{
+	return queue && atomic_load_explicit(&queue->inflight, memory_order_relaxed);
+}
+
 /* ---- waiting (park.c) ---- */
 
 enum iomap__waiter_state {
@@ -379,6 +423,8 @@ struct iomap__waiter {
 	struct iomap__queue *only; /* the one queue we care about, or NULL: all */
 	uint32_t roles;		   /* bits: queues we reap */
 	uint32_t asleep_roles;	   /* and those when we went to sleep */
+	struct iomap__queue *own;  /* the thread's alone, or NULL (private.c) */
+	bool asleep_own;	   /* it had requests in flight when we went to sleep */
 	int eventfd;		   /* kicks us out of several rings; -1: none */
 	uint64_t deadline_ns;	   /* CLOCK_MONOTONIC; 0: none */
 	struct iomap__slow *waiting; /* what the thread waits for; NULL: no I/O */
@@ -389,10 +435,10 @@ struct iomap__waiter {
 /* Not in its home queue alone: it may lose a queue while it sleeps, or has a deadline. */
 static inline bool iomap__sleeps_elsewhere(const struct iomap__waiter *waiter)
 {
-	return waiter->eventfd >= 0 || waiter->deadline_ns ||
+	return waiter->eventfd >= 0 || waiter->deadline_ns || waiter->asleep_own ||
 	       waiter->asleep_roles != UINT32_C(1) << waiter->home->index;
 }
-/* Sleep in the queues of @waiter->asleep_roles, and on its eventfd (poll.c). */
+/* Sleep in the queues of @waiter->asleep_roles, its own, and on its eventfd (poll.c). */
 void iomap__sleep_poll(struct iomap__blk *blk, struct iomap__waiter *waiter);
 
 void iomap__park_init(struct iomap__blk *blk);
@@ -464,6 +510,13 @@ struct iomap__blk {
 	_Atomic uint32_t bio_sets_nr;	  /* of the application */
 	struct iomap__pool stacked_pool; /* struct iomap__stacked */
 	struct iomap__pool bdev_pool;	 /* struct iomap_bdev */
+
+	/* Queues of one thread each.  Owners are atomic, since everybody looks; the rest is the
+	 * owner's, and changes under the lock of private.c. */
+	_Atomic(struct iomap__thread *) private_owner[IOMAP__PRIVATES_MAX];
+	struct iomap__private *privates[IOMAP__PRIVATES_MAX];
+	_Atomic uint32_t privates_nr;
+	_Atomic bool privates_refused; /* one could not be had: nobody asks again */
 
 	/* RANK_ENGINE: list and ids of bdevs */
 	struct iomap__mutex bdevs_lock;

@@ -41,6 +41,9 @@
  * it has just submitted; to be woken by another thread costs more than the I/O.  So a
  * thread takes the role of its home queue away from a foreign reaper that is asleep.
  *
+ * A queue that is the waiter's thread's alone (private.c) has no role: nobody else may take it.
+ * With requests in flight there a waiter sleeps as one that reaps a foreign queue does.
+ *
  * Kicks.  A waiter that sleeps in its home queue alone sleeps in io_uring_enter() and is
  * kicked by a NOP in that ring: nobody else collects from it.  One that has a foreign queue
  * may lose it while it sleeps, and a NOP could then be collected by the new reaper before
@@ -354,6 +357,8 @@ static unsigned park_reap(struct iomap__blk *blk, struct iomap__waiter *waiter)
 	for (i = 0; i < blk->nr_queues; i++)
 		if (park_reaper(&blk->queues[i]) == waiter)
 			nr += iomap__queue_reap(&blk->queues[i]);
+	if (iomap__private_busy(waiter->own))
+		nr += iomap__private_reap(waiter->own);
 	return nr;
 }
 
@@ -391,15 +396,16 @@ static void park_put_eventfd(struct iomap__blk *blk, struct iomap__waiter *waite
 /* Lock held at entry and exit, not in between. */
 static void park_sleep(struct iomap__blk *blk, struct iomap__waiter *waiter)
 {
-	bool ring = waiter->roles != 0;
+	bool own = iomap__private_busy(waiter->own), ring = waiter->roles || own;
 	uint32_t state = ring ? IOMAP__WAITER_RING : IOMAP__WAITER_FUTEX;
 	uint64_t now;
 
 	waiter->asleep_roles = waiter->roles;
+	waiter->asleep_own = own;
 	if (!ring)
 		park_put_eventfd(blk, waiter);
 	if (ring && blk->backend->sleep && waiter->eventfd < 0 &&
-	    (waiter->deadline_ns || waiter->roles != park_bit(waiter->home)))
+	    (waiter->deadline_ns || own || waiter->roles != park_bit(waiter->home)))
 		waiter->eventfd = park_get_eventfd(blk);
 	iomap__store(&waiter->state, state);
 	iomap__list_add_tail(&waiter->sleepers, &blk->sleepers);
@@ -433,6 +439,8 @@ static bool park_ready(struct iomap__blk *blk, const struct iomap__waiter *waite
 {
 	unsigned i;
 
+	if (iomap__private_busy(waiter->own) && blk->backend->ready(waiter->own))
+		return true;
 	for (i = 0; i < blk->nr_queues; i++)
 		if (waiter->roles & park_bit(&blk->queues[i]) &&
 		    blk->backend->ready(&blk->queues[i]))
@@ -444,6 +452,7 @@ static bool park_ready(struct iomap__blk *blk, const struct iomap__waiter *waite
 static bool park_sleep_sends(const struct iomap__blk *blk, const struct iomap__waiter *waiter)
 {
 	return blk->backend->sleep_sends && waiter->eventfd < 0 && !waiter->deadline_ns &&
+	       !iomap__private_busy(waiter->own) &&
 	       waiter->roles == park_bit(waiter->home);
 }
 
@@ -457,7 +466,7 @@ static bool park_loop(struct iomap__blk *blk, struct iomap__waiter *waiter, uint
 		if (waiter->deadline_ns && park_now_ns() >= waiter->deadline_ns)
 			return false;
 		park_take_roles(blk, waiter);
-		if (waiter->roles) {
+		if (waiter->roles || iomap__private_busy(waiter->own)) {
 			iomap__mutex_unlock(&blk->park_lock);
 			any = park_reap(blk, waiter) != 0;
 			/* what callbacks have submitted; we may be inside an inline bio's end */
@@ -507,6 +516,7 @@ static bool park_wait(struct iomap__blk *blk, const uint32_t *word, uint32_t exp
 		return true;
 	}
 
+	waiter.own = iomap__private_mine(blk);
 	iomap__list_init(&waiter.sleepers);
 	iomap__mutex_lock(&blk->park_lock);
 	if (outer && outer->blk == blk) {
@@ -615,12 +625,13 @@ unsigned iomap__io_poll(struct iomap__blk *blk)
 	struct iomap__waiter *outer = self->waiter, waiter = {
 		.state = IOMAP__WAITER_RUNNING,
 		.home = iomap__queue_mine(blk),
+		.own = iomap__private_mine(blk),
 		.eventfd = -1,
 		.blk = blk,
 	};
 	struct park_kicks kicks;
 	struct iomap__queue *held;
-	uint32_t inflight = 0;
+	uint32_t inflight = iomap__private_busy(waiter.own);
 	unsigned reaped, i;
 
 	park_no_kicks(&kicks);

@@ -6,7 +6,9 @@
  * record.  What it holds has been checked and counted.  It is sent when it holds many, when
  * it is finished, and before the thread sleeps: in iomap__io_wait(), and by `plug_flush`
  * before it sleeps on an rwsem, whose holder may wait for these very bios.  Bios that a
- * bi_end_io submits pass by the plug of the thread that happens to run it.
+ * bi_end_io submits pass by the plug of the thread that happens to run it, unless it is the
+ * one that has promised to look after them (private.c): then a loop of submissions and waits
+ * under one plug needs one system call for each turn.
  */
 #include "block/internal.h"
 
@@ -59,6 +61,14 @@ void iomap__plug_flush(struct iomap__blk *blk)
 		plug_send(plug);
 }
 
+static bool plug_is_own(const struct iomap__thread *self, const struct iomap_bio *bio)
+{
+	const struct iomap__queue *ending = self->ending;
+
+	return bio->bi_opf & IOMAP_REQ_POLLED && ending && ending->owner &&
+	       ending->blk == bio->bi_bdev->engine->blk;
+}
+
 bool iomap__plug_add(struct iomap_bio *bio)
 {
 	struct iomap__thread *self = iomap__thread_self();
@@ -69,7 +79,7 @@ bool iomap__plug_add(struct iomap_bio *bio)
 	 * A bio from a bi_end_io is not this thread's affair: the thread may be asleep again, or
 	 * at something else, before it looks at its plug, and others wait for the bio.
 	 */
-	if (iomap__likely(!plug) || self->completing)
+	if (iomap__likely(!plug) || (self->completing && !plug_is_own(self, bio)))
 		return false;
 	list = (struct iomap__bio_list){ plug->first, plug->last, plug->count };
 	iomap__bio_list_add(&list, bio);

@@ -3,6 +3,9 @@
  * poll.c - sleeping in several queues at once, or until a deadline: ppoll() on a descriptor
  * of each queue and on the waiter's eventfd.
  *
+ * The queue that is the thread's alone is not polled, but asked to tell the eventfd: a ring
+ * whose completions wait for its thread does not wake who polls it.
+ *
  * A queue's descriptor may be readable with nothing left to collect; the waiter then looks
  * around once more than it had to, and the backend sees to it that this does not go on.
  */
@@ -14,11 +17,12 @@
 
 #define POLL_NO_EVENTFD_NS 1000000 /* how long to sleep where nobody can kick us */
 
-/* False: the deadline has passed.  *@out: NULL for no limit, else @left. */
-static bool poll_timeout(const struct iomap__waiter *waiter, struct timespec *left,
+/* @heard: all that may end the sleep does.  False: the deadline has passed.  *@out: NULL for no
+ * limit, else @left. */
+static bool poll_timeout(const struct iomap__waiter *waiter, bool heard, struct timespec *left,
 			 struct timespec **out)
 {
-	uint64_t left_ns = waiter->eventfd >= 0 ? 0 : POLL_NO_EVENTFD_NS, now_ns;
+	uint64_t left_ns = heard ? 0 : POLL_NO_EVENTFD_NS, now_ns;
 	struct timespec now;
 
 	if (waiter->deadline_ns) {
@@ -35,7 +39,7 @@ static bool poll_timeout(const struct iomap__waiter *waiter, struct timespec *le
 	return true;
 }
 
-void iomap__sleep_poll(struct iomap__blk *blk, struct iomap__waiter *waiter)
+static void poll_sleep(struct iomap__blk *blk, struct iomap__waiter *waiter, bool heard)
 {
 	struct pollfd fds[IOMAP__QUEUES_MAX + 1];
 	struct timespec left, *timeout;
@@ -50,7 +54,7 @@ void iomap__sleep_poll(struct iomap__blk *blk, struct iomap__waiter *waiter)
 			};
 	if (waiter->eventfd >= 0)
 		fds[nr++] = (struct pollfd){ .fd = waiter->eventfd, .events = POLLIN };
-	if (!poll_timeout(waiter, &left, &timeout))
+	if (!poll_timeout(waiter, heard, &left, &timeout))
 		return;
 	iomap__count(syscalls_nr);
 	if (ppoll(fds, nr, timeout, NULL) > 0 && waiter->eventfd >= 0 && fds[nr - 1].revents) {
@@ -58,4 +62,21 @@ void iomap__sleep_poll(struct iomap__blk *blk, struct iomap__waiter *waiter)
 		if (read(waiter->eventfd, &count, sizeof(count)) < 0)
 			return; /* emptied by its previous user */
 	}
+}
+
+void iomap__sleep_poll(struct iomap__blk *blk, struct iomap__waiter *waiter)
+{
+	bool heard = waiter->eventfd >= 0;
+
+	if (!waiter->asleep_own) {
+		poll_sleep(blk, waiter, heard);
+		return;
+	}
+	if (heard)
+		heard = blk->backend->private_watch(waiter->own, waiter->eventfd) == 0;
+	/* what ended before nobody is told of any more */
+	if (!blk->backend->ready(waiter->own))
+		poll_sleep(blk, waiter, heard);
+	if (heard)
+		(void)blk->backend->private_watch(waiter->own, -1);
 }

@@ -26,7 +26,8 @@
  * backend->hold_max, so that the device has something to do meanwhile.  Where the call that
  * sleeps cannot send, nothing is gained by holding back longer than one round of callbacks:
  * then the next round, if there is one, begins by sending.  Whoever else sends in
- * this queue sends these too, which is no harm.
+ * this queue sends these too, which is no harm.  In a queue that is the thread's alone the
+ * next call brings the completions in as well, so there it holds back more.
  *
  * Locks: queue->lock (IOMAP__RANK_QUEUE) is held while requests are started, which may be a
  * system call that the file system makes take a while; not while callbacks run.
@@ -63,28 +64,33 @@ static void queue_start_backlog(struct iomap__queue *queue, struct iomap__bio_li
 /* End bios that have been collected; their bi_status is set. */
 static void queue_end(struct iomap__queue *queue, struct iomap__bio_list *ended)
 {
+	struct iomap__thread *self = iomap__thread_self();
+	struct iomap__queue *outer = self->ending;
 	struct iomap_bio *bio;
 
 	if (!ended->first)
 		return;
 	/* read-modify-write: park.c relies on the order of changes of this word */
 	atomic_fetch_sub_explicit(&queue->inflight, ended->count, memory_order_acq_rel);
+	self->ending = queue;
 	while ((bio = iomap__bio_list_pop(ended)))
 		iomap_bio_endio(bio);
+	self->ending = outer;
 }
 
 /* lock held.  Send what is prepared, @started by us since we took the lock, or hold it. */
 static void queue_send(struct iomap__queue *queue, unsigned started, struct iomap__bio_list *failed)
 {
+	const struct iomap__backend *backend = queue->blk->backend;
 	struct iomap__thread *self = iomap__thread_self();
 
 	if (self->hold == queue) {
 		self->held += started;
-		if (self->held < queue->blk->backend->hold_max)
+		if (self->held < (queue->owner ? backend->private_hold_max : backend->hold_max))
 			return;
 		self->held = 0;
 	}
-	queue->blk->backend->send(queue, failed);
+	backend->send(queue, failed);
 }
 
 /* lock held.  The same between two rounds of callbacks. */
@@ -184,7 +190,7 @@ void iomap__queue_submit(struct iomap__queue *queue, struct iomap__bio_list *lis
 	queue_end(queue, &refused);
 	if (iomap__unlikely(failed.first))
 		queue_failed(queue, &failed);
-	if (!will_wait)
+	if (!will_wait && !queue->owner)
 		iomap__park_work_added(queue);
 	if (full)
 		iomap__io_poll(queue->blk);

@@ -22,6 +22,10 @@
  * punched out in between (lib/cache/arena.c); iomap__blk_set_memory(NULL) comes before the
  * unmapping.
  *
+ * A ring of one thread (private.c) is told of memory as the others are, if there is room for one
+ * ring more, and of no files: its table could only be changed by its thread, while a device
+ * may be closed by any, and would stay open there.
+ *
  * Files.  Each ring has a table as long as there are numbers of bdevs; a device that is
  * opened gets the entry of its number in all of them, or in none.  It goes before the number
  * is free again, with nothing in flight.
@@ -43,6 +47,7 @@
 enum {
 	REGISTER_MEMORY = 1,
 	REGISTER_FILES = 2,
+	REGISTER_OWN = 4, /* memory with the ring of one thread */
 };
 
 static struct iomap__uring_all *register_all(const struct iomap__blk *blk)
@@ -50,12 +55,17 @@ static struct iomap__uring_all *register_all(const struct iomap__blk *blk)
 	return blk->backend_data;
 }
 
-static void register_complain(struct iomap__blk *blk, unsigned about, int error)
+static bool register_complained(struct iomap__blk *blk, unsigned about)
 {
 	struct iomap__uring_all *all = register_all(blk);
 
 	/* relaxed: it decides who writes the line, and nothing else */
-	if (atomic_fetch_or_explicit(&all->complained, about, memory_order_relaxed) & about)
+	return atomic_fetch_or_explicit(&all->complained, about, memory_order_relaxed) & about;
+}
+
+static void register_complain(struct iomap__blk *blk, unsigned about, int error)
+{
+	if (register_complained(blk, about))
 		return;
 	iomap__log(blk->env, IOMAP_LOG_INFO, "io_uring goes without registered %s: %s",
 		   about == REGISTER_MEMORY ? "memory" : "files", strerror(-error));
@@ -74,7 +84,7 @@ static bool register_is_charged(void)
 	return !(data[CAP_TO_INDEX(CAP_IPC_LOCK)].effective & CAP_TO_MASK(CAP_IPC_LOCK));
 }
 
-static bool register_fits(struct iomap__blk *blk, uint64_t bytes)
+static bool register_fits(struct iomap__blk *blk, unsigned rings, uint64_t bytes)
 {
 	const struct io_uring *ring = &iomap__uring(&blk->queues[0])->ring;
 	/* newer kernels charge for the ring itself as well */
@@ -82,12 +92,14 @@ static bool register_fits(struct iomap__blk *blk, uint64_t bytes)
 	struct rlimit limit;
 
 	if (!register_is_charged() || getrlimit(RLIMIT_MEMLOCK, &limit) != 0 ||
-	    limit.rlim_cur == RLIM_INFINITY || bytes + own <= limit.rlim_cur / blk->nr_queues)
+	    limit.rlim_cur == RLIM_INFINITY || bytes + own <= limit.rlim_cur / rings)
 		return true;
+	if (register_complained(blk, rings > blk->nr_queues ? REGISTER_OWN : REGISTER_MEMORY))
+		return false;
 	iomap__log(blk->env, IOMAP_LOG_INFO,
 		   "io_uring goes without registered memory: %u rings x %llu bytes are more than "
 		   "RLIMIT_MEMLOCK of %llu",
-		   blk->nr_queues, (unsigned long long)(bytes + own),
+		   rings, (unsigned long long)(bytes + own),
 		   (unsigned long long)limit.rlim_cur);
 	return false;
 }
@@ -135,12 +147,28 @@ void iomap__uring_set_memory(struct iomap__blk *blk, void *memory, uint64_t byte
 		for (i = 0; i < blk->nr_queues; i++)
 			register_close_slots(&blk->queues[i]);
 	all->memory = NULL;
-	if (!memory || !bytes || !register_fits(blk, bytes))
+	if (!memory || !bytes || !register_fits(blk, blk->nr_queues, bytes))
 		return;
 	register_cut(all, bytes);
 	all->memory = memory;
 	for (i = 0; i < blk->nr_queues; i++)
 		register_open_slots(&blk->queues[i]);
+}
+
+void iomap__uring_open_own(struct iomap__queue *queue)
+{
+	struct iomap__blk *blk = queue->blk;
+	struct iomap__uring_all *all = register_all(blk);
+	/* this one is not counted yet; of two that come at once neither counts the other */
+	unsigned owns = atomic_load_explicit(&blk->privates_nr, memory_order_relaxed) + 1;
+
+	if (all->memory && register_fits(blk, blk->nr_queues + owns, all->bytes))
+		register_open_slots(queue);
+}
+
+void iomap__uring_close_own(struct iomap__queue *queue)
+{
+	register_close_slots(queue);
 }
 
 /* The first transfer in slot @nr. */

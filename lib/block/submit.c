@@ -172,6 +172,21 @@ static int submit_account(struct iomap_bdev *bdev, struct iomap_bio *bio)
 	return 0;
 }
 
+/*
+ * POLLED is the promise of who submitted the bio, in this very thread: not of a device that
+ * passes it on, whenever and in whatever thread it does.
+ */
+static void submit_to_queue(struct iomap_bio *bio, struct iomap__batch *batch)
+{
+	struct iomap__queue *own = NULL;
+
+	if (iomap__unlikely(bio->bi_opf & IOMAP_REQ_POLLED) && !iomap__req(bio)->outermost)
+		own = iomap__private_for(bio->bi_bdev->engine->blk);
+	if (own)
+		batch->own = own;
+	iomap__bio_list_add(own ? &batch->polled : &batch->bios, bio);
+}
+
 /* To a device that takes it as it is. */
 static void submit_to_device(struct iomap_bio *bio, struct iomap__batch *batch)
 {
@@ -190,7 +205,7 @@ static void submit_to_device(struct iomap_bio *bio, struct iomap__batch *batch)
 	} else if (!bdev->kind->queued) {
 		bdev->kind->submit(bdev, bio);
 	} else if (iomap__op_has_data(iomap__bio_op(bio)) || !iomap__step_is_inline(bio)) {
-		iomap__bio_list_add(&batch->bios, bio);
+		submit_to_queue(bio, batch);
 	} else {
 		iomap__inline_submit(bdev, bio);
 	}
@@ -226,7 +241,10 @@ static void split_child_end(struct iomap_bio *child)
 static struct iomap_bio *split_child(struct iomap_bio *parent, unsigned vecs, uint32_t opf)
 {
 	struct iomap_bdev *bdev = parent->bi_bdev;
-	struct iomap_bio *child = iomap_bio_alloc(bdev, vecs, opf, NULL);
+	struct iomap_bio *child;
+
+	/* some are started by whoever has completed the flush before them */
+	child = iomap_bio_alloc(bdev, vecs, opf & ~IOMAP_REQ_POLLED, NULL);
 
 	if (!child)
 		return NULL;
@@ -400,6 +418,8 @@ void iomap__dispatch(struct iomap_bio *bio, struct iomap__batch *batch)
 
 void iomap__batch_send(struct iomap__blk *blk, struct iomap__batch *batch, bool will_wait)
 {
+	if (batch->polled.first)
+		iomap__queue_submit(batch->own, &batch->polled, will_wait);
 	if (batch->bios.first)
 		iomap__queue_submit(iomap__queue_mine(blk), &batch->bios, will_wait);
 }
@@ -487,14 +507,9 @@ static void submit_wait_end(struct iomap_bio *bio)
 		iomap__io_wake(blk, word);
 }
 
-static const char *submit_what(unsigned op)
-{
-	return op == IOMAP_REQ_OP_READ ? "read" : op == IOMAP_REQ_OP_FLUSH ? "flush" : "write";
-}
-
-/* It has not ended inside its submission. */
-static void submit_wait_for(struct submit_wait *wait, struct iomap__queue *only,
-			    struct iomap__slow *slow)
+/* It has not ended inside its submission.  @only: where the end is to come from, if known. */
+static void submit_wait_parked(struct submit_wait *wait, struct iomap__queue *only,
+			       struct iomap__slow *slow)
 {
 	iomap__slow_wait(slow);
 	while (!iomap__load_acquire(&wait->done))
@@ -502,19 +517,57 @@ static void submit_wait_for(struct submit_wait *wait, struct iomap__queue *only,
 	iomap__slow_wait_end(slow);
 }
 
-int iomap_submit_bio_wait(struct iomap_bio *bio)
+/* In the thread's own queue, past the parking lot, where those who look for slow I/O look. */
+static void submit_wait_own(struct submit_wait *wait, struct iomap__queue *own,
+			    struct iomap__slow *slow)
+{
+	iomap__slow_begin(wait->blk, slow);
+	iomap__private_wait(own, &wait->done, 0);
+	iomap__slow_end(wait->blk, slow);
+}
+
+/*
+ * Submit the bio, whose thread is about to wait for it, and what the thread's plug holds: that
+ * goes first.  What is started in @only, the one queue that can end the wait, is held back:
+ * the call that sleeps sends it.  Return: it; NULL: the wait depends on others as well.
+ */
+static struct iomap__queue *submit_for_wait(struct iomap__thread *self, struct submit_wait *wait,
+					    struct iomap_bio *bio, enum submit_way way)
 {
 	struct iomap__batch batch = { .bios = { 0 } };
+	/* one bio in our own queue: nothing else can end our wait */
+	bool alone = !iomap__load(&iomap__req(bio)->chained);
+	struct iomap__queue *only = NULL;
+
+	submit_go_on(bio, way, &batch);
+	if (alone && batch.bios.count == 1 && batch.bios.first == bio)
+		only = iomap__queue_mine(wait->blk);
+	else if (alone && batch.polled.first == bio && !self->completing)
+		only = batch.own;
+	if (only)
+		(void)iomap__hold_begin(self, only);
+	if (self->plug)
+		iomap__plug_flush(wait->blk);
+	iomap__batch_send(wait->blk, &batch, true);
+	return only;
+}
+
+static const char *submit_what(unsigned op)
+{
+	return op == IOMAP_REQ_OP_READ ? "read" : op == IOMAP_REQ_OP_FLUSH ? "flush" : "write";
+}
+
+int iomap_submit_bio_wait(struct iomap_bio *bio)
+{
 	struct iomap__thread *self = iomap__thread_self();
 	struct iomap_bdev *bdev = bio->bi_bdev;
 	struct submit_wait wait = { .waiter = self };
-	struct iomap__queue *only = NULL, *held = NULL;
+	struct iomap__queue *only = NULL, *held = self->hold;
 	iomap_bio_end_io_fn *end_io = bio->bi_end_io;
 	uint64_t sector = bio->bi_iter.bi_sector, size = bio->bi_iter.bi_size;
 	void *private = bio->bi_private;
 	enum submit_way way;
 	unsigned op;
-	bool alone;
 
 	iomap__bdev_check(bdev);
 	if (iomap__engine_forked(bdev->engine)) {
@@ -525,19 +578,9 @@ int iomap_submit_bio_wait(struct iomap_bio *bio)
 	op = iomap__bio_op(bio);
 	bio->bi_private = &wait;
 	bio->bi_end_io = submit_wait_end;
-	if (self->plug)
-		iomap__plug_flush(wait.blk);
 	way = submit_begin(bdev, bio);
-	if (way != SUBMIT_ENDED) {
-		/* One bio in our own queue: nothing else can end our wait. */
-		alone = !iomap__load(&iomap__req(bio)->chained);
-		submit_go_on(bio, way, &batch);
-		if (alone && batch.bios.count == 1 && batch.bios.first == bio) {
-			only = iomap__queue_mine(wait.blk);
-			held = iomap__hold_begin(self, only);
-		}
-		iomap__batch_send(wait.blk, &batch, true);
-	}
+	if (way != SUBMIT_ENDED)
+		only = submit_for_wait(self, &wait, bio, way);
 	if (!iomap__load_acquire(&wait.done)) {
 		/* not of the bio: a device may be about to change what it says */
 		struct iomap__slow slow = {
@@ -547,9 +590,12 @@ int iomap_submit_bio_wait(struct iomap_bio *bio)
 			.len = size,
 		};
 
-		submit_wait_for(&wait, only, &slow);
+		if (only && only->owner)
+			submit_wait_own(&wait, only, &slow);
+		else
+			submit_wait_parked(&wait, only, &slow);
 	}
-	if (only)
+	if (self->hold != held)
 		iomap__hold_end(self, held);
 	bio->bi_end_io = end_io;
 	bio->bi_private = private;

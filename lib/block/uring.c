@@ -6,6 +6,11 @@
  * thread's wait would be refused), and no COOP_TASKRUN (the completion of a thread that
  * computes would stay with it until it enters the kernel, while others wait for it).
  *
+ * But for those of one thread (private.c): SINGLE_ISSUER and DEFER_TASKRUN.  There a completion
+ * waits until its thread asks for it, so that several end in one go and none wakes the thread
+ * before as many have come as it sleeps for.  Such a ring does not wake who polls it; it tells
+ * an eventfd (poll.c).  Linux 6.1 can do that.
+ *
  * The submission side is ours and not liburing's: entries are filled under the queue's lock,
  * and mostly sent under it, so whatever lies between head and tail after a failed enter can
  * be taken back.  A thread that goes to sleep in its ring sends what it holds back (queue.c)
@@ -19,6 +24,7 @@
 #define URING_NEEDED (IORING_FEAT_NODROP | IORING_FEAT_SUBMIT_STABLE | IORING_FEAT_RW_CUR_POS)
 #define URING_SEND_RETRIES 1000U
 #define URING_HOLD_MAX 8U /* with 32 a tenth fewer transfers at depth 32 */
+#define URING_PRIVATE_HOLD_MAX 32U
 
 static struct io_uring *uring_of(const struct iomap__queue *queue)
 {
@@ -112,7 +118,7 @@ static void uring_prepare(struct iomap__queue *queue, struct iomap_bio *bio)
 	else
 		uring_prepare_data(queue, bio, sqe);
 	sqe->fd = bio->bi_bdev->fd;
-	if (bio->bi_bdev->registered) {
+	if (bio->bi_bdev->registered && iomap__uring(queue)->files) {
 		sqe->fd = (int)bio->bi_bdev->id;
 		sqe->flags |= IOSQE_FIXED_FILE;
 	}
@@ -212,19 +218,30 @@ static void uring_kick(struct iomap__queue *queue)
 
 /* ---- completion; the queue's reaper ---- */
 
+/* IORING_SQ_xxx: what an enter would bring in. */
+static unsigned uring_waiting(const struct io_uring *ring)
+{
+	return __atomic_load_n(ring->sq.kflags, __ATOMIC_RELAXED) &
+	       (IORING_SQ_CQ_OVERFLOW | IORING_SQ_TASKRUN);
+}
+
 static bool uring_ready(struct iomap__queue *queue)
 {
-	return io_uring_cq_ready(uring_of(queue)) != 0;
+	const struct io_uring *ring = uring_of(queue);
+
+	return io_uring_cq_ready(ring) || uring_waiting(ring) & IORING_SQ_TASKRUN;
 }
 
 static void uring_collect(struct iomap__queue *queue, struct iomap__bio_list *list)
 {
 	struct io_uring *ring = uring_of(queue);
 	struct io_uring_cqe *cqe;
-	unsigned head, nr = 0;
+	unsigned head, nr = 0, waiting = uring_waiting(ring);
 
-	/* Completions that did not fit are brought in by an enter. */
-	if (iomap__unlikely(io_uring_cq_has_overflow(ring)))
+	/* Completions that did not fit, and those of one thread's ring where there are none yet:
+	 * where there are, the call that sleeps brings in the rest. */
+	if (iomap__unlikely(waiting) &&
+	    (waiting & IORING_SQ_CQ_OVERFLOW || !io_uring_cq_ready(ring)))
 		uring_enter(ring, 0, 0, IORING_ENTER_GETEVENTS);
 	io_uring_for_each_cqe(ring, head, cqe) {
 		struct iomap_bio *bio = io_uring_cqe_get_data(cqe);
@@ -272,6 +289,15 @@ static int uring_sleep_sending(struct iomap__queue *queue, struct iomap__thread 
 	return submit ? 0 : sent;
 }
 
+/* Sleeping has failed. */
+static void uring_complain(struct iomap__blk *blk, int error)
+{
+	if (error == -EINTR || error == -EAGAIN || error == -EBUSY)
+		return;
+	iomap__log(blk->env, IOMAP_LOG_ERROR, "waiting in io_uring_enter: %s", strerror(-error));
+	sched_yield();
+}
+
 static void uring_sleep(struct iomap__blk *blk, struct iomap__waiter *waiter)
 {
 	struct iomap__thread *self = iomap__thread_self();
@@ -285,11 +311,8 @@ static void uring_sleep(struct iomap__blk *blk, struct iomap__waiter *waiter)
 		error = uring_sleep_sending(waiter->home, self);
 	else
 		error = uring_enter(uring_of(waiter->home), 0, 1, IORING_ENTER_GETEVENTS);
-	if (error < 0 && error != -EINTR && error != -EAGAIN && error != -EBUSY) {
-		iomap__log(blk->env, IOMAP_LOG_ERROR, "waiting in io_uring_enter: %s",
-			   strerror(-error));
-		sched_yield();
-	}
+	if (error < 0)
+		uring_complain(blk, error);
 }
 
 /* ---- life ---- */
@@ -320,72 +343,89 @@ static _Atomic uint32_t uring_unmapped;
 
 static void uring_exit(struct io_uring *ring)
 {
-	/* release: pairs with the acquire of uring_create_queue() */
+	/* release: pairs with the acquire of uring_open() */
 	atomic_fetch_add_explicit(&uring_unmapped, 1, memory_order_release);
 	io_uring_queue_exit(ring);
 }
 
-static int uring_create_queue(struct iomap__queue *queue, const char **why)
+/* @flags besides those that any ring has; of these SUBMIT_ALL came with Linux 5.18. */
+static int uring_setup(struct iomap__queue *queue, struct iomap__uring *uring, unsigned flags,
+		       struct io_uring_params *params)
 {
-	struct io_uring_params params = { .flags = IORING_SETUP_CLAMP | IORING_SETUP_SUBMIT_ALL };
-	struct iomap__env *env = queue->blk->env;
-	struct iomap__uring *uring;
+	if (iomap__fails(queue->blk->env, IOMAP_FAIL_RING_SETUP))
+		return -ENOMEM;
+	memset(params, 0, sizeof(*params));
+	params->flags = IORING_SETUP_CLAMP | flags;
+	return io_uring_queue_init_params(queue->depth * 2, &uring->ring, params);
+}
+
+/* A ring that works: 0 or -errno. */
+static int uring_open(struct iomap__queue *queue, struct iomap__uring *uring, unsigned flags,
+		      const char **why)
+{
+	struct io_uring_params params;
 	int error;
 
 	*why = "io_uring_setup";
-	uring = iomap__zalloc(env, sizeof(*uring));
-	if (!uring)
-		return -ENOMEM;
-	error = -ENOMEM;
-	if (!iomap__fails(env, IOMAP_FAIL_RING_SETUP))
-		error = io_uring_queue_init_params(queue->depth * 2, &uring->ring, &params);
-	if (error == -EINVAL) {
-		/* SUBMIT_ALL came with Linux 5.18; without it uring_send() goes on by itself. */
-		memset(&params, 0, sizeof(params));
-		params.flags = IORING_SETUP_CLAMP;
-		error = io_uring_queue_init_params(queue->depth * 2, &uring->ring, &params);
-	}
+	error = uring_setup(queue, uring, flags | IORING_SETUP_SUBMIT_ALL, &params);
+	/* without it uring_send() goes on by itself */
+	if (error == -EINVAL && !flags)
+		error = uring_setup(queue, uring, 0, &params);
 	if (error)
-		goto free_uring;
+		return error;
 	(void)atomic_load_explicit(&uring_unmapped, memory_order_acquire);
 	/* A child of fork() must not write to the parent's rings. */
 	io_uring_ring_dontfork(&uring->ring);
 	if ((params.features & URING_NEEDED) != URING_NEEDED) {
 		*why = "features of io_uring";
 		error = -EOPNOTSUPP;
-		goto exit_ring;
 	}
-	*why = "io_uring_enter";
-	error = uring_probe(&uring->ring);
+	if (!error) {
+		*why = "io_uring_enter";
+		error = uring_probe(&uring->ring);
+	}
 	if (error)
-		goto exit_ring;
-	/* CLAMP may have given fewer. */
-	queue->depth = iomap__min(queue->depth, iomap__max(params.sq_entries / 2, 1U));
-	queue->backend = uring;
-	if (!(queue->blk->engine->opts.flags & IOMAP_ENGINE_NO_REGISTER))
-		iomap__uring_open_files(queue);
-	return 0;
-
-exit_ring:
-	uring_exit(&uring->ring);
-free_uring:
-	iomap__free(env, uring, sizeof(*uring));
+		uring_exit(&uring->ring);
+	else
+		/* CLAMP may have given fewer. */
+		queue->depth = iomap__min(queue->depth, iomap__max(params.sq_entries / 2, 1U));
 	return error;
+}
+
+static int uring_create_queue(struct iomap__queue *queue, unsigned flags, const char **why)
+{
+	struct iomap__env *env = queue->blk->env;
+	struct iomap__uring *uring;
+	int error;
+
+	*why = "memory for rings";
+	uring = iomap__zalloc(env, sizeof(*uring));
+	if (!uring)
+		return -ENOMEM;
+	error = uring_open(queue, uring, flags, why);
+	if (error)
+		iomap__free(env, uring, sizeof(*uring));
+	else
+		queue->backend = uring;
+	return error;
+}
+
+static void uring_destroy_queue(struct iomap__queue *queue)
+{
+	struct iomap__uring *uring = iomap__uring(queue);
+
+	uring_exit(&uring->ring);
+	iomap__free(queue->blk->env, uring, sizeof(*uring));
+	queue->backend = NULL;
 }
 
 static void uring_destroy(struct iomap__blk *blk)
 {
 	unsigned i;
 
-	for (i = 0; i < blk->nr_queues; i++) {
-		struct iomap__uring *uring = iomap__uring(&blk->queues[i]);
-
-		if (!uring)
-			continue;
-		uring_exit(&uring->ring);
-		iomap__free(blk->env, uring, sizeof(*uring));
-		blk->queues[i].backend = NULL;
-	}
+	for (i = 0; i < blk->nr_queues; i++)
+		if (blk->queues[i].backend)
+			uring_destroy_queue(&blk->queues[i]);
 	iomap__free(blk->env, blk->backend_data, sizeof(struct iomap__uring_all));
 	blk->backend_data = NULL;
 }
@@ -400,13 +440,61 @@ static int uring_create(struct iomap__blk *blk, const char **why)
 	if (!blk->backend_data)
 		return -ENOMEM;
 	for (i = 0; i < blk->nr_queues; i++) {
-		error = uring_create_queue(&blk->queues[i], why);
+		error = uring_create_queue(&blk->queues[i], 0, why);
 		if (error) {
 			uring_destroy(blk);
 			return error;
 		}
+		if (!(blk->engine->opts.flags & IOMAP_ENGINE_NO_REGISTER))
+			iomap__uring_open_files(&blk->queues[i]);
 	}
 	return 0;
+}
+
+/* ---- rings of one thread ---- */
+
+static int uring_private_open(struct iomap__queue *queue, const char **why)
+{
+	int error = uring_create_queue(queue,
+				       IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN |
+					       IORING_SETUP_TASKRUN_FLAG,
+				       why);
+
+	if (!error)
+		iomap__uring_open_own(queue);
+	return error;
+}
+
+static void uring_private_close(struct iomap__queue *queue, bool mine)
+{
+	/* another thread may not ask for it: the kernel does it, some time after the close */
+	if (mine)
+		iomap__uring_close_own(queue);
+	uring_destroy_queue(queue);
+}
+
+static void uring_private_sleep(struct iomap__queue *queue, unsigned nr)
+{
+	struct iomap__thread *self = iomap__thread_self();
+	struct io_uring *ring = uring_of(queue);
+	unsigned submit = uring_pending(ring);
+	int sent = uring_enter(ring, submit, nr, IORING_ENTER_GETEVENTS);
+
+	if (sent == (int)submit) {
+		if (submit)
+			self->held = 0;
+	} else if (submit) {
+		iomap__hold_send(self); /* the hard way */
+	} else {
+		uring_complain(queue->blk, sent);
+	}
+}
+
+static int uring_private_watch(struct iomap__queue *queue, int eventfd)
+{
+	iomap__count(syscalls_nr);
+	return eventfd >= 0 ? io_uring_register_eventfd(uring_of(queue), eventfd) :
+			      io_uring_unregister_eventfd(uring_of(queue));
 }
 
 const struct iomap__backend iomap__uring_backend = {
@@ -423,6 +511,11 @@ const struct iomap__backend iomap__uring_backend = {
 	.hold_max = URING_HOLD_MAX,
 	.poll_fd = uring_poll_fd,
 	.kick = uring_kick,
+	.private_open = uring_private_open,
+	.private_close = uring_private_close,
+	.private_sleep = uring_private_sleep,
+	.private_watch = uring_private_watch,
+	.private_hold_max = URING_PRIVATE_HOLD_MAX,
 	.set_memory = iomap__uring_set_memory,
 	.add_file = iomap__uring_add_file,
 	.del_file = iomap__uring_del_file,

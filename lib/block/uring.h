@@ -27,7 +27,7 @@ struct iomap__uring {
 	/* under the queue's lock */
 	uint8_t slots[IOMAP__URING_SLOTS_MAX]; /* enum iomap__uring_slot */
 	bool memory; /* there is a table of slots; constant while there is I/O */
-	bool files;  /* there is a table of files; constant */
+	bool files;  /* there is a table of files; constant; never in one thread's ring */
 };
 
 /* Of all rings: blk->backend_data. */
@@ -49,6 +49,9 @@ static inline struct iomap__uring *iomap__uring(const struct iomap__queue *queue
  * go without.  The queue's lock held.
  */
 int iomap__uring_slot(struct iomap__queue *queue, const void *addr, uint64_t bytes);
+/* The table of slots of one thread's ring, if it can be had; by that thread. */
+void iomap__uring_open_own(struct iomap__queue *queue);
+void iomap__uring_close_own(struct iomap__queue *queue);
 /* A table of files for @queue, if it can be had. */
 void iomap__uring_open_files(struct iomap__queue *queue);
 void iomap__uring_add_file(struct iomap__blk *blk, struct iomap_bdev *bdev);

@@ -130,7 +130,8 @@ static struct iomap__wl_io *wl_new_io(struct iomap__writelog *log, struct iomap_
 
 	uint64_t bytes;
 
-	*below = iomap_bio_alloc(log->lower, 1, bio->bi_opf, NULL);
+	/* in whatever thread this is: not the one that has promised to poll */
+	*below = iomap_bio_alloc(log->lower, 1, bio->bi_opf & ~IOMAP_REQ_POLLED, NULL);
 	if (!io || !*below)
 		goto fail;
 	io->log = log;

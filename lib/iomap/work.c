@@ -576,6 +576,9 @@ int64_t iomap_engine_poll_timeout(struct iomap_engine *engine)
 
 	if (iomap__engine_forked(engine))
 		return -1;
+	/* the descriptor does not tell of these */
+	if (iomap__io_polled(engine->blk))
+		return 0;
 	/* for who sleeps without the descriptor */
 	iomap__mutex_lock(&workers->lock);
 	waits = !iomap__list_empty(&workers->queue);

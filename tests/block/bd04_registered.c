@@ -267,6 +267,57 @@ Test(bd04, bd04_files_come_and_go_with_their_devices)
 	free(buf);
 }
 
+/* ---- the ring of one thread ---- */
+
+static unsigned memory_lines(struct reg *r)
+{
+	return t_log_count(&r->bt.log, IOMAP_LOG_INFO, "registered memory");
+}
+
+static const struct io_uring_sqe *own_last_sqe(struct reg *r)
+{
+	struct io_uring *u = &iomap__uring(iomap__private_mine(r->bt.engine.blk))->ring;
+
+	return &u->sq.sqes[(*u->sq.ktail - 1) & (u->sq.ring_entries - 1)];
+}
+
+/* A polled read into place @at; what the ring was asked for. */
+static const struct io_uring_sqe *polled(struct reg *r, size_t at)
+{
+	t_fill(r->memory + at, BT_PAGE, 0, 5);
+	cr_assert_eq(bt_io(r->bdev, IOMAP_REQ_OP_WRITE | IOMAP_REQ_POLLED, 0, r->memory + at,
+			   BT_PAGE),
+		     0);
+	memset(r->memory + at, 0, BT_PAGE);
+	cr_assert_eq(bt_io(r->bdev, IOMAP_REQ_OP_READ | IOMAP_REQ_POLLED, 0, r->memory + at,
+			   BT_PAGE),
+		     0);
+	cr_assert(t_check(r->memory + at, BT_PAGE, 0, 5));
+	return own_last_sqe(r);
+}
+
+/* A table of files could only be changed by its thread, so there is none. */
+Test(bd04, bd04_the_ring_of_one_thread_knows_memory_and_no_files)
+{
+	const struct io_uring_sqe *sqe;
+	struct reg r;
+
+	need_uring();
+	need_locked_memory(4 * SLOT);
+	reg_start(&r, 2, 2 * SLOT);
+	sqe = polled(&r, SLOT);
+	cr_assert_eq(sqe->opcode, IORING_OP_READ_FIXED);
+	cr_assert_eq(sqe->buf_index, 1);
+	cr_assert_eq(sqe->flags & IOSQE_FIXED_FILE, 0);
+	cr_assert_eq(sqe->fd, r.bdev->fd);
+	cr_assert_eq(r.bt.log.nr, 0U, "%s", r.bt.log.line[0].text);
+	/* memory that goes is gone from this ring as well */
+	iomap__blk_set_memory(&r.bt.engine, NULL, 0);
+	cr_assert_null(iomap__private_mine(r.bt.engine.blk));
+	cr_assert_eq(polled(&r, SLOT)->opcode, IORING_OP_READ);
+	reg_stop(&r);
+}
+
 /* ---- where it is not allowed ---- */
 
 /* Without either, or with what there is: all data arrives. */
@@ -276,6 +327,21 @@ static void works(struct reg *r)
 		there_and_back(r, i * 13 % 32 * BT_PAGE, (i * 7 % 32 + 32) * BT_PAGE,
 			       BT_PAGE << (i & 3), i + 1);
 	cr_assert_eq(iomap_bdev_flush(r->bdev), 0);
+}
+
+Test(bd04, bd04_registering_denied_to_the_ring_of_one_thread)
+{
+	struct reg r;
+
+	need_uring();
+	reg_start(&r, 1, 2 * SLOT);
+	works(&r);
+	t_deny(SYS_io_uring_register, EPERM);
+	cr_assert_eq(polled(&r, 0)->opcode, IORING_OP_READ);
+	cr_assert_eq(polled(&r, SLOT)->opcode, IORING_OP_READ);
+	cr_assert_eq(r.bt.log.nr, 1U);
+	cr_assert_eq(memory_lines(&r), 1U);
+	reg_stop(&r);
 }
 
 Test(bd04, bd04_registering_denied_by_seccomp)
@@ -378,11 +444,6 @@ static void become_a_user(rlim_t memlock)
 	need_uring();
 }
 
-static unsigned memory_lines(struct reg *r)
-{
-	return t_log_count(&r->bt.log, IOMAP_LOG_INFO, "registered memory");
-}
-
 Test(bd04, bd04_an_ordinary_user_within_the_limit)
 {
 	struct reg r;
@@ -395,6 +456,22 @@ Test(bd04, bd04_an_ordinary_user_within_the_limit)
 	there_and_back(&r, 0, 0, BT_PAGE, 1);
 	cr_assert_sqe(&r, IORING_OP_READ_FIXED, 0, BT_PAGE);
 	cr_assert_eq(r.bt.log.nr, 0U, "%s", r.bt.log.line[0].text);
+	reg_stop(&r);
+}
+
+/* One ring more would be too much: the ring of one thread goes without. */
+Test(bd04, bd04_a_limit_without_room_for_the_ring_of_one_thread)
+{
+	struct reg r;
+
+	become_a_user(8 * MIB);
+	reg_start(&r, 2, 2 * SLOT - ROOM);
+	cr_assert_eq(polled(&r, 0)->opcode, IORING_OP_READ);
+	cr_assert_eq(memory_lines(&r), 1U);
+	cr_assert_eq(t_log_count(&r.bt.log, IOMAP_LOG_INFO, "3 rings"), 1U);
+	works(&r);
+	there_and_back(&r, 0, 0, BT_PAGE, 1);
+	cr_assert_sqe(&r, IORING_OP_READ_FIXED, 0, BT_PAGE);
 	reg_stop(&r);
 }
 
