@@ -87,6 +87,7 @@ void bdev_io_exit(struct bdev_io *io)
 
 static const struct bench_side uring_sides[] = {
 	OURS,
+	SIDE("ours-shared", false, bdev_ours, &bdev_ours_shared),
 	SIDE("ring", true, bdev_ring, &bdev_ring_plain),
 	SIDE("ring-batch", true, bdev_ring, &bdev_ring_batch),
 	SIDE("ring-tuned", true, bdev_ring, &bdev_ring_tuned),

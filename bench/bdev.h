@@ -64,7 +64,7 @@ void bdev_io_exit(struct bdev_io *io);
 	int kind##_round(struct bench_ctx *ctx, void *state, double *values);                \
 	void kind##_teardown(struct bench_ctx *ctx, void *state)
 
-BDEV_SIDE(bdev_ours);
+BDEV_SIDE(bdev_ours);	 /* arg: &bdev_ours_shared, or NULL */
 BDEV_SIDE(bdev_ring);	 /* arg: struct bdev_ring_kind */
 BDEV_SIDE(bdev_aio);	 /* io_submit, io_getevents */
 BDEV_SIDE(bdev_direct);	 /* threads that each do one transfer after another */
@@ -72,6 +72,7 @@ BDEV_SIDE(bdev_pool);	 /* threads that one thread hands transfers to */
 BDEV_SIDE(bdev_preadv2); /* one thread, one transfer after another */
 BDEV_SIDE(bdev_memcpy);
 
+extern const char bdev_ours_shared;
 struct bdev_ring_kind {
 	bool defer;	 /* SINGLE_ISSUER | DEFER_TASKRUN */
 	bool registered; /* file and buffers */

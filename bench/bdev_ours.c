@@ -6,6 +6,9 @@
  * those of an inode over a device in memory, held by references for the whole case.  Nobody reads
  * that inode meanwhile, so nobody minds what is read into its folios.
  *
+ * The bios are POLLED: this one thread comes back for each, so it may have a queue to itself.
+ * With bdev_ours_shared they are not, and go by a queue that any thread may collect from.
+ *
  * One bio is submitted and waited for by the thread, again and again; the others are submitted
  * again by their bi_end_io, which runs in that thread while it waits.  When the time is over
  * bi_end_io stops doing so; the round is what had completed by then, and the rest is waited for
@@ -15,6 +18,8 @@
 
 #include "bdev.h"
 #include "cached.h"
+
+const char bdev_ours_shared;
 
 #define CACHE_EXTRA (64ULL << 20)
 
@@ -26,6 +31,7 @@ struct ours {
 	struct cached memory; /* the arena's */
 	struct iomap_folio **folios;
 	unsigned nr_folios;
+	uint32_t opf; /* IOMAP_REQ_xxx of all bios */
 
 	struct iomap_bio **bios;
 	uint64_t ops;
@@ -120,7 +126,7 @@ static void ours_end(struct iomap_bio *bio)
 static int bios_get(struct ours *o)
 {
 	const struct bdev_param *p = o->io.p;
-	uint32_t opf = p->write ? IOMAP_REQ_OP_WRITE : IOMAP_REQ_OP_READ;
+	uint32_t opf = (p->write ? IOMAP_REQ_OP_WRITE : IOMAP_REQ_OP_READ) | o->opf;
 	unsigned vecs = (unsigned)(p->bytes / IOMAP_PAGE_SIZE);
 
 	o->bios = calloc(p->depth, sizeof(struct iomap_bio *));
@@ -164,6 +170,8 @@ static int ours_open_bdev(struct bench_ctx *ctx, struct ours *o)
 {
 	static const char *const io_path[] = { NULL, "inline", "memory" };
 	const char *path_wanted = io_path[o->io.p->medium];
+	/* another side has it open as well */
+	const struct iomap_bdev_opts opts = { .size = sizeof(opts), .flags = IOMAP_BDEV_SHARED };
 	char path[64];
 	int fd, error;
 
@@ -173,7 +181,7 @@ static int ours_open_bdev(struct bench_ctx *ctx, struct ours *o)
 	if (fd < 0)
 		return BENCH_SKIPPED;
 	bench_fd_path(fd, path, sizeof(path));
-	error = iomap_bdev_open(o->engine, path, NULL, &o->bdev);
+	error = iomap_bdev_open(o->engine, path, &opts, &o->bdev);
 	if (error)
 		return bench_skip(ctx, "opening a file for direct I/O: %s", strerror(-error));
 	if (path_wanted ? strcmp(iomap_bdev_io_path(o->bdev), path_wanted) != 0 :
@@ -214,7 +222,8 @@ int bdev_ours_setup(struct bench_ctx *ctx, const struct bench_side *side, void *
 	struct ours *o = calloc(1, sizeof(*o));
 	int rc;
 
-	(void)side;
+	/* one thread starts and ends them all: it may say so */
+	o->opf = side->arg == &bdev_ours_shared ? 0 : IOMAP_REQ_POLLED;
 	o->io.p = ctx->param;
 	o->io.file_bytes = bdev_file_bytes(ctx, o->io.p);
 	o->io.seed = 1;
@@ -231,12 +240,14 @@ int bdev_ours_round(struct bench_ctx *ctx, void *state, double *values)
 {
 	struct ours *o = state;
 	unsigned depth = o->io.p->depth;
+	struct iomap_plug plug;
 
 	o->ops = 0;
 	o->stop = false;
 	o->values = values;
 	bench_round_begin(&o->round, ctx->round_s);
 	o->inflight = depth - 1;
+	iomap_start_plug(&plug);
 	for (unsigned i = 1; i < depth; i++) {
 		ours_aim(o, o->bios[i]);
 		iomap_submit_bio(o->bios[i]);
@@ -246,6 +257,7 @@ int bdev_ours_round(struct bench_ctx *ctx, void *state, double *values)
 		o->error = iomap_submit_bio_wait(o->bios[0]);
 		o->ops++;
 	}
+	iomap_finish_plug(&plug);
 	while (o->inflight)
 		iomap_engine_poll(o->engine, 0, false);
 	return o->error ? bench_error("I/O through the library: %s", strerror(-o->error)) : 0;
