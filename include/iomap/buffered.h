@@ -231,6 +231,57 @@ IOMAP_API void iomap_truncate_pagecache(struct iomap_inode *inode, int64_t size)
 IOMAP_API void iomap_truncate_pagecache_range(struct iomap_inode *inode, int64_t lstart,
 					      int64_t lend);
 
+/* A write into folio memory itself, between its two calls; the caller's memory. */
+struct iomap_folio_writer {
+	void *addr; /* of the byte at ki_pos */
+	size_t len; /* bytes that may be stored from there on */
+	struct iomap_folio *folio;
+	/* the library's */
+	struct iomap_kiocb *iocb;
+	struct iomap_iter iter;
+	const struct iomap_ops *ops;
+	const struct iomap_write_ops *write_ops;
+	uint64_t reserved[4];
+};
+
+/**
+ * iomap_folio_begin_write - begin to write into the folio at iocb->ki_pos, in place
+ * @iocb: file and position; with IOMAP_IOCB_APPEND the position becomes i_size
+ * @len: bytes wanted; writer->len may be fewer, down to the rest of the folio or the mapping
+ * @ops, @write_ops, @private_data: as for iomap_file_buffered_write()
+ * @writer: filled in; needs no preparation
+ *
+ * Calls iomap_begin with @len, throttles, makes the folio ready as a buffered write of
+ * writer->len bytes would, and returns with it locked and announced to readers: then plain
+ * stores to writer->addr are right.  iomap_folio_end_write() has to follow, on the same thread.
+ * Until then the thread calls nothing of the library but what is for higher offsets of the
+ * same inode.  i_rwsem is the caller's, as for a buffered write.  Blocks.
+ *
+ * What the memory holds before it is stored to is the file's bytes only where the folio had
+ * them already.
+ *
+ * Return: 0; -EINVAL (@len 0, unknown flags, negative position, no writepages); -EFBIG;
+ * -ESHUTDOWN; -ENOMEM; what the callbacks or the read of a block returned.
+ */
+IOMAP_API IOMAP_MUST_CHECK int iomap_folio_begin_write(struct iomap_kiocb *iocb, size_t len,
+						       const struct iomap_ops *ops,
+						       const struct iomap_write_ops *write_ops,
+						       void *private_data,
+						       struct iomap_folio_writer *writer);
+/**
+ * iomap_folio_end_write - the bytes are stored
+ * @writer: of a begin that returned 0
+ * @written: bytes stored from writer->addr on; 0 to give up
+ *
+ * The bytes are part of the file, dirty, and i_size and ki_pos move up to their end.  Unlocks
+ * the folio and calls iomap_end.  Does not sync: iomap_write_sync() does.
+ *
+ * Return: bytes taken over: @written, or fewer when that is less than writer->len and ends
+ * inside a block that the cache did not hold: then up to that block.  0 for none, or the error
+ * of iomap_end.
+ */
+IOMAP_API ssize_t iomap_folio_end_write(struct iomap_folio_writer *writer, size_t written);
+
 #ifdef __cplusplus
 }
 #endif
