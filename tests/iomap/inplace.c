@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* ctest-labels: concurrent */
+/* ctest-options: STATIC_INTERNAL */
 /*
  * inplace.c - CA03: writes into folio memory itself.
  */
@@ -7,6 +8,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "cache/cache.h"
 #include "teststore.h"
 
 #define KIB 1024
@@ -250,9 +252,11 @@ Test(inplace, ca03_a_reader_sees_no_half_of_it)
 	struct t_task task;
 
 	cr_assert(ts_reads(m.ts, 0, 4096, 1));
+	cr_assert_eq(iomap__hit_read(m.ts->file, m.buf, 100, 1000), 100U);
 	iomap_inode_lock(&m.ts->inode);
 	cr_assert_eq(begin(m.ts, &iocb, 1000, 100, &writer), 0);
 	t_fill(writer.addr, 50, 1000, 2);
+	cr_assert_eq(iomap__hit_read(m.ts->file, m.buf, 100, 1000), 0U, "not without the lock");
 	t_start(&task, read_hundred, &m);
 	t_fill((char *)writer.addr + 50, 50, 1050, 2);
 	cr_assert_eq(iomap_folio_end_write(&writer, 100), 100);
