@@ -104,6 +104,42 @@ struct iomap_read_range {
  */
 IOMAP_API int iomap_read_batch(struct iomap_read_range *ranges, unsigned nr, unsigned flags);
 
+/* iomap_prefetch.flags */
+#define IOMAP_PREFETCH_ALL 0x1U /* caller / library: one `done` for all ranges */
+
+/*
+ * Ranges to be brought into the cache.  Zero it, set size.  It, and the ranges, are the
+ * library's until the last `done` is called; without a `done`, until iomap_prefetch() returns.
+ *
+ * done: optional.  Called for each range once all of it that could be read has been; or, with
+ *   IOMAP_PREFETCH_ALL, once for all with @range NULL.  @error: 0, or the first error of a read.
+ *   Context: as ki_complete of an iocb; perhaps before iomap_prefetch() has returned.  The file
+ *   is in use until it returns (iomap_file_close()), and may be closed in it.
+ */
+struct iomap_prefetch {
+	size_t size; /* sizeof(struct iomap_prefetch) */
+	struct iomap_read_range *ranges; /* file, pos and len; the rest is not looked at */
+	unsigned nr;
+	unsigned flags; /* IOMAP_PREFETCH_xxx */
+	void (*done)(struct iomap_prefetch *prefetch, struct iomap_read_range *range, int error);
+	void *IOMAP_PRIVATE_MEMBER; /* the caller's */
+	uint64_t reserved[4];
+};
+
+/**
+ * iomap_prefetch - start reading many ranges into the cache
+ *
+ * Starts all reads together and does not wait for them.  What lies beyond i_size is left out.
+ * Where there is no memory to be had without a wait a range is brought in to a part only, and
+ * folios that have been brought in may be dropped again before they are read: neither is an
+ * error.  May block in the application's extent map.  No folio lock held.
+ *
+ * Return: 0, and `done` will be called; else -errno, and it will not: -EINVAL (size, unknown
+ * flags, no ranges, a negative position, files of several engines), -EOPNOTSUPP (an inode
+ * without readahead), -ENOMEM, -EAGAIN (no worker could be started), -ESHUTDOWN.
+ */
+IOMAP_API IOMAP_MUST_CHECK int iomap_prefetch(struct iomap_prefetch *prefetch);
+
 /**
  * iomap_write - write @len bytes at @pos
  *

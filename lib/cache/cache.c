@@ -22,6 +22,7 @@ int iomap__cache_create(struct iomap_engine *engine,
 	iomap__mutex_init(&cache->retire_lock, IOMAP__RANK_RETIRE);
 	iomap__mutex_init(&cache->dirty_lock, IOMAP__RANK_DIRTY);
 	iomap__mutex_init(&cache->inodes_lock, IOMAP__RANK_ENGINE);
+	iomap__await_init(cache);
 	iomap__list_init(&cache->dirty_inodes);
 	iomap__list_init(&cache->inodes);
 	engine->cache = cache;

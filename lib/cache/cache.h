@@ -153,9 +153,34 @@ int iomap__filemap_grab(struct iomap_address_space *mapping, uint64_t index, uin
 
 /*
  * Start reading what is not cached of the range, of at most a window, up to i_size; where no
- * memory is at hand it stays away.  No folio lock held.
+ * memory is at hand it stays away.  No folio lock held.  Inside a plug of the caller, which
+ * ends by iomap__readahead_unplug().  False: there is nothing to read.
  */
-void iomap__readahead_range(struct iomap_file *file, int64_t pos, size_t len);
+bool iomap__readahead_range(struct iomap_file *file, int64_t pos, size_t len);
+void iomap__readahead_unplug(struct iomap_plug *plug, struct iomap_engine *engine);
+/* Bytes of the longest window. */
+size_t iomap__readahead_window(const struct iomap_file *file);
+/* First page at or after @index that is cached, or @end. */
+uint64_t iomap__index_next(struct iomap_address_space *mapping, uint64_t index, uint64_t end);
+/* Why the folio is not uptodate: the first error of its last read, or 0. */
+static inline int iomap__folio_read_error(const struct iomap_folio *folio)
+{
+	return __atomic_load_n(&folio->read_error, __ATOMIC_RELAXED);
+}
+
+/* ---- being told of an unlock (await.c) ---- */
+
+struct iomap__folio_await {
+	struct iomap_list_head entry;
+	struct iomap_folio *folio;
+	/* Any context, no lock of the cache held; the entry is the caller's again. */
+	void (*fn)(struct iomap__folio_await *await);
+};
+/*
+ * Have await->fn called once, when @folio is unlocked; it is the caller's to keep it referenced.
+ * False: it is not locked, and fn will not be called.
+ */
+bool iomap__folio_await(struct iomap_folio *folio, struct iomap__folio_await *await);
 
 /* ---- overwriting what is cached (write_hit.c) ---- */
 

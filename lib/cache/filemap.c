@@ -210,7 +210,8 @@ static ssize_t fill_and_copy(const struct read_at *at, struct iomap_folio *folio
 		iomap_folio_unlock(folio);
 		return -EINVAL;
 	}
-	folio->read_error = 0;
+	/* atomic: iomap__folio_read_error() looks without the lock */
+	__atomic_store_n(&folio->read_error, 0, __ATOMIC_RELAXED);
 	err = mapping->a_ops->read_folio(at->file, folio);
 	/* The lock is free again when the last range has been read. */
 	if (!iomap__folio_lock_until(folio, at->deadline_ns))

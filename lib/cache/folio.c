@@ -226,18 +226,24 @@ void iomap_folio_lock(struct iomap_folio *folio)
 
 void iomap_folio_unlock(struct iomap_folio *folio)
 {
-	struct iomap__blk *blk = iomap__cache_blk(folio->cache);
+	struct iomap__cache *cache = folio->cache;
+	struct iomap__blk *blk = iomap__cache_blk(cache);
 	uint64_t old;
 
 	iomap__folio_note_unlock(folio);
-	/* After this the folio may be another's; only its address is used, as a key. */
+	/*
+	 * After this the folio may be another's; only its address is used, as a key.  Acquire:
+	 * pairs with iomap__folio_await().
+	 */
 	old = atomic_fetch_and_explicit(&folio->lock,
 					~(uint64_t)(IOMAP__FOLIO_LOCKED | IOMAP__FOLIO_WAITERS),
-					memory_order_release);
+					memory_order_acq_rel);
 	iomap__assert_msg(old & IOMAP__FOLIO_LOCKED, "iomap_folio_unlock of an unlocked folio");
 	iomap__assert_msg(!(old & IOMAP__FOLIO_CHANGING), "folio unlocked in mid-change");
-	if (iomap__unlikely(old & IOMAP__FOLIO_WAITERS))
+	if (iomap__unlikely(old & IOMAP__FOLIO_WAITERS)) {
 		iomap__io_wake(blk, iomap__folio_lock_key(folio));
+		iomap__folio_unlocked(cache, folio);
+	}
 }
 
 void iomap__folio_handoff(struct iomap_folio *folio)

@@ -14,6 +14,8 @@
 #define IOMAP__INDEX_LEVELS 9 /* 9 * 6 bits hold every page number of a file */
 #define IOMAP__NO_PAGE UINT32_MAX
 
+#define IOMAP__AWAIT_BUCKETS 64
+
 /* Folios that one walk over the index handles at a time. */
 #define IOMAP__BATCH 32
 
@@ -43,6 +45,11 @@ struct iomap__cache {
 	uint32_t nr_retired;
 	struct iomap__node *free_nodes[IOMAP__INDEX_LEVELS];
 	uint64_t nr_free_nodes;
+
+	/* await.c */
+	struct iomap__mutex await_lock;
+	struct iomap_list_head awaits[IOMAP__AWAIT_BUCKETS]; /* under await_lock */
+	_Atomic uint32_t nr_awaits;
 
 	/* reclaim.c */
 	_Atomic uint64_t clock_hand;
@@ -156,6 +163,11 @@ bool iomap__arena_hold(struct iomap__cache *cache, struct iomap__hold *hold, uin
 		       unsigned order);
 struct iomap_folio *iomap__arena_hold_end(struct iomap__cache *cache, struct iomap__hold *hold);
 
+/* ---- await.c ---- */
+void iomap__await_init(struct iomap__cache *cache);
+/* The folio, which may be another's by now, has been unlocked with WAITERS set. */
+void iomap__folio_unlocked(struct iomap__cache *cache, const struct iomap_folio *folio);
+
 /* ---- index.c ---- */
 int iomap__index_init(struct iomap__cache *cache);
 void iomap__index_exit(struct iomap__cache *cache);
@@ -166,8 +178,7 @@ struct iomap_folio *iomap__index_lookup(const struct iomap_address_space *mappin
  * is cached; -ENOMEM.
  */
 int iomap__index_insert(struct iomap_address_space *mapping, struct iomap_folio *folio);
-/* First page at or after @index that is cached / is not, or @end; take tree_lock. */
-uint64_t iomap__index_next(struct iomap_address_space *mapping, uint64_t index, uint64_t end);
+/* First page at or after @index that is not cached, or @end; takes tree_lock. */
 uint64_t iomap__index_gap(struct iomap_address_space *mapping, uint64_t index, uint64_t end);
 /* Under tree_lock.  replace: @to is of the same order and has its index set. */
 void iomap__index_replace(struct iomap_address_space *mapping, struct iomap_folio *from,

@@ -93,23 +93,21 @@ static uint64_t fill_stretch(struct iomap_address_space *mapping, struct stretch
 
 /*
  * Read pages [first, end) that are not cached and not past EOF; the folio that holds @mark
- * gets the mark (UINT64_MAX: none), those from @asked on count as not asked for.
+ * gets the mark (UINT64_MAX: none), those from @asked on count as not asked for.  Inside a plug.
  */
-static void read_window(struct iomap_file *file, uint64_t first, uint64_t end, uint64_t asked,
+static void read_pages(struct iomap_file *file, uint64_t first, uint64_t end, uint64_t asked,
 			uint64_t mark)
 {
 	struct iomap_address_space *mapping = &file->inode->i_data;
 	uint64_t unit = 1ULL << mapping->min_order;
 	struct stretch s = { .asked = asked, .mark = mark };
 	int64_t size = iomap_i_size_read(file->inode);
-	struct iomap_plug plug;
 
 	if (size <= 0)
 		return;
 	first = iomap__round_down(first, unit);
 	end = iomap__min(end, ((uint64_t)(size - 1) >> IOMAP_PAGE_SHIFT) + 1);
 	end = iomap__round_up(end, unit);
-	iomap_start_plug(&plug);
 	while (first < end) {
 		uint64_t next = iomap__index_next(mapping, first, end), at;
 
@@ -119,14 +117,29 @@ static void read_window(struct iomap_file *file, uint64_t first, uint64_t end, u
 			break;
 		first = iomap__index_gap(mapping, at, end);
 	}
-	iomap_finish_plug(&plug);
+}
+
+void iomap__readahead_unplug(struct iomap_plug *plug, struct iomap_engine *engine)
+{
+	iomap_finish_plug(plug);
 	/*
 	 * Inside another plug, of a callback's data, these reads would stay in it: folios whose
 	 * lock nobody gives back.  The thread may go on without waiting for them, and then for
 	 * a lock of the application whose holder reads the same folios.
 	 */
-	if (plug.nested)
-		iomap__plug_flush(mapping->host->i_engine->blk);
+	if (plug->nested)
+		iomap__plug_flush(engine->blk);
+}
+
+/* The same by itself. */
+static void read_window(struct iomap_file *file, uint64_t first, uint64_t end, uint64_t asked,
+			uint64_t mark)
+{
+	struct iomap_plug plug;
+
+	iomap_start_plug(&plug);
+	read_pages(file, first, end, asked, mark);
+	iomap__readahead_unplug(&plug, file->inode->i_engine);
 }
 
 void iomap__readahead_miss(struct iomap_file *file, uint64_t index, uint64_t nr)
@@ -158,7 +171,12 @@ void iomap__readahead_miss(struct iomap_file *file, uint64_t index, uint64_t nr)
 	read_window(file, index, index + size, index + nr, index + size - (async ? async : 1));
 }
 
-void iomap__readahead_range(struct iomap_file *file, int64_t pos, size_t len)
+size_t iomap__readahead_window(const struct iomap_file *file)
+{
+	return (size_t)window_max(file) << IOMAP_PAGE_SHIFT;
+}
+
+bool iomap__readahead_range(struct iomap_file *file, int64_t pos, size_t len)
 {
 	struct iomap_address_space *mapping = &file->inode->i_data;
 	uint64_t first = (uint64_t)pos >> IOMAP_PAGE_SHIFT, end;
@@ -166,11 +184,12 @@ void iomap__readahead_range(struct iomap_file *file, int64_t pos, size_t len)
 
 	if (pos < 0 || pos >= size || !len || !mapping->a_ops->readahead ||
 	    iomap__engine_closed(file->inode->i_engine))
-		return;
+		return false;
 	end = iomap__end_index(pos + (int64_t)iomap__min(len, (uint64_t)(size - pos)));
 	end = iomap__min(end, first + window_max(file));
 	if (iomap__index_gap(mapping, first, end) < end)
-		read_window(file, first, end, UINT64_MAX, UINT64_MAX);
+		read_pages(file, first, end, UINT64_MAX, UINT64_MAX);
+	return true;
 }
 
 void iomap__readahead_mark(struct iomap_file *file, uint64_t index)

@@ -76,7 +76,7 @@ static void batch_start(const struct iomap_read_range *ranges, unsigned nr)
 	for (unsigned i = 0; i < nr; i++)
 		if (ranges[i].file->cached)
 			iomap__readahead_range(ranges[i].file, ranges[i].pos, ranges[i].len);
-	iomap_finish_plug(&plug);
+	iomap__readahead_unplug(&plug, ranges[0].file->inode->i_engine);
 }
 
 int iomap_read_batch(struct iomap_read_range *ranges, unsigned nr, unsigned flags)

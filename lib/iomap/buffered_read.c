@@ -105,7 +105,8 @@ static int rd_start(struct rd *rd, struct iomap_folio *folio)
 	rd->done = 0;
 	rd->handed = false;
 	rd->ctx->cur_folio = folio;
-	folio->read_error = 0;
+	/* atomic: iomap__folio_read_error() looks without the lock */
+	__atomic_store_n(&folio->read_error, 0, __ATOMIC_RELAXED);
 	folio->read_valid = (uint32_t)iomap__min(valid, iomap__folio_bytes(folio));
 	atomic_store_explicit(&folio->read_bytes, 1, memory_order_relaxed);
 	return iomap__ifs_alloc(rd->iter.inode, folio);
