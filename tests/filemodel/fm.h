@@ -37,11 +37,11 @@
 #define FM_FILES 3
 #define FM_THREADS_MAX 8
 #define FM_SECTOR 512
-/* i_maxbytes of each file */
-#define FM_BYTES_MAX ((int64_t)160 * 1024 + 3)
+/* No file is larger. */
+#define FM_BYTES_MAX ((int64_t)640 * 1024 + 3)
 /* Ended operations that a file remembers: a read during which more end is not checked. */
 #define FM_PAST 1024
-#define FM_BUF_BYTES ((size_t)256 * 1024)
+#define FM_BUF_BYTES ((size_t)768 * 1024)
 
 enum fm_alloc { FM_NEW, FM_UNWRITTEN, FM_DELALLOC, FM_ALLOCS };
 
@@ -54,6 +54,8 @@ struct fm_setup {
 	bool async;	  /* the device has one */
 	bool own_setsize; /* gives blocks back when a file shrinks */
 	uint32_t map_max; /* blocks in a mapping, 0: as many as there are */
+	unsigned order;	      /* of the largest folio */
+	int64_t bytes_max;    /* i_maxbytes of each file */
 	uint64_t cache_bytes;
 	uint64_t ops; /* of each thread */
 };
@@ -75,6 +77,8 @@ enum fm_kind {
 	FM_READ,
 	FM_READV,
 	FM_DREAD,
+	FM_BATCH, /* iomap_read_batch() */
+	FM_PIN,
 	FM_FSYNC,
 	FM_SYNC_RANGE, /* starts write-out, or waits for it */
 	FM_DROP,
@@ -196,10 +200,13 @@ struct fm_worker {
 	struct fm *fm;
 	unsigned thread;
 	unsigned char *buf, *bytes;
+	struct iomap_pin pin; /* held for some operations; folio NULL: none */
 };
 void fm_worker_init(struct fm_worker *w, struct fm *fm, unsigned thread);
 void fm_worker_exit(struct fm_worker *w);
 void fm_do(struct fm_worker *w, uint64_t nr);
+/* No more operations: give back what is held. */
+void fm_worker_done(struct fm_worker *w);
 /* Nothing runs: all there is, in every way. */
 void fm_check_all(struct fm_worker *w);
 

@@ -25,7 +25,8 @@ struct draw {
 /* Of 64. */
 static const unsigned char weights[FM_KINDS] = {
 	[FM_WRITE] = 12, [FM_SHARED] = 12,    [FM_APPEND] = 3, [FM_DSYNC] = 1, [FM_DWRITE] = 3,
-	[FM_TRUNCATE] = 4, [FM_READ] = 17,    [FM_READV] = 3,  [FM_DREAD] = 3, [FM_FSYNC] = 1,
+	[FM_TRUNCATE] = 4, [FM_READ] = 13,    [FM_READV] = 3,  [FM_DREAD] = 3, [FM_BATCH] = 2,
+	[FM_PIN] = 2,	   [FM_FSYNC] = 1,
 	[FM_SYNC_RANGE] = 2, [FM_DROP] = 2, [FM_SYNC_ALL] = 1,
 };
 
@@ -70,7 +71,7 @@ static void draw(const struct fm_worker *w, uint64_t nr, struct draw *d)
 	d->a = t_rand(&r);
 	d->b = t_rand(&r);
 	d->len = draw_len(&r);
-	d->hot = t_below(&all, FM_BYTES_MAX);
+	d->hot = t_below(&all, (uint64_t)fm->setup.bytes_max);
 	d->pattern = t_rand(&r);
 	d->more = t_rand(&r);
 }
@@ -80,16 +81,16 @@ static void draw(const struct fm_worker *w, uint64_t nr, struct draw *d)
 /* Where something may go wrong: at ends of blocks, pages, folios, the file; and all in one place. */
 static int64_t place(const struct fm_file *f, const struct draw *d)
 {
-	int64_t unit = 1, at;
+	int64_t unit = 1, at, bytes_max = f->fm->setup.bytes_max;
 
 	switch (d->where) {
 	case 0:
 		unit = (int64_t)1 << f->fm->setup.blkbits;
-		at = (int64_t)(d->a % (uint64_t)FM_BYTES_MAX) / unit * unit + (int64_t)(d->b % 3) - 1;
+		at = (int64_t)(d->a % (uint64_t)bytes_max) / unit * unit + (int64_t)(d->b % 3) - 1;
 		break;
 	case 1:
 		unit = (int64_t)IOMAP_PAGE_SIZE;
-		at = (int64_t)(d->a % (uint64_t)FM_BYTES_MAX) / unit * unit + (int64_t)(d->b % 3) - 1;
+		at = (int64_t)(d->a % (uint64_t)bytes_max) / unit * unit + (int64_t)(d->b % 3) - 1;
 		break;
 	case 2:
 		at = f->size + (int64_t)(d->b % 3) - 1;
@@ -98,13 +99,13 @@ static int64_t place(const struct fm_file *f, const struct draw *d)
 		at = f->size - (int64_t)(d->a % 6000);
 		break;
 	case 4:
-		at = (int64_t)(d->a % (uint64_t)FM_BYTES_MAX);
+		at = (int64_t)(d->a % (uint64_t)bytes_max);
 		break;
 	default:
 		at = (int64_t)d->hot + (int64_t)(d->a % 3000);
 		break;
 	}
-	return at < 0 ? 0 : at < FM_BYTES_MAX ? at : FM_BYTES_MAX - 1;
+	return at < 0 ? 0 : at < bytes_max ? at : bytes_max - 1;
 }
 
 static void plan_truncate(struct fm_file *f, struct fm_op *op, const struct draw *d)
@@ -132,7 +133,7 @@ static void plan_truncate(struct fm_file *f, struct fm_op *op, const struct draw
 static void plan_write(struct fm_file *f, struct fm_op *op, const struct draw *d)
 {
 	int64_t size = f->size, unit = op->kind == FM_DWRITE ? FM_SECTOR : 1;
-	int64_t most = FM_BYTES_MAX / unit * unit;
+	int64_t most = f->fm->setup.bytes_max / unit * unit;
 
 	op->pos = op->kind == FM_APPEND ? size : place(f, d) / unit * unit;
 	if (op->kind == FM_SHARED && op->pos >= size)
@@ -302,6 +303,65 @@ static void do_read(struct fm_worker *w, struct fm_file *f, struct fm_op *op, st
 	atomic_fetch_add_explicit(&f->fm->bytes, (uint64_t)ret, memory_order_relaxed);
 }
 
+/* Each part for itself: between two of them the end of the file may move. */
+static void do_batch(struct fm_worker *w, struct fm_file *f, struct fm_op *op, struct draw *d)
+{
+	struct fm_view view = { .bytes = w->bytes };
+	struct iomap_read_range range[3];
+	struct iovec iov[3];
+
+	fm_begin(f, op, plan, d);
+	fm_look(f, &view, op->pos, op->limit);
+	split(iov, w->buf, (size_t)(op->limit - op->pos), d->more);
+	for (int i = 0; i < 3; i++)
+		range[i] = (struct iomap_read_range){
+			.file = f->file,
+			.buf = iov[i].iov_base,
+			.len = iov[i].iov_len,
+			.pos = op->pos + ((unsigned char *)iov[i].iov_base - w->buf),
+		};
+	if (iomap_read_batch(range, 3, 0))
+		fm_fail(f, op, "one of %zd, %zd, %zd", range[0].ret, range[1].ret, range[2].ret);
+	for (int i = 0; i < 3; i++) {
+		int64_t end = range[i].pos + (int64_t)range[i].len;
+		struct fm_view part = view;
+
+		part.pos = range[i].pos < view.limit ? range[i].pos : view.limit;
+		part.limit = end < view.limit ? end : view.limit;
+		part.bytes += part.pos - view.pos;
+		fm_check(f, op, &part, range[i].buf, range[i].ret);
+	}
+	fm_end(f, op, NULL);
+}
+
+/* The folio is kept for a while: what is dropped or cut off meanwhile leaves the file without it. */
+static void do_pin(struct fm_worker *w, struct fm_file *f, struct fm_op *op, struct draw *d)
+{
+	struct fm_view view = { .bytes = w->bytes };
+	size_t n;
+	int ret;
+
+	if (w->pin.folio)
+		iomap_folio_unpin(&w->pin);
+	fm_begin(f, op, plan, d);
+	fm_look(f, &view, op->pos, op->limit);
+	ret = iomap_folio_pin(f->file, op->pos, d->more % 4 ? 0 : IOMAP_PIN_NOREAD, &w->pin);
+	if (ret) {
+		w->pin.folio = NULL;
+		if (ret != -ENXIO && (ret != -ENODATA || d->more % 4))
+			fm_fail(f, op, "it returned %d", ret);
+	} else {
+		n = (size_t)(view.limit - view.pos);
+		n = n < w->pin.len ? n : w->pin.len;
+		iomap_folio_read(w->pin.folio,
+				 (size_t)((char *)w->pin.addr -
+					  (char *)iomap_folio_address(w->pin.folio)),
+				 w->buf, n);
+		fm_check(f, op, &view, w->buf, (ssize_t)n);
+	}
+	fm_end(f, op, NULL);
+}
+
 /* A sync of all there was when it began: of one file, or of all of them. */
 static void do_fsync(struct fm_worker *w, struct fm_file *f, struct fm_op *op, struct draw *d)
 {
@@ -309,12 +369,12 @@ static void do_fsync(struct fm_worker *w, struct fm_file *f, struct fm_op *op, s
 	int ret;
 
 	fm_begin(f, op, plan, d);
-	fm_look(f, &view, 0, FM_BYTES_MAX);
+	fm_look(f, &view, 0, f->fm->setup.bytes_max);
 	ret = op->kind == FM_SYNC_ALL ? iomap_sync_engine(f->fm->engine)
 				      : iomap_file_fsync(f->file, (int)(d->more & 1));
 	if (ret)
 		fm_fail(f, op, "it returned %d", ret);
-	fm_device_bytes(f, 0, FM_BYTES_MAX, w->buf);
+	fm_device_bytes(f, 0, (size_t)f->fm->setup.bytes_max, w->buf);
 	fm_check(f, op, &view, w->buf, -1);
 	fm_end(f, op, NULL);
 	atomic_fetch_add_explicit(&f->fm->synced_bytes, (uint64_t)view.size, memory_order_relaxed);
@@ -325,7 +385,9 @@ static void do_rest(struct fm_file *f, struct fm_op *op, struct draw *d)
 	int ret = 0;
 
 	fm_begin(f, op, plan, d);
-	if (op->kind == FM_DROP)
+	if (op->kind == FM_DROP && !(d->more % 5))
+		iomap_engine_drop_cache(f->fm->engine);
+	else if (op->kind == FM_DROP)
 		iomap_invalidate_inode_pages(&f->inode, d->more % 3 ? op->pos : 0,
 					     d->more % 3 ? op->limit : INT64_MAX);
 	else
@@ -333,6 +395,13 @@ static void do_rest(struct fm_file *f, struct fm_op *op, struct draw *d)
 	if (ret)
 		fm_fail(f, op, "it returned %d", ret);
 	fm_end(f, op, NULL);
+}
+
+void fm_worker_done(struct fm_worker *w)
+{
+	if (w->pin.folio)
+		iomap_folio_unpin(&w->pin);
+	w->pin.folio = NULL;
 }
 
 void fm_do(struct fm_worker *w, uint64_t nr)
@@ -354,6 +423,12 @@ void fm_do(struct fm_worker *w, uint64_t nr)
 	case FM_DREAD:
 		do_read(w, f, &op, &d);
 		break;
+	case FM_BATCH:
+		do_batch(w, f, &op, &d);
+		break;
+	case FM_PIN:
+		do_pin(w, f, &op, &d);
+		break;
 	case FM_FSYNC:
 	case FM_SYNC_ALL:
 		do_fsync(w, f, &op, &d);
@@ -374,10 +449,10 @@ static void check_file(struct fm_worker *w, struct fm_file *f, struct iomap_file
 		       const struct fm_op *op)
 {
 	struct fm_view view = { .bytes = w->bytes };
-	size_t len = ((size_t)FM_BYTES_MAX + FM_SECTOR) / FM_SECTOR * FM_SECTOR;
+	size_t len = ((size_t)f->fm->setup.bytes_max + FM_SECTOR) / FM_SECTOR * FM_SECTOR;
 	ssize_t ret;
 
-	fm_look(f, &view, 0, FM_BYTES_MAX);
+	fm_look(f, &view, 0, f->fm->setup.bytes_max);
 	ret = iomap_read(by, w->buf, len, 0);
 	if (ret < 0)
 		fm_fail(f, op, "it returned %zd", ret);
@@ -395,8 +470,8 @@ void fm_check_all(struct fm_worker *w)
 		check_file(w, f, f->file, &op);
 		check_file(w, f, f->direct, &op);
 		t_must(iomap_file_fsync(f->file, 0) == 0);
-		fm_look(f, &view, 0, FM_BYTES_MAX);
-		fm_device_bytes(f, 0, FM_BYTES_MAX, w->buf);
+		fm_look(f, &view, 0, f->fm->setup.bytes_max);
+		fm_device_bytes(f, 0, (size_t)f->fm->setup.bytes_max, w->buf);
 		fm_check(f, &op, &view, w->buf, -1);
 		t_must(f->inode.i_data.nr_dirty_pages == 0);
 		t_must(f->inode.i_data.nr_writeback_pages == 0);
@@ -413,6 +488,7 @@ void fm_worker_init(struct fm_worker *w, struct fm *fm, unsigned thread)
 {
 	void *buf;
 
+	memset(w, 0, sizeof(*w));
 	t_must(posix_memalign(&buf, 4096, FM_BUF_BYTES) == 0);
 	w->fm = fm;
 	w->thread = thread;
@@ -423,6 +499,7 @@ void fm_worker_init(struct fm_worker *w, struct fm *fm, unsigned thread)
 
 void fm_worker_exit(struct fm_worker *w)
 {
+	t_must(!w->pin.folio);
 	free(w->buf);
 	free(w->bytes);
 }

@@ -16,12 +16,15 @@
 
 static void draw_setup(struct fm *fm, unsigned threads)
 {
-	static const uint64_t caches[] = { 256 << 10, 384 << 10, 1 << 20 };
+	static const uint64_t caches[] = { 256 << 10, 384 << 10, 512 << 10 };
 	struct t_rand r = { fm->seed * 0x9e3779b97f4a7c15ULL + fm->run };
 	struct fm_setup *s = &fm->setup;
 
 	s->threads = threads;
-	s->blkbits = 9 + (uint32_t)t_below(&r, 4);
+	s->order = (unsigned)t_below(&r, 6);
+	/* a block needs a folio */
+	s->blkbits = 9 + (uint32_t)t_below(&r, 4 + s->order);
+	s->blkbits = s->blkbits < 16 ? s->blkbits : 16;
 	/* where somebody reads beside the write new space is unwritten: see struct iomap_ops */
 	s->alloc = threads == 1 ? (enum fm_alloc)t_below(&r, FM_ALLOCS)
 				: FM_UNWRITTEN + (enum fm_alloc)t_below(&r, 2);
@@ -29,7 +32,11 @@ static void draw_setup(struct fm *fm, unsigned threads)
 	s->async = t_below(&r, threads == 1 ? 4 : 2) == 0;
 	s->own_setsize = t_below(&r, 2) == 0;
 	s->map_max = (uint32_t)(t_below(&r, 2) ? 0 : 1 + t_below(&r, 8));
+	/* a cache holds sixteen of the largest folios, and the files are larger than it */
 	s->cache_bytes = caches[t_below(&r, 3)];
+	if (s->cache_bytes < (uint64_t)IOMAP_PAGE_SIZE << s->order << 4)
+		s->cache_bytes = (uint64_t)IOMAP_PAGE_SIZE << s->order << 4;
+	s->bytes_max = s->cache_bytes > 512 << 10 ? FM_BYTES_MAX : FM_BYTES_MAX / 4;
 	s->ops = (T_SANITIZED ? 1000 : 4000) / threads;
 }
 
@@ -40,6 +47,7 @@ static long worker_main(void *arg)
 	for (uint64_t i = 0; i < w->fm->setup.ops; i++)
 		if (!w->fm->skip || !w->fm->skip[i])
 			fm_do(w, i);
+	fm_worker_done(w);
 	return 0;
 }
 

@@ -475,7 +475,7 @@ void fm_file_open(struct fm_file *f)
 		.a_ops = &fs_aops,
 		.i_op = &inode_ops[fm->setup.own_setsize][fm->setup.alloc != FM_NEW],
 		.i_size = f->size,
-		.i_maxbytes = FM_BYTES_MAX,
+		.i_maxbytes = fm->setup.bytes_max,
 		.i_ino = f->nr,
 		.i_private = f,
 		.bdev = fm->dev.bdev,
@@ -483,6 +483,8 @@ void fm_file_open(struct fm_file *f)
 	};
 
 	t_must(iomap_inode_init(fm->engine, &f->inode, &args) == 0);
+	if (fm->setup.order)
+		t_must(iomap_mapping_set_large_folios(&f->inode.i_data) == 0);
 	t_must(iomap_file_open(&f->inode, 0, &f->file) == 0);
 	t_must(iomap_file_open(&f->inode, IOMAP_O_APPEND, &f->append) == 0);
 	t_must(iomap_file_open(&f->inode, IOMAP_O_DSYNC, &f->dsync) == 0);
@@ -504,6 +506,7 @@ void fm_store_open(struct fm *fm)
 
 	iomap_engine_opts_init(&opts);
 	opts.cache_bytes = fm->setup.cache_bytes;
+	opts.max_folio_bytes = IOMAP_PAGE_SIZE << fm->setup.order;
 	opts.max_callers = fm->setup.threads + 1;
 	opts.flags = fm->setup.flusher ? 0 : IOMAP_ENGINE_NO_THREADS;
 	/* soon, so that it writes what is being changed */
@@ -512,9 +515,9 @@ void fm_store_open(struct fm *fm)
 	t_log_init(&fm->log);
 	fm->engine = t_engine(&opts, &fm->log);
 	t_must(pthread_mutex_init(&fm->map, NULL) == 0);
-	fm->file_blocks = (uint32_t)((FM_BYTES_MAX >> fm->setup.blkbits) + 1);
+	fm->file_blocks = (uint32_t)((fm->setup.bytes_max >> fm->setup.blkbits) + 1);
 	/* little more than there must be: what one gives back another one gets */
-	fm->blocks_nr = fm->file_blocks * FM_FILES + fm->file_blocks / 4;
+	fm->blocks_nr = fm->file_blocks * FM_FILES + fm->file_blocks / 4 + 1;
 	fm->used = calloc(fm->blocks_nr, 1);
 	t_must(fm->used != NULL);
 	fm->where.state = fm->seed + fm->run * 77;
