@@ -16,7 +16,7 @@
 
 static void draw_setup(struct fm *fm, unsigned threads)
 {
-	static const uint64_t caches[] = { 256 << 10, 384 << 10, 512 << 10 };
+	static const uint64_t caches[] = { 288 << 10, 384 << 10, 512 << 10 };
 	struct t_rand r = { fm->seed * 0x9e3779b97f4a7c15ULL + fm->run };
 	struct fm_setup *s = &fm->setup;
 
@@ -36,7 +36,12 @@ static void draw_setup(struct fm *fm, unsigned threads)
 	s->cache_bytes = caches[t_below(&r, 3)];
 	if (s->cache_bytes < (uint64_t)IOMAP_PAGE_SIZE << s->order << 4)
 		s->cache_bytes = (uint64_t)IOMAP_PAGE_SIZE << s->order << 4;
-	s->bytes_max = s->cache_bytes > 512 << 10 ? FM_BYTES_MAX : FM_BYTES_MAX / 4;
+	/* and two blocks for each caller, of which one may be pinned besides */
+	if (s->cache_bytes < (6ULL * threads + 2) << s->blkbits)
+		s->cache_bytes = (6ULL * threads + 2) << s->blkbits;
+	/* more than 64 pages make the index higher */
+	s->bytes_max = s->cache_bytes > 512 << 10 || !t_below(&r, 3) ? FM_BYTES_MAX
+								     : FM_BYTES_MAX / 4;
 	s->ops = (T_SANITIZED ? 1000 : 4000) / threads;
 }
 

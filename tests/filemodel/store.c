@@ -238,6 +238,28 @@ static uint32_t map_alloc(struct fm_file *f, uint32_t at, uint32_t end, bool dir
 
 /* ---- callbacks ---- */
 
+static long meddle_main(void *arg)
+{
+	struct fm_file *f = arg;
+
+	t_must(iomap_sync_range(f->file, 0, INT64_MAX,
+				IOMAP_SYNC_WRITE | IOMAP_SYNC_WAIT_AFTER) == 0);
+	iomap_invalidate_inode_pages(&f->inode, 0, INT64_MAX);
+	return 0;
+}
+
+/*
+ * Between the moment at which a write learns its mapping and that at which it has a folio another
+ * thread writes out and drops all of the file, which may change the mapping.
+ */
+static void meddle_with(struct fm_file *f)
+{
+	struct t_task task;
+
+	t_start(&task, meddle_main, f);
+	t_join(&task);
+}
+
 static int fs_begin(struct iomap_inode *inode, int64_t pos, int64_t length, unsigned flags,
 		    struct iomap *iomap, struct iomap *srcmap)
 {
@@ -245,6 +267,7 @@ static int fs_begin(struct iomap_inode *inode, int64_t pos, int64_t length, unsi
 	uint32_t bits = f->fm->setup.blkbits;
 	int64_t at = pos >> bits, end = ((pos + length - 1) >> bits) + 1;
 	uint32_t fresh = 0;
+	bool meddle;
 
 	(void)srcmap;
 	if (at >= f->fm->file_blocks) {
@@ -265,7 +288,10 @@ static int fs_begin(struct iomap_inode *inode, int64_t pos, int64_t length, unsi
 									: (uint64_t)fresh << bits;
 		iomap->flags |= IOMAP_F_NEW;
 	}
+	meddle = flags & IOMAP_WRITE && !(flags & IOMAP_DIRECT) && !t_below(&f->fm->where, 24);
 	map_unlock(f);
+	if (meddle)
+		meddle_with(f);
 	return 0;
 }
 
@@ -507,7 +533,7 @@ void fm_store_open(struct fm *fm)
 	iomap_engine_opts_init(&opts);
 	opts.cache_bytes = fm->setup.cache_bytes;
 	opts.max_folio_bytes = IOMAP_PAGE_SIZE << fm->setup.order;
-	opts.max_callers = fm->setup.threads + 1;
+	opts.max_callers = 2 * fm->setup.threads + 1;
 	opts.flags = fm->setup.flusher ? 0 : IOMAP_ENGINE_NO_THREADS;
 	/* soon, so that it writes what is being changed */
 	opts.dirty_expire_ms = 2;
