@@ -341,17 +341,26 @@ const char *iomap_bdev_io_path(const struct iomap_bdev *bdev)
 
 static struct iomap_bdev_stats bdev_stats(const struct iomap_bdev *bdev)
 {
-	return (struct iomap_bdev_stats){
+	/*
+	 * Before the ends, so that what begins and ends during this is not taken for in flight;
+	 * iomap__bdev_inflight(), which may say too much but not too little, is for decisions.
+	 */
+	uint64_t begun = iomap__stat_sum_acquire(&bdev->life, IOMAP__BLIFE_BEGUN), ended;
+	struct iomap_bdev_stats stats = {
 		.reads_nr = iomap__stat_sum(&bdev->stats, IOMAP__BSTAT_READS),
 		.writes_nr = iomap__stat_sum(&bdev->stats, IOMAP__BSTAT_WRITES),
 		.flushes_nr = iomap__stat_sum(&bdev->stats, IOMAP__BSTAT_FLUSHES),
 		.read_bytes = iomap__stat_sum(&bdev->stats, IOMAP__BSTAT_READ_BYTES),
 		.written_bytes = iomap__stat_sum(&bdev->stats, IOMAP__BSTAT_WRITTEN_BYTES),
 		.errors_nr = iomap__stat_sum(&bdev->stats, IOMAP__BSTAT_ERRORS),
-		.inflight_nr = iomap__bdev_inflight(bdev),
 		.discards_nr = iomap__stat_sum(&bdev->stats, IOMAP__BSTAT_DISCARDS),
 		.write_zeroes_nr = iomap__stat_sum(&bdev->stats, IOMAP__BSTAT_WRITE_ZEROES),
 	};
+
+	ended = stats.reads_nr + stats.writes_nr + stats.flushes_nr + stats.discards_nr +
+		stats.write_zeroes_nr;
+	stats.inflight_nr = begun > ended ? begun - ended : 0;
+	return stats;
 }
 
 int iomap_bdev_stats(struct iomap_bdev *bdev, struct iomap_bdev_stats *out, size_t size)

@@ -215,7 +215,7 @@ int iomap__bdev_new(struct iomap_engine *engine, const struct iomap__bdev_kind *
 		    const char *name, struct iomap_bdev **out);
 void iomap__bdev_publish(struct iomap_bdev *bdev);
 void iomap__bdev_free(struct iomap_bdev *bdev);
-/* Bios that have begun and not ended. */
+/* Bios that have begun and not ended; with those that did both during the call. */
 uint64_t iomap__bdev_inflight(const struct iomap_bdev *bdev);
 /*
  * 0: there was a moment in this call at which no bio was in flight, and no callback running of

@@ -645,3 +645,76 @@ Test(blk_stack, pieces_of_a_bio_are_as_aligned_as_the_device_wants_memory)
 	bt_stop(&bt);
 	free(buf);
 }
+
+/* More threads than have counters of their own, through two devices. */
+#define CROWD (IOMAP__STAT_SLOTS + 16)
+#define CROWD_BIOS 200U
+
+static struct {
+	struct iomap_bdev *lower, *upper;
+	pthread_barrier_t all_inside;
+	atomic_uint left;
+} crowd;
+
+static void crowd_submit(struct iomap_bdev *bdev, struct iomap_bio *bio)
+{
+	(void)bdev;
+	bio->bi_bdev = crowd.lower;
+	iomap_submit_bio(bio);
+}
+
+static const struct iomap_bdev_ops crowd_ops = { .submit_bio = crowd_submit };
+
+static void crowd_end(struct iomap_bio *bio)
+{
+	struct iomap_bdev *bdev = bio->bi_private;
+
+	iomap_bio_put(bio);
+	if (atomic_fetch_sub(&crowd.left, 1) == 1)
+		/* whoever is told by a bi_end_io finds the device idle */
+		t_must(bt_stats(bdev).inflight_nr == 0);
+}
+
+static long crowd_main(void *arg)
+{
+	unsigned char *buf = bt_buffer(BT_PAGE);
+
+	(void)arg;
+	iomap__thread_self();
+	pthread_barrier_wait(&crowd.all_inside);
+	for (unsigned i = 0; i < CROWD_BIOS; i++) {
+		uint32_t opf = i % 4 ? IOMAP_REQ_OP_READ : IOMAP_REQ_OP_FLUSH;
+		struct iomap_bio *bio = bt_bio(crowd.upper, opf, 0, buf, i % 4 ? BT_PAGE : 0);
+
+		bio->bi_end_io = crowd_end;
+		bio->bi_private = crowd.upper;
+		iomap_submit_bio(bio);
+		/* at the same time as others begin and end theirs */
+		t_must(bt_stats(crowd.lower).inflight_nr <= CROWD);
+	}
+	free(buf);
+	return 0;
+}
+
+Test(blk_stack, bios_of_more_threads_than_have_counters_are_counted)
+{
+	static struct t_task task[CROWD];
+	struct bt bt;
+
+	bt_start(&bt, 1, 0);
+	cr_assert_eq(iomap_bdev_open_memory(&bt.engine, MIB, &crowd.lower), 0);
+	cr_assert_eq(iomap_bdev_create(&bt.engine, &crowd_ops, MIB, NULL, NULL, &crowd.upper), 0);
+	atomic_store(&crowd.left, CROWD * CROWD_BIOS);
+	pthread_barrier_init(&crowd.all_inside, NULL, CROWD);
+	for (int i = 0; i < CROWD; i++)
+		t_start(&task[i], crowd_main, NULL);
+	for (int i = 0; i < CROWD; i++)
+		cr_assert_eq(t_join(&task[i]), 0);
+	pthread_barrier_destroy(&crowd.all_inside);
+	cr_assert_eq(bt_stats(crowd.upper).reads_nr, CROWD * CROWD_BIOS / 4 * 3);
+	cr_assert_eq(bt_stats(crowd.lower).flushes_nr, CROWD * CROWD_BIOS / 4);
+	cr_assert_eq(bt_stats(crowd.lower).inflight_nr, 0U);
+	cr_assert_eq(iomap_bdev_close(crowd.upper), 0);
+	cr_assert_eq(iomap_bdev_close(crowd.lower), 0);
+	bt_stop(&bt);
+}
