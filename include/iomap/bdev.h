@@ -237,6 +237,17 @@ struct iomap_bdev_stats {
 /** iomap_bdev_stats - counters of the device; @size as for iomap_engine_stats() */
 IOMAP_API int iomap_bdev_stats(struct iomap_bdev *bdev, struct iomap_bdev_stats *out, size_t size);
 
+/**
+ * iomap_bdev_histogram - latencies of the device, see iomap_engine_histogram()
+ * @which: IOMAP_HIST_DEVICE_READ, _DEVICE_WRITE or _FLUSH (enum iomap_histogram)
+ *
+ * Of a device that passes its bios on to another one it is that one which has them.
+ *
+ * Return: 0; -EINVAL; -ECHILD.
+ */
+IOMAP_API int iomap_bdev_histogram(struct iomap_bdev *bdev, unsigned which, uint64_t *buckets,
+				   unsigned nr);
+
 #ifdef __cplusplus
 }
 #endif

@@ -371,6 +371,10 @@ struct iomap_engine_stats {
 	uint64_t fsyncs_nr;	    /* calls of iomap_fsync */
 	uint64_t deferred_nr;	    /* runs that writeback_range answered with IOMAP_WB_DEFER */
 	uint64_t throttled_nr;	    /* writers that had to write out themselves */
+	uint64_t readahead_wasted_bytes; /* read ahead, and gone before they were asked for */
+	/* Merge ratio: ranges / bios. */
+	uint64_t ranges_nr;	 /* ranges of folios that cached reads and write-out had to move */
+	uint64_t range_bios_nr; /* bios that these became */
 };
 
 /**
@@ -382,6 +386,57 @@ struct iomap_engine_stats {
  */
 IOMAP_API int iomap_engine_stats(struct iomap_engine *engine, struct iomap_engine_stats *out,
 				 size_t size);
+
+/*
+ * Latencies, by the engine's clock (iomap_engine_opts.now_ns).  The first three are those of calls,
+ * as far as they wait, and each is counted: nothing is measured of a hit, which a look at the clock
+ * would slow down.  The others are those of bios, from the moment they go to the queue (with what
+ * waits there before them) to the one in which the end is noticed; of files, block devices and the
+ * application's devices, not of memory.  Of reads and writes they are a sample, each thread's
+ * first, ninth and so on; of flushes all.
+ */
+enum iomap_histogram {
+	IOMAP_HIST_READ,  /* reads through the cache, for each folio that was not there: from the
+			   * miss to the copy */
+	IOMAP_HIST_WRITE, /* writes through the cache: each wait for room (throttling), and each
+			   * read of what they leave of a block */
+	IOMAP_HIST_FSYNC, /* iomap_fsync() as a whole */
+	IOMAP_HIST_DEVICE_READ,
+	IOMAP_HIST_DEVICE_WRITE,
+	IOMAP_HIST_FLUSH,
+	IOMAP_HISTOGRAMS_NR, /* of this version */
+};
+
+/* Bucket n counts what took 2^n up to 2^(n+1) ns; the first one less, the last one more as well. */
+#define IOMAP_HIST_BUCKETS_NR 40U
+
+/**
+ * iomap_engine_histogram - latencies since the engine was created
+ * @buckets: receives @nr counts; where that is less than IOMAP_HIST_BUCKETS_NR the last one holds
+ *	the rest, where it is more zeros follow
+ *
+ * Of devices: all of the engine, those that are closed too.  iomap_bdev_histogram() has those of
+ * one.  Any thread, does not block.  Return: 0; -EINVAL; -ECHILD.
+ */
+IOMAP_API int iomap_engine_histogram(struct iomap_engine *engine, enum iomap_histogram which,
+				     uint64_t *buckets, unsigned nr);
+
+/**
+ * iomap_engine_dump - what the engine is doing, for a human
+ * @line: called for each line of text, without a newline, which lives only during the call
+ *
+ * Counters; queues and devices with the number of bios in flight; what threads wait for, ioends
+ * and asynchronous direct I/O in flight, each with its age; and of each inode that has any, folios
+ * that are locked, pinned (referenced by somebody), or dirty and held back.  The text is not for
+ * programs: it may change.  It is a walk through all that is cached.
+ *
+ * Any thread, beside whatever else is going on, also when a device hangs: it waits for no I/O.
+ * @line is called when all has been looked at, on the calling thread with no lock held.
+ *
+ * Return: 0; -EINVAL; -ECHILD.
+ */
+IOMAP_API int iomap_engine_dump(struct iomap_engine *engine,
+				void (*line)(void *ctx, const char *text), void *ctx);
 
 /*
  * What one thread did inside the library, for tests of the hit path.

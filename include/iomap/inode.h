@@ -122,7 +122,8 @@ struct iomap_address_space {
 	uint8_t reserved8[6];
 	uint64_t wb_errors_nr; /* errors recorded in wb_err, also while nobody is told of one */
 	uint64_t nr_removed;   /* folios that left the index and are still referenced */
-	uint64_t reserved[4];
+	uint64_t reserved[3];
+	void *inode_stats; /* NULL before the first iomap_inode_stats() */
 };
 
 struct iomap_inode {
@@ -262,6 +263,36 @@ IOMAP_API int iomap_mapping_set_large_folios(struct iomap_address_space *mapping
 IOMAP_API IOMAP_MUST_CHECK int
 iomap_mapping_set_folio_order_range(struct iomap_address_space *mapping, unsigned min_order,
 				    unsigned max_order);
+
+/* Counters of an inode; bytes unless the name says otherwise. */
+struct iomap_inode_stats {
+	uint64_t cached_bytes;	  /* now */
+	uint64_t dirty_bytes;	  /* now */
+	uint64_t writeback_bytes; /* now */
+	/* since the first call of iomap_inode_stats() for the inode, as in struct iomap_engine_stats */
+	uint64_t hits_nr;
+	uint64_t misses_nr;
+	uint64_t readahead_bytes;
+	uint64_t readahead_used_bytes;
+	uint64_t readahead_wasted_bytes;
+	uint64_t evictions_nr;
+	uint64_t ioends_nr;
+	uint64_t ioend_bytes;
+};
+
+/**
+ * iomap_inode_stats - counters of one inode
+ * @out: filled; each counter is exact when nothing runs, else a recent value
+ * @size: sizeof(*out); as for iomap_engine_stats()
+ *
+ * What happens is counted from the first call on, which takes 4 KiB for it until the inode is
+ * destroyed and walks over what is cached; hits on the inode cost a little more from then on.
+ * Any thread; does not block for I/O.
+ *
+ * Return: 0; -EINVAL; -ENOMEM at the first call; -ECHILD.
+ */
+IOMAP_API int iomap_inode_stats(struct iomap_inode *inode, struct iomap_inode_stats *out,
+				size_t size);
 
 /** iomap_mapping_set_error - record a writeback error for fsync; any context */
 IOMAP_API void iomap_mapping_set_error(struct iomap_address_space *mapping, int error);

@@ -226,6 +226,7 @@ struct iomap__thread {
 	void *hold; /* struct iomap__queue */
 	uint32_t held;
 	uint32_t completing; /* depth of completion callbacks */
+	uint32_t bios_nr; /* block layer: started; which are measured (internal.h) */
 	/* block layer: queues that are this thread's alone (private.c); what gives them back
 	 * before the thread ends, NULL: there are none; the one whose completions are being
 	 * handed out, NULL: those of another queue, or none */
@@ -338,6 +339,30 @@ static inline void iomap__stat_add_release(struct iomap__stats *stats, struct io
 uint64_t iomap__stat_sum(const struct iomap__stats *stats, unsigned which);
 /* The same, and what was done before the additions it has seen. */
 uint64_t iomap__stat_sum_acquire(const struct iomap__stats *stats, unsigned which);
+
+/* Latencies of a few kinds of things, see enum iomap_histogram (hist.c). */
+#define IOMAP__HIST_SHARDS 8U
+#define IOMAP__HIST_KINDS 3U
+struct iomap__hist {
+	_Alignas(IOMAP__CACHE_LINE) _Atomic uint64_t
+		nr[IOMAP__HIST_SHARDS][IOMAP__HIST_KINDS][IOMAP_HIST_BUCKETS_NR];
+};
+void iomap__hist_add(struct iomap__hist *hist, unsigned kind, uint64_t ns);
+/* Add them to @sum, which has IOMAP_HIST_BUCKETS_NR elements / to an application's @nr. */
+void iomap__hist_sum(const struct iomap__hist *hist, unsigned kind, uint64_t *sum);
+void iomap__hist_give(const uint64_t *sum, uint64_t *buckets, unsigned nr);
+
+/* Text for iomap_engine_dump() (lines.c).  add: with any locks held.  tell: with none. */
+struct iomap__lines {
+	struct iomap__env *env;
+	char *text;
+	size_t used, room;
+	uint64_t lost;
+};
+void iomap__lines_add(struct iomap__lines *lines, const char *fmt, ...)
+	__attribute__((format(printf, 2, 3)));
+void iomap__lines_tell(struct iomap__lines *lines, void (*line)(void *ctx, const char *text),
+		       void *ctx);
 
 /* ---- locks (lock.c, rwsem.c, witness.c) ---- */
 

@@ -151,6 +151,7 @@ int iomap__bdev_busy(const struct iomap_bdev *bdev)
 static int bdev_unlink(struct iomap__blk *blk, struct iomap_bdev *bdev)
 {
 	struct iomap_bdev **link;
+	unsigned kind;
 	int error;
 
 	if (atomic_load_explicit(&bdev->refs, memory_order_acquire))
@@ -161,6 +162,8 @@ static int bdev_unlink(struct iomap__blk *blk, struct iomap_bdev *bdev)
 	for (link = &blk->bdevs; *link != bdev; link = &(*link)->next)
 		;
 	*link = bdev->next;
+	for (kind = 0; kind < IOMAP__HIST_KINDS; kind++)
+		iomap__hist_sum(&bdev->hist, kind, blk->gone_hist[kind]);
 	if (bdev->fd >= 0 && blk->backend->del_file)
 		blk->backend->del_file(blk, bdev);
 	if (bdev->id < IOMAP__BDEV_IDS)
@@ -219,6 +222,7 @@ static void bdev_custom_submit(struct iomap_bdev *bdev, struct iomap_bio *bio)
 	 * Before the call: whoever sees the end of the bio sees this.
 	 */
 	iomap__stat_add(&bdev->life, self, IOMAP__BLIFE_ENTERED, 1);
+	iomap__measure_start(self, bio);
 	bdev->ops->submit_bio(bdev, bio);
 	/* release: pairs with iomap__bdev_busy(); the last that is done to the bdev here */
 	iomap__stat_add_release(&bdev->life, self, IOMAP__BLIFE_RETURNED, 1);
@@ -504,7 +508,11 @@ static void bdev_flush_end(struct iomap_bio *bio)
 
 static int bdev_flush_until(struct bdev_flush *flush, uint64_t deadline_ns)
 {
-	struct iomap__slow slow = { .what = "flush", .device = flush->bdev->name };
+	struct iomap__slow slow = {
+		.begun_ns = iomap__now_ns(flush->blk->env),
+		.what = "flush",
+		.device = flush->bdev->name,
+	};
 	struct iomap__blk *blk = flush->blk;
 	uint32_t flushing = BDEV_FLUSHING;
 	int error;

@@ -384,6 +384,15 @@ void iomap_bio_chain(struct iomap_bio *bio, struct iomap_bio *parent)
 
 /* ---- the end ---- */
 
+/* An application's device has served it itself; queues see to theirs. */
+static inline void bio_measure(struct iomap_bdev *bdev, const struct iomap_bio *bio)
+{
+	uint64_t now_ns = 0;
+
+	if (iomap__unlikely(bdev->ops))
+		iomap__measure_end(bdev, bio, &now_ns);
+}
+
 /*
  * The end of a bio that is more than the common one: of a chain, through several devices, or
  * refused before any device has counted it.  Return: the parent, for which it was one of the
@@ -401,8 +410,10 @@ static struct iomap_bio * __attribute__((noinline)) bio_end_other(struct iomap_b
 	req->bdev = NULL;
 	req->stacked = NULL;
 	req->outermost = NULL;
-	if (bdev)
+	if (bdev) {
+		bio_measure(bdev, bio);
 		bio_account_end(bdev, self, bio);
+	}
 	for (outer = stacked; outer; outer = outer->next)
 		bio_account_end(outer->bdev, self, bio);
 	if (outermost)
@@ -434,6 +445,7 @@ void iomap_bio_endio(struct iomap_bio *bio)
 	}
 	self = iomap__thread_self();
 	req->bdev = NULL;
+	bio_measure(bdev, bio);
 	bio_account_end(bdev, self, bio);
 	self->completing++;
 	end_io(bio);

@@ -281,13 +281,3 @@ void iomap__blk_set_memory(struct iomap_engine *engine, void *memory, uint64_t b
 	bytes = (bytes >> IOMAP_PAGE_SHIFT) * opts->register_pct / 100 << IOMAP_PAGE_SHIFT;
 	blk->backend->set_memory(blk, memory, bytes);
 }
-
-void iomap__blk_stats(struct iomap_engine *engine, struct iomap_engine_stats *stats)
-{
-	const struct iomap__stats *from = &engine->blk->stats;
-
-	stats->bios_nr = iomap__stat_sum(from, IOMAP__BLKSTAT_BIOS);
-	stats->read_bytes = iomap__stat_sum(from, IOMAP__BLKSTAT_READ_BYTES);
-	stats->written_bytes = iomap__stat_sum(from, IOMAP__BLKSTAT_WRITTEN_BYTES);
-	stats->flushes_nr = iomap__stat_sum(from, IOMAP__BLKSTAT_FLUSHES);
-}

@@ -57,6 +57,9 @@ const char *iomap__backend_taken(struct iomap_engine *engine);
 void iomap__blk_set_memory(struct iomap_engine *engine, void *memory, uint64_t bytes);
 /* Fill the block counters of @stats (bios_nr, read_bytes, written_bytes, flushes_nr). */
 void iomap__blk_stats(struct iomap_engine *engine, struct iomap_engine_stats *stats);
+/* Add latencies of all devices, from IOMAP_HIST_DEVICE_READ on, to @sum; say what is in flight. */
+void iomap__blk_hist(struct iomap_engine *engine, enum iomap_histogram which, uint64_t *sum);
+void iomap__blk_dump(struct iomap_engine *engine, struct iomap__lines *lines);
 
 /*
  * Sleep until *@word differs from @expected, completing I/O meanwhile.  Spurious returns
@@ -91,7 +94,8 @@ void iomap__loop_work(struct iomap__blk *blk, bool waiting);
 /*
  * Something that may take too long (slow.c): an I/O that nobody waits for, registered from
  * begin to end, or what a thread waits for, which lies on its stack from wait to wait_end.
- * Whoever makes one sets what, and either device or ino; the rest is the block layer's.
+ * Whoever makes one sets what, and either device or ino, and begun_ns where a look at the clock
+ * does not count; the rest is the block layer's.
  */
 struct iomap__slow {
 	const char *what;   /* static */
@@ -99,6 +103,7 @@ struct iomap__slow {
 	uint64_t ino;
 	int64_t pos;
 	uint64_t len;
+	uint64_t begun_ns; /* 0: nobody has looked at the clock */
 	uint64_t seen_ns; /* when it was first looked at; 0: not yet */
 	uint64_t next_ns; /* when to log it */
 	struct iomap__slow *outer;

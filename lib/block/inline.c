@@ -13,9 +13,13 @@
 
 static void inline_do(struct iomap_bio *bio)
 {
+	uint64_t now_ns = 0;
+
 	iomap__step_init(bio);
+	iomap__measure_start(iomap__thread_self(), bio);
 	while (!iomap__step_done(bio, iomap__step_sync(bio)))
 		;
+	iomap__measure_end(bio->bi_bdev, bio, &now_ns);
 	iomap_bio_endio(bio);
 }
 

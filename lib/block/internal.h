@@ -189,6 +189,7 @@ struct iomap_bdev {
 	 */
 	_Atomic uint64_t written;
 	_Atomic uint64_t flushed;
+	struct iomap__hist hist; /* from IOMAP_HIST_DEVICE_READ on */
 	struct iomap_bdev *next; /* under blk->bdevs_lock */
 };
 
@@ -222,6 +223,26 @@ uint64_t iomap__bdev_inflight(const struct iomap_bdev *bdev);
  * one that has ended.  -EBUSY: one is in flight.  -EAGAIN: a callback has not returned yet.
  */
 int iomap__bdev_busy(const struct iomap_bdev *bdev);
+/*
+ * Latencies: one bio in IOMAP__MEASURED of a thread, and each flush.  start: the bio goes to its
+ * device now; a bi_start_ns of 0 says that it is not measured.  end: it has ended; *now_ns is 0 or
+ * what the clock said a moment ago, so that it is asked once for all that ends together.
+ */
+#define IOMAP__MEASURED 8U
+static inline void iomap__measure_start(struct iomap__thread *self, struct iomap_bio *bio)
+{
+	bio->bi_start_ns = 0;
+	if (iomap__unlikely(!(self->bios_nr++ % IOMAP__MEASURED) ||
+			    iomap__bio_op(bio) == IOMAP_REQ_OP_FLUSH))
+		bio->bi_start_ns = iomap__max(iomap__now_ns(&bio->bi_bdev->engine->env), 1);
+}
+void iomap__measured(struct iomap_bdev *bdev, const struct iomap_bio *bio, uint64_t *now_ns);
+static inline void iomap__measure_end(struct iomap_bdev *bdev, const struct iomap_bio *bio,
+				      uint64_t *now_ns)
+{
+	if (iomap__unlikely(bio->bi_start_ns))
+		iomap__measured(bdev, bio, now_ns);
+}
 /* A flush that started at generation @generation has succeeded. */
 void iomap__bdev_flushed(struct iomap_bdev *bdev, uint64_t generation);
 
@@ -465,6 +486,7 @@ void iomap__loop_exit(struct iomap__blk *blk);
 #define IOMAP__SLOW_SHARDS 8U
 
 void iomap__slow_init(struct iomap__blk *blk);
+void iomap__slow_dump(struct iomap__blk *blk, struct iomap__lines *lines);
 /* Look at the waiters (park.c): calls @fn for what each waits for, under park_lock. */
 void iomap__park_each_waiting(struct iomap__blk *blk,
 			      void (*fn)(void *arg, struct iomap__slow *slow), void *arg);
@@ -522,6 +544,8 @@ struct iomap__blk {
 	struct iomap__mutex bdevs_lock;
 	struct iomap_bdev *bdevs;
 	uint64_t bdev_ids; /* in use */
+	/* latencies of devices that have been closed */
+	uint64_t gone_hist[IOMAP__HIST_KINDS][IOMAP_HIST_BUCKETS_NR];
 
 	/* RANK_PARK: all waiters, and who reaps what */
 	struct iomap__mutex park_lock;

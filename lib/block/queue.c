@@ -163,6 +163,7 @@ void iomap__hold_send(struct iomap__thread *self)
 void iomap__queue_submit(struct iomap__queue *queue, struct iomap__bio_list *list, bool will_wait)
 {
 	struct iomap__bio_list failed = { 0 }, refused = { 0 };
+	struct iomap__thread *self = iomap__thread_self();
 	struct iomap_bio *bio;
 	unsigned before;
 	bool full;
@@ -173,6 +174,7 @@ void iomap__queue_submit(struct iomap__queue *queue, struct iomap__bio_list *lis
 	before = queue->active;
 	while ((bio = iomap__bio_list_pop(list))) {
 		iomap__step_init(bio);
+		iomap__measure_start(self, bio);
 		/* there is a backlog only while the backend is full */
 		if (queue->active < queue->depth) {
 			queue_start(queue, bio, &failed);
@@ -200,6 +202,7 @@ unsigned iomap__queue_reap(struct iomap__queue *queue)
 {
 	struct iomap__bio_list done = { 0 }, ended = { 0 }, again = { 0 };
 	struct iomap_bio *bio;
+	uint64_t now_ns = 0;
 	unsigned nr;
 
 	queue->blk->backend->collect(queue, &done);
@@ -207,10 +210,12 @@ unsigned iomap__queue_reap(struct iomap__queue *queue)
 	if (!nr)
 		return 0;
 	while ((bio = iomap__bio_list_pop(&done))) {
-		if (iomap__step_done(bio, iomap__req(bio)->result))
+		if (iomap__step_done(bio, iomap__req(bio)->result)) {
+			iomap__measure_end(bio->bi_bdev, bio, &now_ns);
 			iomap__bio_list_add(&ended, bio);
-		else
+		} else {
 			iomap__bio_list_add(&again, bio);
+		}
 	}
 	/* The device gets its next requests before callbacks run. */
 	queue_turn(queue, nr, &again);

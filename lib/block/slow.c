@@ -12,6 +12,9 @@
  * stack; and what nobody waits for (asynchronous direct I/O, ioends), in lists, by the number
  * of the thread that began it so that threads do not meet at one lock.
  *
+ * A dump shows the same, with its age: exactly where begun_ns is set, which is done where it
+ * costs little against what follows (a wait for a folio, an ioend), else since the first look.
+ *
  * Who looks: the flusher, iomap_engine_poll() without threads, waits with a deadline.
  *
  * Locks: park_lock, or the lock of a list (IOMAP__RANK_POOL); lines are logged without.
@@ -87,24 +90,36 @@ void iomap__slow_wait_end(struct iomap__slow *slow)
 
 /* ---- looking ---- */
 
+static void slow_name(const struct iomap__slow *slow, char *of, size_t size)
+{
+	if (slow->device)
+		snprintf(of, size, "%s", slow->device);
+	else
+		snprintf(of, size, "inode %llu", (unsigned long long)slow->ino);
+}
+
+/* Seen for the first time; its lock held. */
+static bool slow_is_new(struct iomap__slow *slow, uint64_t now_ns, uint64_t slow_ns)
+{
+	if (slow->seen_ns)
+		return false;
+	/* 0 is taken */
+	slow->seen_ns = iomap__max(now_ns, 1);
+	slow->next_ns = slow->seen_ns + slow_ns;
+	return true;
+}
+
 /* Its lock held. */
 static void slow_see(void *arg, struct iomap__slow *slow)
 {
 	struct slow_look *look = arg;
 	char of[96];
 
-	if (!slow->seen_ns) {
-		/* 0 is taken */
-		slow->seen_ns = iomap__max(look->now_ns, 1);
-		slow->next_ns = slow->seen_ns + look->slow_ns;
+	if (slow_is_new(slow, look->now_ns, look->slow_ns))
 		return;
-	}
 	if (look->now_ns < slow->next_ns || look->nr == SLOW_LINES)
 		return;
-	if (slow->device)
-		snprintf(of, sizeof(of), "%s", slow->device);
-	else
-		snprintf(of, sizeof(of), "inode %llu", (unsigned long long)slow->ino);
+	slow_name(slow, of, sizeof(of));
 	snprintf(look->line[look->nr++], sizeof(look->line[0]),
 		 "slow I/O: %s, %s, %llu bytes at %lld: not done after %llu ms", of, slow->what,
 		 (unsigned long long)slow->len, (long long)slow->pos,
@@ -128,26 +143,68 @@ static bool slow_is_time(struct iomap__blk *blk, uint64_t now_ns)
 						       memory_order_relaxed, memory_order_relaxed);
 }
 
+/* Calls @fn for each wait and each I/O that nobody waits for, with its lock held. */
+static void slow_each(struct iomap__blk *blk, void (*fn)(void *arg, struct iomap__slow *slow),
+		      void *arg)
+{
+	struct iomap_list_head *item;
+	unsigned i;
+
+	iomap__park_each_waiting(blk, fn, arg);
+	for (i = 0; i < IOMAP__SLOW_SHARDS; i++) {
+		struct slow_shard *shard = &blk->slow[i];
+
+		iomap__mutex_lock(&shard->lock);
+		for (item = shard->list.next; item != &shard->list; item = item->next)
+			fn(arg, iomap__container_of(item, struct iomap__slow, entry));
+		iomap__mutex_unlock(&shard->lock);
+	}
+}
+
+struct slow_dump {
+	struct iomap__lines *lines;
+	uint64_t now_ns, slow_ns;
+};
+
+/* Its lock held. */
+static void slow_tell(void *arg, struct iomap__slow *slow)
+{
+	struct slow_dump *dump = arg;
+	uint64_t since_ns, age_ns;
+	char of[96];
+
+	(void)slow_is_new(slow, dump->now_ns, dump->slow_ns);
+	since_ns = slow->begun_ns ? slow->begun_ns : slow->seen_ns;
+	age_ns = since_ns < dump->now_ns ? dump->now_ns - since_ns : 0;
+	slow_name(slow, of, sizeof(of));
+	iomap__lines_add(dump->lines, "in flight: %s, %s, %llu bytes at %lld: %s%llu.%03llu ms", of,
+			 slow->what, (unsigned long long)slow->len, (long long)slow->pos,
+			 slow->begun_ns ? "" : "at least ", (unsigned long long)(age_ns / 1000000),
+			 (unsigned long long)(age_ns / 1000 % 1000));
+}
+
+void iomap__slow_dump(struct iomap__blk *blk, struct iomap__lines *lines)
+{
+	struct slow_dump dump = {
+		.lines = lines,
+		.now_ns = iomap__now_ns(blk->env),
+		.slow_ns = (uint64_t)blk->engine->opts.slow_io_ms * 1000000U,
+	};
+
+	slow_each(blk, slow_tell, &dump);
+}
+
 void iomap__slow_look(struct iomap__blk *blk)
 {
 	struct slow_look look = {
 		.now_ns = iomap__now_ns(blk->env),
 		.slow_ns = (uint64_t)blk->engine->opts.slow_io_ms * 1000000U,
 	};
-	struct iomap_list_head *item;
 	unsigned i;
 
 	if (!slow_is_time(blk, look.now_ns))
 		return;
-	iomap__park_each_waiting(blk, slow_see, &look);
-	for (i = 0; i < IOMAP__SLOW_SHARDS; i++) {
-		struct slow_shard *shard = &blk->slow[i];
-
-		iomap__mutex_lock(&shard->lock);
-		for (item = shard->list.next; item != &shard->list; item = item->next)
-			slow_see(&look, iomap__container_of(item, struct iomap__slow, entry));
-		iomap__mutex_unlock(&shard->lock);
-	}
+	slow_each(blk, slow_see, &look);
 	for (i = 0; i < look.nr; i++)
 		iomap__log(blk->env, IOMAP_LOG_WARN, "%s", look.line[i]);
 }

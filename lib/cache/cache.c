@@ -80,6 +80,31 @@ void iomap__cache_count2(struct iomap_engine *engine, enum iomap__cache_stat2 wh
 	iomap__stat_add(&engine->cache->stats2, iomap__thread_self(), which, n);
 }
 
+void iomap__cache_took(struct iomap_engine *engine, enum iomap_histogram which, uint64_t began_ns)
+{
+	uint64_t now_ns = iomap__now_ns(&engine->env);
+
+	/* a clock of the application's may go backwards */
+	iomap__hist_add(&engine->cache->waits, which, now_ns > began_ns ? now_ns - began_ns : 0);
+}
+
+int iomap_engine_histogram(struct iomap_engine *engine, enum iomap_histogram which,
+			   uint64_t *buckets, unsigned nr)
+{
+	uint64_t sum[IOMAP_HIST_BUCKETS_NR] = { 0 };
+
+	if (!engine || (unsigned)which >= IOMAP_HISTOGRAMS_NR || !buckets || !nr)
+		return -EINVAL;
+	if (iomap__engine_forked(engine))
+		return -ECHILD;
+	if (which < IOMAP_HIST_DEVICE_READ)
+		iomap__hist_sum(&engine->cache->waits, which, sum);
+	else
+		iomap__blk_hist(engine, which, sum);
+	iomap__hist_give(sum, buckets, nr);
+	return 0;
+}
+
 void iomap__cache_stats(struct iomap_engine *engine, struct iomap_engine_stats *stats)
 {
 	struct iomap__cache *cache = engine->cache;
@@ -102,4 +127,7 @@ void iomap__cache_stats(struct iomap_engine *engine, struct iomap_engine_stats *
 	stats->fsyncs_nr = iomap__stat_sum(&cache->stats2, IOMAP__STAT_FSYNCS);
 	stats->deferred_nr = iomap__stat_sum(&cache->stats2, IOMAP__STAT_DEFERRED);
 	stats->throttled_nr = iomap__stat_sum(&cache->stats2, IOMAP__STAT_THROTTLED);
+	stats->readahead_wasted_bytes = iomap__stat_sum(&cache->stats2, IOMAP__STAT_RA_WASTED);
+	stats->ranges_nr = iomap__stat_sum(&cache->stats2, IOMAP__STAT_RANGES);
+	stats->range_bios_nr = iomap__stat_sum(&cache->stats2, IOMAP__STAT_RANGE_BIOS);
 }

@@ -57,6 +57,7 @@
 #define IOMAP__FOLIO_RA_MARK 0x20U   /* reading here starts the next window */
 #define IOMAP__FOLIO_RA_UNUSED 0x40U /* read ahead, not asked for yet */
 #define IOMAP__FOLIO_HELD_BACK 0x80U /* dirty, and the last writeback took nothing of it */
+#define IOMAP__FOLIO_COUNTED 0x100U  /* hits count for the inode as well */
 
 struct iomap_folio {
 	_Alignas(IOMAP__CACHE_LINE) _Atomic uint64_t lock;
@@ -382,9 +383,49 @@ enum iomap__cache_stat {
 	IOMAP__STAT_IOEND_BYTES,
 	IOMAP__STAT_IOEND_BLOCKS,
 };
-enum iomap__cache_stat2 { IOMAP__STAT_FSYNCS, IOMAP__STAT_DEFERRED, IOMAP__STAT_THROTTLED };
+enum iomap__cache_stat2 {
+	IOMAP__STAT_FSYNCS,
+	IOMAP__STAT_DEFERRED,
+	IOMAP__STAT_THROTTLED,
+	IOMAP__STAT_RA_WASTED,
+	IOMAP__STAT_RANGES,
+	IOMAP__STAT_RANGE_BIOS,
+};
 void iomap__cache_count(struct iomap_engine *engine, enum iomap__cache_stat which, uint64_t n);
 void iomap__cache_count2(struct iomap_engine *engine, enum iomap__cache_stat2 which, uint64_t n);
+/* Something that began at @began_ns (iomap__now_ns()) is over: IOMAP_HIST_READ, _WRITE, _FSYNC. */
+void iomap__cache_took(struct iomap_engine *engine, enum iomap_histogram which, uint64_t began_ns);
+
+/*
+ * Counters of one inode, for those who have asked for them (inode_stats.c): not counted, and not
+ * there, before the first iomap_inode_stats().  Its folios have IOMAP__FOLIO_COUNTED then, so that
+ * a hit need not ask.
+ */
+enum iomap__inode_stat {
+	IOMAP__ISTAT_HITS,
+	IOMAP__ISTAT_MISSES,
+	IOMAP__ISTAT_RA_BYTES,
+	IOMAP__ISTAT_RA_USED,
+	IOMAP__ISTAT_RA_WASTED,
+	IOMAP__ISTAT_EVICTIONS,
+	IOMAP__ISTAT_IOENDS,
+	IOMAP__ISTAT_IOEND_BYTES,
+};
+static inline void iomap__mapping_count(struct iomap_address_space *mapping,
+					enum iomap__inode_stat which, uint64_t n)
+{
+	/* acquire: pairs with the release of iomap_inode_stats() */
+	struct iomap__stats *stats = iomap__load_acquire(&mapping->inode_stats);
+
+	if (iomap__unlikely(stats))
+		iomap__stat_add(stats, iomap__thread_self(), which, n);
+}
+/* A hit on a folio with IOMAP__FOLIO_COUNTED, which may be another's by now. */
+void iomap__folio_counted_hit(struct iomap_address_space *mapping);
+/* The inode is being destroyed, and nobody counts any more. */
+void iomap__inode_stats_free(struct iomap_inode *inode);
+/* The rest of the dump (dump.c). */
+void iomap__cache_dump(struct iomap_engine *engine, struct iomap__lines *lines);
 
 #include "cache/hit.h"
 

@@ -170,6 +170,7 @@ struct iomap__slow iomap__folio_slow(const struct iomap_folio *folio, const char
 	const struct iomap_address_space *mapping = iomap_folio_mapping(folio);
 
 	return (struct iomap__slow){
+		.begun_ns = iomap__now_ns(&folio->cache->engine->env),
 		.what = what,
 		.ino = mapping ? mapping->host->i_ino : 0,
 		.pos = iomap_folio_pos(folio),
@@ -281,6 +282,8 @@ uint64_t iomap__write_some(struct iomap_address_space *mapping, uint64_t nr)
 
 static void throttle(struct iomap__cache *cache, struct iomap_address_space *mapping)
 {
+	uint64_t began_ns = iomap__now_ns(&cache->engine->env);
+
 	iomap__cache_count2(cache->engine, IOMAP__STAT_THROTTLED, 1);
 	for (int tries = 0;
 	     iomap__dirty_over(cache, cache->hard_pages) && tries < THROTTLE_TRIES; tries++) {
@@ -296,6 +299,7 @@ static void throttle(struct iomap__cache *cache, struct iomap_address_space *map
 		if (iomap__dirty_over(cache, cache->hard_pages) && iomap__wb_wait(cache, seq))
 			tries = 0;
 	}
+	iomap__cache_took(cache->engine, IOMAP_HIST_WRITE, began_ns);
 }
 
 void iomap__balance_dirty(struct iomap_address_space *mapping)

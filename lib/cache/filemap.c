@@ -66,6 +66,9 @@ static int add_order(struct iomap_address_space *mapping, uint64_t index, unsign
 		iomap_folio_put(folio);
 		return err;
 	}
+	/* after it is in the index: see iomap_inode_stats() */
+	if (iomap__unlikely(iomap__load_acquire(&mapping->inode_stats)))
+		iomap__folio_set(folio, IOMAP__FOLIO_COUNTED);
 	*out = folio;
 	return 0;
 }
@@ -109,6 +112,12 @@ int iomap__filemap_add_upto(struct iomap_address_space *mapping, uint64_t index,
 	return add_order(mapping, index, order, may_wait, out);
 }
 
+static void count_miss(struct iomap_address_space *mapping)
+{
+	iomap__cache_count(mapping->host->i_engine, IOMAP__STAT_MISSES, 1);
+	iomap__mapping_count(mapping, IOMAP__ISTAT_MISSES, 1);
+}
+
 int iomap__filemap_grab(struct iomap_address_space *mapping, uint64_t index, uint64_t end,
 			struct iomap_folio **out)
 {
@@ -119,7 +128,7 @@ int iomap__filemap_grab(struct iomap_address_space *mapping, uint64_t index, uin
 		if (!folio) {
 			err = iomap__filemap_add_upto(mapping, index, end, true, out);
 			if (err != -EEXIST) {
-				iomap__cache_count(mapping->host->i_engine, IOMAP__STAT_MISSES, 1);
+				count_miss(mapping);
 				return err;
 			}
 			continue;
@@ -128,8 +137,10 @@ int iomap__filemap_grab(struct iomap_address_space *mapping, uint64_t index, uin
 		if (iomap__likely(iomap_folio_mapping(folio) == mapping)) {
 			if (!iomap__folio_test(folio, IOMAP__FOLIO_ACCESSED))
 				iomap__folio_set(folio, IOMAP__FOLIO_ACCESSED);
-			if (iomap__folio_test(folio, IOMAP__FOLIO_UPTODATE))
+			if (iomap__folio_test(folio, IOMAP__FOLIO_UPTODATE)) {
 				iomap__cache_count(mapping->host->i_engine, IOMAP__STAT_HITS, 1);
+				iomap__mapping_count(mapping, IOMAP__ISTAT_HITS, 1);
+			}
 			*out = folio;
 			return 0;
 		}
@@ -152,8 +163,11 @@ void iomap__filemap_used(struct iomap_file *file, struct iomap_folio *folio, uin
 	old = atomic_fetch_and_explicit(&folio->flags,
 					~(IOMAP__FOLIO_RA_MARK | IOMAP__FOLIO_RA_UNUSED),
 					memory_order_acq_rel);
-	if (old & IOMAP__FOLIO_RA_UNUSED)
+	if (old & IOMAP__FOLIO_RA_UNUSED) {
 		iomap__cache_count(cache->engine, IOMAP__STAT_RA_USED, iomap__folio_bytes(folio));
+		iomap__mapping_count(&file->inode->i_data, IOMAP__ISTAT_RA_USED,
+				     iomap__folio_bytes(folio));
+	}
 	if (old & IOMAP__FOLIO_RA_MARK)
 		iomap__readahead_mark(file, index);
 }
@@ -242,10 +256,9 @@ static ssize_t copy_or_fill(const struct read_at *at, struct iomap_folio *folio)
 }
 
 /* Read what is not there.  Returns bytes copied (> 0) or -errno. */
-static ssize_t miss_copy(const struct read_at *at)
+static ssize_t miss_fill(const struct read_at *at)
 {
 	struct iomap_address_space *mapping = at->mapping;
-	struct iomap__cache *cache = iomap__cache_of(mapping);
 	uint64_t index = (uint64_t)at->pos >> IOMAP_PAGE_SHIFT;
 	bool missed = false;
 
@@ -256,12 +269,12 @@ static ssize_t miss_copy(const struct read_at *at)
 		if (!folio) {
 			if (!missed && mapping->a_ops->readahead) {
 				missed = true;
-				iomap__cache_count(cache->engine, IOMAP__STAT_MISSES, 1);
+				count_miss(mapping);
 				iomap__readahead_miss(at->file, index, at->pages_ahead);
 				continue;
 			}
 			if (!missed)
-				iomap__cache_count(cache->engine, IOMAP__STAT_MISSES, 1);
+				count_miss(mapping);
 			missed = true;
 			ret = iomap__filemap_add(mapping, index, true, &folio);
 			if (ret == -EEXIST)
@@ -277,6 +290,16 @@ static ssize_t miss_copy(const struct read_at *at)
 		if (ret)
 			return ret;
 	}
+}
+
+static ssize_t miss_copy(const struct read_at *at)
+{
+	struct iomap_engine *engine = at->mapping->host->i_engine;
+	uint64_t began_ns = iomap__now_ns(&engine->env);
+	ssize_t ret = miss_fill(at);
+
+	iomap__cache_took(engine, IOMAP_HIST_READ, began_ns);
+	return ret;
 }
 
 int iomap__filemap_read_folio(struct iomap_file *file, int64_t pos, struct iomap_folio **out)

@@ -43,6 +43,8 @@ static size_t hit_one(struct iomap_file *file, uintptr_t entry, void *to, size_t
 	if (!iomap__hit_stands(entry, word))
 		return 0;
 	iomap__stat_add(file->stats, iomap__thread_self(), IOMAP__STAT_HITS, 1);
+	if (flags & IOMAP__FOLIO_COUNTED)
+		iomap__mapping_count(&file->inode->i_data, IOMAP__ISTAT_HITS, 1);
 	if ((flags & IOMAP__HIT_FLAGS) != (IOMAP__FOLIO_UPTODATE | IOMAP__FOLIO_ACCESSED))
 		iomap__filemap_used(file, iomap__entry_folio(entry),
 				    (uint64_t)pos >> IOMAP_PAGE_SHIFT);

@@ -112,7 +112,7 @@ static inline uintptr_t iomap__index_hint(const struct iomap_address_space *mapp
 
 #define IOMAP__HIT_FLAGS \
 	(IOMAP__FOLIO_UPTODATE | IOMAP__FOLIO_ACCESSED | IOMAP__FOLIO_RA_MARK | \
-	 IOMAP__FOLIO_RA_UNUSED)
+	 IOMAP__FOLIO_RA_UNUSED | IOMAP__FOLIO_COUNTED)
 
 /* Where the byte at @pos lies, in the folio of a slot of its index. */
 static inline char *iomap__hit_address(const struct iomap_file *file, uintptr_t entry, int64_t pos)

@@ -82,6 +82,7 @@ struct iomap__cache {
 	_Atomic uint64_t poll_retry_ns; /* not by amount before this */
 
 	struct iomap__stats stats, stats2;
+	struct iomap__hist waits; /* IOMAP_HIST_READ, _WRITE, _FSYNC */
 };
 
 static inline struct iomap__cache *iomap__cache_of(const struct iomap_address_space *mapping)

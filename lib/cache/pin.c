@@ -94,13 +94,15 @@ int iomap_folio_pin(struct iomap_file *file, int64_t pos, unsigned flags, struct
 		/* whoever pins is going to look */
 		__builtin_prefetch(addr);
 		if (iomap__likely(iomap__folio_tryget(folio))) {
+			uint32_t has = atomic_load_explicit(&folio->flags, memory_order_acquire);
+
 			if (iomap__likely(pin_holds(folio, entry, mapping, pos)) &&
-			    iomap__likely((atomic_load_explicit(&folio->flags,
-								memory_order_acquire) &
-					   IOMAP__HIT_FLAGS) ==
+			    iomap__likely((has & IOMAP__HIT_FLAGS & ~IOMAP__FOLIO_COUNTED) ==
 					  (IOMAP__FOLIO_UPTODATE | IOMAP__FOLIO_ACCESSED))) {
 				iomap__epoch_exit(self);
 				iomap__stat_add(file->stats, self, IOMAP__STAT_HITS, 1);
+				if (iomap__unlikely(has & IOMAP__FOLIO_COUNTED))
+					iomap__folio_counted_hit(&file->inode->i_data);
 				pin_fill(pin, folio, addr,
 					 bytes - ((uint64_t)pos & (bytes - 1)), size - pos);
 				return 0;

@@ -52,6 +52,7 @@ static void submit_batch(struct iomap_file *file, uint64_t first, uint32_t nr)
 
 	if (!nr)
 		return;
+	iomap__mapping_count(mapping, IOMAP__ISTAT_RA_BYTES, (uint64_t)nr << IOMAP_PAGE_SHIFT);
 	iomap__cache_count(mapping->host->i_engine, IOMAP__STAT_RA_BYTES,
 			   (uint64_t)nr << IOMAP_PAGE_SHIFT);
 	mapping->a_ops->readahead(&rac);

@@ -29,6 +29,12 @@
 /* Out of the index, with its lock and tree_lock held. */
 static void detach(struct iomap_address_space *mapping, struct iomap_folio *folio)
 {
+	if (iomap__unlikely(iomap__folio_test(folio, IOMAP__FOLIO_RA_UNUSED))) {
+		size_t bytes = iomap__folio_bytes(folio);
+
+		iomap__cache_count2(folio->cache->engine, IOMAP__STAT_RA_WASTED, bytes);
+		iomap__mapping_count(mapping, IOMAP__ISTAT_RA_WASTED, bytes);
+	}
 	iomap__folio_begin_change(folio);
 	iomap__index_erase(mapping, folio);
 	/* pairs with the acquire of readers: they see this or the version that end_change sets */
@@ -59,6 +65,7 @@ static bool evict(struct iomap_address_space *only, struct iomap_folio *folio)
 	if (atomic_compare_exchange_strong_explicit(&folio->refs, &one, 0, memory_order_acq_rel,
 						    memory_order_relaxed)) {
 		detach(mapping, folio);
+		iomap__mapping_count(mapping, IOMAP__ISTAT_EVICTIONS, 1);
 		frozen = true;
 	}
 	iomap__tree_unlock(mapping);

@@ -66,8 +66,13 @@ bool iomap__write_hit_lock(struct iomap_address_space *mapping, int64_t pos,
 		iomap__write_hit_unlock(hit);
 		return false;
 	}
-	if (iomap__unlikely(!(flags & IOMAP__FOLIO_ACCESSED)))
-		iomap__folio_set(folio, IOMAP__FOLIO_ACCESSED);
+	if (iomap__unlikely((flags & (IOMAP__FOLIO_ACCESSED | IOMAP__FOLIO_COUNTED)) !=
+			    IOMAP__FOLIO_ACCESSED)) {
+		if (!(flags & IOMAP__FOLIO_ACCESSED))
+			iomap__folio_set(folio, IOMAP__FOLIO_ACCESSED);
+		if (flags & IOMAP__FOLIO_COUNTED)
+			iomap__folio_counted_hit(mapping);
+	}
 	iomap__stat_add(&cache->stats, self, IOMAP__STAT_HITS, 1);
 	hit->dirty = flags & IOMAP__FOLIO_DIRTY;
 	hit->off = (size_t)off;

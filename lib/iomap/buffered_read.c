@@ -391,6 +391,7 @@ int iomap_bio_read_folio_range(const struct iomap_iter *iter, struct iomap_read_
 	err = iomap__check_device(iter->inode, src, iter->pos, len);
 	if (err)
 		return err;
+	iomap__cache_count2(iter->inode->i_engine, IOMAP__STAT_RANGES, 1);
 	if (rd_bio_add(bio, src, sector, folio, off, len))
 		return 0;
 	iomap_bio_submit_read(ctx);
@@ -404,6 +405,7 @@ int iomap_bio_read_folio_range(const struct iomap_iter *iter, struct iomap_read_
 		iomap_bio_put(bio);
 		return -EIO;
 	}
+	iomap__cache_count2(iter->inode->i_engine, IOMAP__STAT_RANGE_BIOS, 1);
 	ctx->read_ctx = bio;
 	return 0;
 }

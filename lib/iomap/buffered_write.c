@@ -163,6 +163,8 @@ static int wr_fill_read(struct iomap__write *wr, size_t off, size_t block, size_
 	const struct iomap *src = iomap_iter_srcmap(iter);
 	int64_t pos = iomap_folio_pos(wr->folio) + (int64_t)off;
 	size_t len = block;
+	struct iomap_engine *engine = iter->inode->i_engine;
+	uint64_t began_ns = iomap__now_ns(&engine->env);
 	int err;
 
 	if (wr->ops && wr->ops->read_folio_range) {
@@ -176,6 +178,7 @@ static int wr_fill_read(struct iomap__write *wr, size_t off, size_t block, size_
 		len = iomap__min(len, iomap__round_up(valid, limits.logical_block_size));
 		err = wr_bio_read(iter, wr->folio, pos, len);
 	}
+	iomap__cache_took(engine, IOMAP_HIST_WRITE, began_ns);
 	if (err)
 		return err;
 	if (valid < block)

@@ -73,6 +73,7 @@ void iomap_dio_bio_end_io(struct iomap_bio *bio)
 static struct iomap__slow dio_slow(const struct iomap__dio *dio)
 {
 	return (struct iomap__slow){
+		.begun_ns = iomap__now_ns(&dio->iter.inode->i_engine->env),
 		.what = dio->write ? "direct write" : "direct read",
 		.ino = dio->iter.inode->i_ino,
 		.pos = dio->iocb->ki_pos,

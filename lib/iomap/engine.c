@@ -445,3 +445,20 @@ int iomap_engine_stats(struct iomap_engine *engine, struct iomap_engine_stats *o
 	memcpy(out, &stats, iomap__min(size, sizeof(stats)));
 	return 0;
 }
+
+int iomap_engine_dump(struct iomap_engine *engine, void (*line)(void *ctx, const char *text),
+		      void *ctx)
+{
+	struct iomap__lines lines = { .env = NULL };
+
+	if (!engine || !line)
+		return -EINVAL;
+	if (iomap__engine_forked(engine))
+		return -ECHILD;
+	lines.env = &engine->env;
+	iomap__blk_dump(engine, &lines);
+	iomap__workers_dump(engine, &lines);
+	iomap__cache_dump(engine, &lines);
+	iomap__lines_tell(&lines, line, ctx);
+	return 0;
+}

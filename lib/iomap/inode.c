@@ -196,6 +196,7 @@ int iomap_inode_destroy(struct iomap_inode *inode, unsigned flags)
 	iomap__inode_unregister(inode);
 	iomap__filemap_truncate_range(&inode->i_data, 0, INT64_MAX);
 	iomap__filemap_quiesce(&inode->i_data);
+	iomap__inode_stats_free(inode);
 	bdev = inode->i_bdev;
 	if (IOMAP_DEBUG)
 		memset(inode, IOMAP__POISON, sizeof(*inode));

@@ -32,8 +32,10 @@
 struct ioend_box {
 	struct ioend_box *next; /* further bios */
 	struct ioend_box *tail; /* of the first: the last one, to which runs are added */
-	iomap_bio_end_io_fn *end_io;	 /* of the first, in flight: what io_bio had */
-	const struct iomap_folio *folio; /* of the first, building: the last run's */
+	union {
+		const struct iomap_folio *folio; /* of the first, building: the last run's */
+		iomap_bio_end_io_fn *end_io; /* of the first, in flight: what io_bio had */
+	};
 	uint64_t anon;			 /* of the first: the address comes at submission */
 	struct iomap__slow slow;	 /* of the first, in flight */
 	struct iomap_ioend ioend;
@@ -134,10 +136,13 @@ static void ioend_count(struct iomap_ioend *ioend)
 {
 	struct iomap_engine *engine = ioend->io_inode->i_engine;
 	unsigned blkbits = ioend->io_inode->i_blkbits;
-	uint64_t bytes = 0;
+	uint64_t bytes = 0, bios = 0;
 
-	for (const struct ioend_box *box = ioend_box(ioend); box; box = box->next)
+	for (const struct ioend_box *box = ioend_box(ioend); box; box = box->next, bios++)
 		bytes += box->ioend.io_bio.bi_iter.bi_size;
+	iomap__mapping_count(&ioend->io_inode->i_data, IOMAP__ISTAT_IOENDS, 1);
+	iomap__mapping_count(&ioend->io_inode->i_data, IOMAP__ISTAT_IOEND_BYTES, bytes);
+	iomap__cache_count2(engine, IOMAP__STAT_RANGE_BIOS, bios);
 	iomap__cache_count(engine, IOMAP__STAT_IOENDS, 1);
 	iomap__cache_count(engine, IOMAP__STAT_IOEND_BYTES, bytes);
 	iomap__cache_count(engine, IOMAP__STAT_IOEND_BLOCKS,
@@ -174,6 +179,7 @@ static void ioend_submit(struct iomap_ioend *ioend)
 	ioend_count(ioend);
 	ioend_prepare(ioend);
 	box->slow = (struct iomap__slow){
+		.begun_ns = iomap__now_ns(&ioend->io_inode->i_engine->env),
 		.what = "writeback",
 		.ino = ioend->io_inode->i_ino,
 		.pos = ioend->io_offset,
@@ -411,6 +417,7 @@ ssize_t iomap_add_to_ioend(struct iomap_writepage_ctx *wpc, struct iomap_folio *
 		err = ioend_append(wpc, folio, pos, len);
 	if (err)
 		return err;
+	iomap__cache_count2(wpc->inode->i_engine, IOMAP__STAT_RANGES, 1);
 	ioend = wpc->wb_ctx;
 	iomap_start_folio_write(wpc->inode, folio, len);
 	box = ioend_box(ioend);

@@ -141,7 +141,7 @@ int iomap_fsync(struct iomap_file *file, int64_t start, int64_t end, int datasyn
 {
 	struct iomap__thread *self = iomap__thread_self();
 	struct iomap_engine *engine;
-	uint64_t outer = self->deadline_ns;
+	uint64_t outer = self->deadline_ns, began_ns;
 	int err;
 
 	iomap__file_check(file);
@@ -151,9 +151,11 @@ int iomap_fsync(struct iomap_file *file, int64_t start, int64_t end, int datasyn
 	if (iomap__engine_closed(engine))
 		return iomap__engine_refusal(engine);
 	iomap__cache_count2(engine, IOMAP__STAT_FSYNCS, 1);
+	began_ns = iomap__now_ns(&engine->env);
 	self->deadline_ns = iomap__deadline(engine, 0);
 	err = sync_file(file, start, end, datasync);
 	self->deadline_ns = outer;
+	iomap__cache_took(engine, IOMAP_HIST_FSYNC, began_ns);
 	return err;
 }
 

@@ -606,6 +606,21 @@ bool iomap__workers_idle(struct iomap_engine *engine)
 	return idle;
 }
 
+void iomap__workers_dump(struct iomap_engine *engine, struct iomap__lines *lines)
+{
+	struct iomap__workers *workers = engine->workers;
+	const struct iomap_list_head *item;
+	unsigned queued = 0, running = 0;
+
+	iomap__mutex_lock(&workers->lock);
+	for (item = workers->queue.next; item != &workers->queue; item = item->next)
+		queued++;
+	for (item = workers->running.next; item != &workers->running; item = item->next)
+		running++;
+	iomap__mutex_unlock(&workers->lock);
+	iomap__lines_add(lines, "work: %u waits, %u is running", queued, running);
+}
+
 /* ---- life ---- */
 
 int iomap__workers_create(struct iomap_engine *engine)

@@ -33,6 +33,8 @@ bool iomap__workers_finish(struct iomap_engine *engine);
 /* The caller is a work function of the engine.  Nothing is queued or running. */
 bool iomap__workers_inside(struct iomap_engine *engine);
 bool iomap__workers_idle(struct iomap_engine *engine);
+/* For iomap_engine_dump(). */
+void iomap__workers_dump(struct iomap_engine *engine, struct iomap__lines *lines);
 
 /*
  * An I/O has been submitted whose submitter does not wait: until the unwatch, some worker sees

@@ -120,13 +120,25 @@ static void no_bio(struct iomap_bdev *bdev, struct iomap_bio *bio)
 	t_must(!"a device of the parent's engine was used");
 }
 
+static void no_line(void *ctx, const char *text)
+{
+	(void)ctx, (void)text;
+	t_must(!"there was something to tell");
+}
+
 static void child_engine(struct fk *fk)
 {
 	struct iomap_feature feature;
+	struct iomap_inode_stats inode_stats;
 	struct iomap_engine_stats stats;
 	struct iomap_work work;
+	uint64_t bucket;
 
 	t_must(iomap_engine_stats(fk->engine, &stats, sizeof(stats)) == -ECHILD);
+	t_must(iomap_engine_histogram(fk->engine, IOMAP_HIST_READ, &bucket, 1) == -ECHILD);
+	t_must(iomap_engine_dump(fk->engine, no_line, NULL) == -ECHILD);
+	t_must(iomap_inode_stats(&fk->inode, &inode_stats, sizeof(inode_stats)) == -ECHILD);
+	t_must(iomap_bdev_histogram(fk->bdev, IOMAP_HIST_FLUSH, &bucket, 1) == -ECHILD);
 	t_must(iomap_engine_poll(fk->engine, 1, true) == -ECHILD);
 	t_must(iomap_engine_poll_timeout(fk->engine) == -1);
 	t_must(iomap_engine_fd(fk->engine) == -ECHILD);
