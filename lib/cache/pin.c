@@ -94,10 +94,12 @@ int iomap_folio_pin(struct iomap_file *file, int64_t pos, unsigned flags, struct
 		/* whoever pins is going to look */
 		__builtin_prefetch(addr);
 		if (iomap__likely(iomap__folio_tryget(folio))) {
-			uint32_t has = atomic_load_explicit(&folio->flags, memory_order_acquire);
+			/* the flags are those of what the folio is, once that is known */
+			uint32_t has = pin_holds(folio, entry, mapping, pos) ?
+					       atomic_load_explicit(&folio->flags,
+								    memory_order_acquire) : 0;
 
-			if (iomap__likely(pin_holds(folio, entry, mapping, pos)) &&
-			    iomap__likely((has & IOMAP__HIT_FLAGS & ~IOMAP__FOLIO_COUNTED) ==
+			if (iomap__likely((has & IOMAP__HIT_FLAGS & ~IOMAP__FOLIO_COUNTED) ==
 					  (IOMAP__FOLIO_UPTODATE | IOMAP__FOLIO_ACCESSED))) {
 				iomap__epoch_exit(self);
 				iomap__stat_add(file->stats, self, IOMAP__STAT_HITS, 1);

@@ -428,6 +428,30 @@ Test(en03, en03_inodes_have_counters_from_when_they_are_asked_for)
 	ts_close(ts);
 }
 
+/* Whichever way a hit comes. */
+Test(en03, en03_pins_and_batches_count_as_hits_of_the_inode)
+{
+	struct ts *ts = store(IOMAP_ENGINE_NO_THREADS);
+	char buf[2][PAGE];
+	struct iomap_read_range ranges[2] = {
+		{ .file = ts->file, .buf = buf[0], .len = PAGE, .pos = 0 },
+		{ .file = ts->file, .buf = buf[1], .len = PAGE, .pos = PAGE },
+	};
+	struct iomap_pin pin;
+
+	cr_assert(ts_reads(ts, 0, SIZE, 1));
+	read_pages(ts);
+	(void)inode_stats(ts);
+	cr_assert_eq(iomap_folio_pin(ts->file, 0, 0, &pin), 0);
+	iomap_folio_unpin(&pin);
+	cr_assert_eq(inode_stats(ts).hits_nr, 1);
+	cr_assert_eq(iomap_read_batch(ranges, 2, 0), 0);
+	cr_assert_eq(inode_stats(ts).hits_nr, 3);
+	cr_assert_eq(iomap_read(ts->file, buf, 2 * PAGE, 0), 2 * PAGE);
+	cr_assert_eq(inode_stats(ts).hits_nr, 5);
+	ts_close(ts);
+}
+
 #define THREADS 4
 #define ROUNDS 100
 
