@@ -203,7 +203,7 @@ static int ours_start(struct bench_ctx *ctx, struct ours *o)
 	opts.log = ours_log;
 	opts.log_ctx = ctx;
 	ctx->why[0] = '\0';
-	rc = iomap_engine_create(&opts, &o->engine);
+	rc = bench_engine_create(&opts, &o->engine);
 	if (rc) {
 		o->engine = NULL;
 		return ctx->why[0] ? BENCH_SKIPPED :

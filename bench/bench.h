@@ -154,6 +154,10 @@ struct bench_round {
 	double start, end; /* seconds */
 	double cpu;	   /* of the process, seconds */
 };
+struct iomap_engine;
+struct iomap_engine_opts;
+/* iomap_engine_create() with memory from jemalloc where that is built in. */
+int bench_engine_create(struct iomap_engine_opts *opts, struct iomap_engine **out);
 double bench_now(void);
 void bench_round_begin(struct bench_round *round, double seconds);
 static inline bool bench_round_over(const struct bench_round *round)

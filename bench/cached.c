@@ -66,7 +66,7 @@ int cached_engine(uint64_t bytes, struct iomap_engine **engine)
 	opts.nr_io_threads = 1;
 	opts.flags = IOMAP_ENGINE_NO_THREADS;
 	opts.dirty_background_pct = opts.dirty_hard_pct = 80;
-	error = iomap_engine_create(&opts, engine);
+	error = bench_engine_create(&opts, engine);
 	return error ? bench_error("engine: %s", strerror(-error)) : 0;
 }
 

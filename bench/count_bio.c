@@ -173,7 +173,7 @@ static int bios_run(const char *backend, const char *dir, iomap_bio_end_io_fn *e
 	opts.backend = backend;
 	opts.flags = IOMAP_ENGINE_NO_THREADS;
 	opts.nr_io_threads = 1;
-	if (iomap_engine_create(&opts, &b.engine) != 0)
+	if (bench_engine_create(&opts, &b.engine) != 0)
 		return BENCH_SKIPPED;
 	if (dir)
 		rc = bios_open_file(&b, dir, loop == count_loop_wait && strcmp(dir, BIO_TMPFS) == 0);

@@ -11,10 +11,27 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <iomap/engine.h>
+#ifdef BENCH_JEMALLOC
+#include <iomap/jemalloc.h>
+#endif
+
 #include "bench.h"
 
 #define FILE_CHUNK ((size_t)4 << 20)
 #define HUGE_PAGE ((size_t)2 << 20)
+
+int bench_engine_create(struct iomap_engine_opts *opts, struct iomap_engine **out)
+{
+#ifdef BENCH_JEMALLOC
+	static struct iomap_alloc_hooks hooks; /* one arena for all engines of the run */
+
+	/* without one the engine has what malloc gives */
+	if (hooks.alloc || iomap_jemalloc_hooks(&hooks) == 0)
+		opts->alloc = hooks;
+#endif
+	return iomap_engine_create(opts, out);
+}
 
 int bench_skip(struct bench_ctx *ctx, const char *format, ...)
 {

@@ -71,6 +71,7 @@ struct session {
 	struct iomap_bdev *bdev;
 	struct xs_store *store; /* NULL for commands that work on the device */
 	uint64_t started_ns;
+	struct iomap_alloc_hooks alloc; /* jemalloc's, where it is built in */
 };
 
 /* The store's device, and with @mount the store.  session_close() in any case. */

@@ -12,6 +12,10 @@
 #include <sys/stat.h>
 #include <time.h>
 
+#ifdef XSTORE_JEMALLOC
+#include <iomap/jemalloc.h>
+#endif
+
 #include "tool.h"
 
 /*
@@ -94,6 +98,11 @@ int session_open(struct session *session, const struct request *request, bool re
 	opts.cache_bytes = request->cache_bytes;
 	opts.backend = request->backend;
 	opts.log = take_log_line;
+#ifdef XSTORE_JEMALLOC
+	/* without an arena of its own it has what malloc gives */
+	if (iomap_jemalloc_hooks(&session->alloc) == 0)
+		opts.alloc = session->alloc;
+#endif
 	error = iomap_engine_create(&opts, &session->engine);
 	if (error) {
 		line = last_log_line();
@@ -135,6 +144,10 @@ int session_close(struct session *session, int status)
 	error = iomap_engine_destroy(session->engine);
 	if (error && status == EX_OK)
 		status = complain(EX_SOFTWARE, "cannot stop the library: %s", strerror(-error));
+#ifdef XSTORE_JEMALLOC
+	if (!error)
+		iomap_jemalloc_hooks_release(&session->alloc);
+#endif
 	return status;
 }
 

@@ -75,7 +75,9 @@ done
 
 # ---- every function there is
 names=names.txt
-(cd "$include" && awk -f "$here/api_names.awk" iomap/*.h) > $names || failed=1
+# what libiomap-jemalloc has comes below
+own=$(echo "$headers" | grep -v '^iomap/jemalloc\.h$')
+(cd "$include" && awk -f "$here/api_names.awk" $own) > $names || failed=1
 count=$(grep -c . $names)
 if [ "$count" -lt 1 ]; then
 	echo "FAILED: the headers declare nothing with IOMAP_API" >&2
@@ -103,6 +105,31 @@ for how in shared static; do
 		every.c -o "every_$how" $cflags $link &&
 		step "every function, $how: run" "./every_$how"
 done
+
+# ---- the library for jemalloc, where it was built
+if [ -f "$libdir/pkgconfig/libiomap-jemalloc.pc" ]; then
+	cat > hooks.c <<'END'
+#include <iomap/iomap.h>
+#include <iomap/jemalloc.h>
+
+int main(void)
+{
+	struct iomap_engine_opts opts;
+	struct iomap_engine *engine;
+
+	iomap_engine_opts_init(&opts);
+	opts.backend = "threads";
+	if (iomap_jemalloc_hooks(&opts.alloc) || iomap_engine_create(&opts, &engine) ||
+	    iomap_engine_destroy(engine))
+		return 1;
+	iomap_jemalloc_hooks_release(&opts.alloc);
+	return 0;
+}
+END
+	link=$(pkg-config --cflags --libs libiomap-jemalloc) || failed=1
+	step "hooks of jemalloc" $cc $c_flags hooks.c -o hooks $link &&
+		step "hooks of jemalloc: run" ./hooks
+fi
 
 [ $failed -eq 0 ] && echo "$version: $(echo "$headers" | wc -l) headers, $count functions and objects"
 exit $failed
