@@ -86,7 +86,8 @@ struct iomap_iter {
  * made no progress ends the operation, unless it is marked IOMAP_F_STALE.  Mappings are
  * checked; a broken one is -EIO and a log line.  Kernel counterpart: iomap_iter.
  *
- * Return: 1 with a mapping to work on, 0 when the range is done, or -errno.
+ * Return: 1 with a mapping to work on, 0 when the range is done, or -errno; -EOVERFLOW for a range
+ * that ends beyond 2^63, where no position is.
  */
 IOMAP_API IOMAP_MUST_CHECK int iomap_iter(struct iomap_iter *iter, const struct iomap_ops *ops);
 

@@ -232,9 +232,10 @@ int iomap_iter(struct iomap_iter *iter, const struct iomap_ops *ops)
 {
 	if (iter->iomap.length)
 		return iomap__iter_next(iter, ops);
-	if (!ops || !ops->iomap_begin || iter->flags & ~ITER_OP_FLAGS || iter->pos < 0 ||
-	    iter->len > ITER_POS_LIMIT - (uint64_t)iter->pos)
+	if (!ops || !ops->iomap_begin || iter->flags & ~ITER_OP_FLAGS || iter->pos < 0)
 		return -EINVAL;
+	if (iter->len > ITER_POS_LIMIT - (uint64_t)iter->pos)
+		return -EOVERFLOW;
 	if (iter->inode && iomap__engine_closed(iter->inode->i_engine))
 		return iomap__engine_refusal(iter->inode->i_engine);
 	if (!iter->len)
