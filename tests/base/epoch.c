@@ -6,6 +6,8 @@
  */
 #include <criterion/criterion.h>
 #include <sched.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "base/base.h"
 #include "testutil.h"
@@ -173,4 +175,44 @@ Test(epoch, counters_are_exact_with_more_threads_than_slots)
 	pthread_barrier_destroy(&all_inside);
 	cr_assert_eq(iomap__stat_sum(&stats, 3), 2000U * THREADS);
 	cr_assert_eq(iomap__stat_sum(&stats, 2), 0U);
+}
+
+/* ---- fork ---- */
+
+static atomic_bool in_section, go;
+
+static long stay_in_section(void *arg)
+{
+	struct iomap__thread *self = iomap__epoch_enter();
+
+	(void)arg;
+	atomic_store(&in_section, true);
+	while (!atomic_load(&go))
+		sched_yield();
+	iomap__epoch_exit(self);
+	return 0;
+}
+
+/* A reader that is in a read section at the fork is not there to leave it. */
+Test(epoch, en05_a_child_waits_for_no_reader_of_its_parent)
+{
+	struct t_task task;
+	int status;
+	pid_t pid;
+
+	iomap__thread_self();
+	t_start(&task, stay_in_section, NULL);
+	while (!atomic_load(&in_section))
+		sched_yield();
+	pid = fork();
+	t_must(pid >= 0);
+	if (!pid) {
+		alarm(T_HANG_S);
+		iomap__epoch_synchronize();
+		_exit(0);
+	}
+	t_must(waitpid(pid, &status, 0) == pid);
+	cr_assert(WIFEXITED(status) && !WEXITSTATUS(status));
+	atomic_store(&go, true);
+	t_join(&task);
 }
