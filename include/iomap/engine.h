@@ -88,6 +88,10 @@ typedef bool iomap_fail_fn(void *ctx, enum iomap_fail_kind kind, uint64_t n);
 /* iomap_engine_opts.flags */
 /* No background flusher: writeback by callers only.  No workers: iomap_engine_poll(). */
 #define IOMAP_ENGINE_NO_THREADS 0x1U
+/* Ask each file and block device at open whether it could complete by being polled: one read of
+ * its first block.  iomap_features() ("polled") and a log line for each that cannot tell the
+ * answer.  All complete by interrupt in this version. */
+#define IOMAP_ENGINE_IOPOLL 0x2U
 /* No folio memory and no file is registered with rings: nothing of it is pinned. */
 #define IOMAP_ENGINE_NO_REGISTER 0x4U
 

@@ -55,6 +55,8 @@ const char *iomap__backend_taken(struct iomap_engine *engine);
  * back with NULL.  No bdev is open at either moment.
  */
 void iomap__blk_set_memory(struct iomap_engine *engine, void *memory, uint64_t bytes);
+/* How devices of @engine, which has IOMAP_ENGINE_IOPOLL, complete, and why. */
+void iomap__iopoll_say(struct iomap_engine *engine, char *buf, size_t size);
 /* Fill the block counters of @stats (bios_nr, read_bytes, written_bytes, flushes_nr). */
 void iomap__blk_stats(struct iomap_engine *engine, struct iomap_engine_stats *stats);
 /* Add latencies of all devices, from IOMAP_HIST_DEVICE_READ on, to @sum; say what is in flight. */

@@ -191,6 +191,7 @@ int iomap_bdev_open(struct iomap_engine *engine, const char *path,
 		iomap__bdev_free(bdev);
 		return error;
 	}
+	iomap__iopoll_probe(bdev);
 	iomap__bdev_publish(bdev);
 	*out = bdev;
 	return 0;

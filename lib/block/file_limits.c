@@ -137,7 +137,7 @@ static bool lim_sysfs(dev_t dev, const char *name, char *text, size_t size)
 	return false;
 }
 
-static uint64_t lim_sysfs_number(dev_t dev, const char *name)
+uint64_t iomap__file_queue_number(dev_t dev, const char *name)
 {
 	char text[32];
 
@@ -151,7 +151,7 @@ static void lim_cache(dev_t dev, struct iomap_bdev_limits *limits)
 	if (!lim_sysfs(dev, "write_cache", text, sizeof(text)) ||
 	    strncmp(text, "write through", 13) != 0)
 		limits->flags |= IOMAP_BDEV_HAS_WRITE_CACHE;
-	if (lim_sysfs_number(dev, "fua"))
+	if (iomap__file_queue_number(dev, "fua"))
 		limits->flags |= IOMAP_BDEV_HAS_FUA;
 }
 
@@ -171,12 +171,12 @@ static int lim_block(struct iomap_bdev *bdev, const struct stat *st)
 		limits->physical_block_size = physical;
 	if (bdev->readonly)
 		return 0;
-	limits->max_discard_bytes = lim_sysfs_number(st->st_rdev, "discard_max_bytes");
+	limits->max_discard_bytes = iomap__file_queue_number(st->st_rdev, "discard_max_bytes");
 	if (limits->max_discard_bytes)
 		limits->discard_granularity =
-			(uint32_t)lim_sysfs_number(st->st_rdev, "discard_granularity");
+			(uint32_t)iomap__file_queue_number(st->st_rdev, "discard_granularity");
 	/* A device that has no command for it has zeros written to it by the kernel. */
-	zeroes = lim_sysfs_number(st->st_rdev, "write_zeroes_max_bytes");
+	zeroes = iomap__file_queue_number(st->st_rdev, "write_zeroes_max_bytes");
 	limits->max_write_zeroes_bytes = zeroes ? zeroes : LIM_MAX_TRANSFER;
 	return 0;
 }

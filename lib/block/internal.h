@@ -18,6 +18,7 @@ struct stat;
 #define IOMAP__PRIVATES_MAX 16U
 #define IOMAP__BDEV_IDS 63U /* ids below are a bdev's own, this one is shared by the rest */
 #define IOMAP__PATH_MAX_LOG 200
+#define IOMAP__IOPOLL_WHY 160
 
 /* ---- requests ---- */
 
@@ -252,6 +253,10 @@ void iomap__bdev_flushed(struct iomap_bdev *bdev, uint64_t generation);
  * or another error.
  */
 int iomap__file_limits(struct iomap_bdev *bdev, const struct stat *st);
+/* What the queue of block device @dev says in sysfs; 0 where it says nothing. */
+uint64_t iomap__file_queue_number(dev_t dev, const char *name);
+/* Ask a device that has been opened whether it could be polled, if the engine wants to know. */
+void iomap__iopoll_probe(struct iomap_bdev *bdev);
 
 /* ---- submission (submit.c, plug.c) ---- */
 
@@ -532,6 +537,12 @@ struct iomap__blk {
 	_Atomic uint32_t bio_sets_nr;	  /* of the application */
 	struct iomap__pool stacked_pool; /* struct iomap__stacked */
 	struct iomap__pool bdev_pool;	 /* struct iomap_bdev */
+
+	/* What devices have said to iopoll.c; under bdevs_lock. */
+	struct {
+		unsigned asked, can;
+		char why[IOMAP__IOPOLL_WHY]; /* the last one that cannot */
+	} iopoll;
 
 	/* Queues of one thread each.  Owners are atomic, since everybody looks; the rest is the
 	 * owner's, and changes under the lock of private.c. */

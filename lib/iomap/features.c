@@ -63,8 +63,10 @@ static int feature_registered(struct iomap_engine *engine, struct iomap_feature 
 
 static int feature_polled(struct iomap_engine *engine, struct iomap_feature *feature)
 {
-	(void)engine;
-	feature_say(feature, "not in this version: completions come by interrupt");
+	if (engine && engine->opts.flags & IOMAP_ENGINE_IOPOLL)
+		iomap__iopoll_say(engine, feature->detail, sizeof(feature->detail));
+	else
+		feature_say(feature, "by interrupt; what devices could do is asked with IOMAP_ENGINE_IOPOLL");
 	return 0;
 }
 
