@@ -33,6 +33,8 @@
 
 #include "block/internal.h"
 
+/* Completions to sleep for: this part of what is in flight, and no more than that many. */
+#define PRIVATE_BATCH_PART 4U
 #define PRIVATE_BATCH_MAX 8U
 
 static uint32_t private_gone; /* changes when a thread has given one back; a futex word */
@@ -87,10 +89,12 @@ unsigned iomap__private_reap(struct iomap__queue *queue)
 	return nr;
 }
 
-/* How many to sleep for: with few in flight each is urgent, and many come soon. */
+/* With few in flight each is urgent; with many the next ones come soon. */
 static unsigned private_batch(const struct iomap__queue *queue)
 {
-	return iomap__max(iomap__min(queue->active / PRIVATE_BATCH_MAX, PRIVATE_BATCH_MAX), 1U);
+	unsigned part = queue->active / PRIVATE_BATCH_PART;
+
+	return iomap__max(iomap__min(part, PRIVATE_BATCH_MAX), 1U);
 }
 
 void iomap__private_wait(struct iomap__queue *queue, const uint32_t *word, uint32_t expected)
