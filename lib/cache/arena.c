@@ -385,3 +385,19 @@ struct iomap_folio *iomap__arena_hold_end(struct iomap__cache *cache, struct iom
 		check_poison(folio);
 	return folio;
 }
+
+/* ---- taking folios apart ---- */
+
+void iomap__arena_split(struct iomap__split *split)
+{
+	struct iomap__cache *cache = split->folio->cache;
+
+	iomap__mutex_lock(&cache->arena_lock);
+	for (unsigned i = 0; i < split->nr; i++) {
+		struct iomap_folio *folio = split->folio + split->piece[i].page;
+
+		folio->buddy_state = PAGE_USED;
+		atomic_store_explicit(&folio->order, split->piece[i].order, memory_order_relaxed);
+	}
+	iomap__mutex_unlock(&cache->arena_lock);
+}

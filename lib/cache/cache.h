@@ -351,14 +351,25 @@ void iomap__flusher_resume(struct iomap_inode *inode);
 
 /* ---- engine ---- */
 
+/* The state of a part of a folio, as a folio of its own would have it. */
+struct iomap__block_part {
+	void *blocks; /* for folio->ifs; NULL: none is needed */
+	bool uptodate, dirty;
+};
+
 /*
  * What the layer above keeps of the blocks of a folio, for the cache to change where the
  * application has no say.  Folio locked, not under writeback; must not block.
  * forget: the blocks that [off, off + len) touches hold no data any more; false, and nothing
  *   is changed, if one of them is dirty.
+ * part: make the state that [off, off + len), whole blocks, has in the folio; 0 or -ENOMEM.
+ * free: give the memory of block state back, if there is some.
  */
 struct iomap__block_state_ops {
 	bool (*forget)(struct iomap_folio *folio, size_t off, size_t len);
+	int (*part)(const struct iomap_folio *folio, size_t off, size_t len,
+		    struct iomap__block_part *part);
+	void (*free)(const struct iomap_folio *folio, void *blocks);
 };
 
 /*

@@ -365,6 +365,94 @@ void iomap__index_replace(struct iomap_address_space *mapping, struct iomap_foli
 	slots_fill(node, to);
 }
 
+/* ---- pieces of a folio ---- */
+
+static uint64_t piece_index(const struct iomap__split *split, unsigned i)
+{
+	return iomap_folio_index(split->folio) + split->piece[i].page;
+}
+
+/* The new node of the slot in which a small piece lies; where there is none yet, its place. */
+static struct iomap__node **piece_child(struct iomap__split *split, unsigned i)
+{
+	struct iomap__node **child = split->child;
+
+	if (*child && (*child)->offset != slot_of(split->node, piece_index(split, i)))
+		child++;
+	return child;
+}
+
+bool iomap__index_split_begin(struct iomap_address_space *mapping, struct iomap__split *split)
+{
+	struct iomap__cache *cache = iomap__cache_of(mapping);
+	uint64_t index = iomap_folio_index(split->folio), first;
+	struct iomap__node *node = descend(mapping, index, 0);
+
+	split->node = node;
+	for (unsigned i = 0; node->shift && i < split->nr; i++) {
+		struct iomap__node **child = piece_child(split, i);
+
+		if (order_shift(split->piece[i].order) || *child)
+			continue;
+		/* the cut has two edges: no more than two slots hold pieces smaller than them */
+		*child = node_new(cache, 0, node, slot_of(node, piece_index(split, i)));
+		if (!*child) {
+			if (split->child[0])
+				retire(cache, split->child[0]);
+			return false;
+		}
+	}
+	first = 1ULL << slot_of(node, index);
+	split->slots_nr = order_slots(split->folio->order);
+	split->dirty_tag = node->tags[IOMAP__TAG_DIRTY] & first;
+	split->towrite_tag = node->tags[IOMAP__TAG_TOWRITE] & first;
+	return true;
+}
+
+/* Put the pieces that stay where the folio was; nothing where those were that go. */
+static void split_slots(struct iomap_address_space *mapping, struct iomap__split *split)
+{
+	for (unsigned i = 0; i < split->nr; i++) {
+		struct iomap_folio *folio = split->folio + split->piece[i].page;
+		struct iomap__node *node = split->node;
+
+		if (node->shift && !order_shift(split->piece[i].order))
+			node = *piece_child(split, i);
+		if (split->piece[i].keep) {
+			atomic_store_explicit(&folio->mapping, mapping, memory_order_release);
+			slots_fill(node, folio);
+			continue;
+		}
+		for (unsigned at = 0; node == split->node && at < order_slots(folio->order); at++)
+			atomic_store_explicit(&node->slot[slot_of(node, piece_index(split, i)) + at],
+					      0, memory_order_release);
+	}
+}
+
+void iomap__index_split(struct iomap_address_space *mapping, struct iomap__split *split)
+{
+	struct iomap__node *node = split->node;
+	uint64_t index = iomap_folio_index(split->folio);
+
+	clear_tag(node, index, IOMAP__TAG_DIRTY);
+	clear_tag(node, index, IOMAP__TAG_TOWRITE);
+	node->count = (uint16_t)(node->count - split->slots_nr);
+	split_slots(mapping, split);
+	for (unsigned i = 0; i < 2 && split->child[i]; i++) {
+		atomic_store_explicit(&node->slot[split->child[i]->offset],
+				      (uintptr_t)split->child[i], memory_order_release);
+		node->count++;
+	}
+	for (unsigned i = 0; i < split->nr; i++) {
+		if (!split->piece[i].keep || !split->piece[i].state.dirty)
+			continue;
+		if (split->dirty_tag)
+			iomap__index_set_tag(mapping, piece_index(split, i), IOMAP__TAG_DIRTY);
+		if (split->towrite_tag)
+			iomap__index_set_tag(mapping, piece_index(split, i), IOMAP__TAG_TOWRITE);
+	}
+}
+
 void iomap__index_erase(struct iomap_address_space *mapping, struct iomap_folio *folio)
 {
 	uint64_t index = iomap_folio_index(folio);

@@ -19,6 +19,8 @@
 /* Folios that one walk over the index handles at a time. */
 #define IOMAP__BATCH 32
 
+struct iomap__split;
+
 struct iomap__cache {
 	struct iomap_engine *engine;
 	const struct iomap_address_space_operations *defaults;
@@ -163,6 +165,8 @@ struct iomap__hold {
 bool iomap__arena_hold(struct iomap__cache *cache, struct iomap__hold *hold, uint32_t first,
 		       unsigned order);
 struct iomap_folio *iomap__arena_hold_end(struct iomap__cache *cache, struct iomap__hold *hold);
+/* The folio's pieces are folios. */
+void iomap__arena_split(struct iomap__split *split);
 
 /* ---- await.c ---- */
 void iomap__await_init(struct iomap__cache *cache);
@@ -184,6 +188,12 @@ uint64_t iomap__index_gap(struct iomap_address_space *mapping, uint64_t index, u
 /* Under tree_lock.  replace: @to is of the same order and has its index set. */
 void iomap__index_replace(struct iomap_address_space *mapping, struct iomap_folio *from,
 			  struct iomap_folio *to);
+/*
+ * Under tree_lock, with the folio whole: begin gets the nodes that its pieces need, or false;
+ * then, when the pieces are folios, they take its place, and its tags.
+ */
+bool iomap__index_split_begin(struct iomap_address_space *mapping, struct iomap__split *split);
+void iomap__index_split(struct iomap_address_space *mapping, struct iomap__split *split);
 void iomap__index_erase(struct iomap_address_space *mapping, struct iomap_folio *folio);
 /* @index: a folio's first page.  Return: whether the tag was not set, or was. */
 bool iomap__index_set_tag(struct iomap_address_space *mapping, uint64_t index, enum iomap__tag tag);
@@ -217,6 +227,33 @@ void iomap__filemap_remove(struct iomap_address_space *mapping, struct iomap_fol
 /* ---- compact.c ---- */
 /* A folio from a block that was emptied for it, of which nothing is in use; NULL: none can be. */
 struct iomap_folio *iomap__compact(struct iomap__cache *cache, unsigned order);
+
+/* ---- split.c ---- */
+#define IOMAP__PIECES_MAX 20
+
+/* A piece of a folio that is taken apart, by pages within it. */
+struct iomap__piece {
+	uint32_t page;
+	uint8_t order;
+	bool keep;
+	struct iomap__block_part state; /* of one that is kept */
+};
+struct iomap__split {
+	struct iomap_folio *folio;
+	unsigned nr;
+	struct iomap__piece piece[IOMAP__PIECES_MAX]; /* in order; the first one at page 0 */
+	/* index.c: the folio's node, new ones for two of its slots at most, and its tags */
+	struct iomap__node *node, *child[2];
+	unsigned slots_nr; /* that it has had */
+	bool dirty_tag, towrite_tag;
+};
+/*
+ * Give the memory of the whole blocks of [off, off + len) back, if nobody else has a reference
+ * and there is memory to do it.  Folio locked, not under writeback, of the address space, with
+ * one reference of the caller's, at whose end it may be gone; not all of it is cut.
+ */
+void iomap__folio_split(struct iomap_address_space *mapping, struct iomap_folio *folio, size_t off,
+			size_t len);
 
 /* ---- filemap.c ---- */
 /* The folio is used: it stays cached for a while, and a mark of readahead in it is met. */

@@ -34,8 +34,8 @@ static void folio_part(const struct iomap_folio *folio, uint64_t start, uint64_t
 }
 
 /*
- * The part of a folio that lies in [start, end) becomes zero, and its blocks clean; a folio
- * that lies in it as a whole goes.
+ * The part of a folio that lies in [start, end) becomes zero, and its blocks clean; its memory
+ * is given back when nobody else uses the folio.  One that lies in the range as a whole goes.
  */
 static void truncate_folio(struct iomap_address_space *mapping, struct iomap_folio *folio,
 			   uint64_t start, uint64_t end)
@@ -52,6 +52,8 @@ static void truncate_folio(struct iomap_address_space *mapping, struct iomap_fol
 		} else {
 			iomap__folio_fill_zero(folio, off, len);
 			iomap__aops_invalidate(mapping, folio, off, len);
+			if (folio->order)
+				iomap__folio_split(mapping, folio, off, len);
 		}
 	}
 	iomap_folio_unlock(folio);

@@ -149,6 +149,19 @@ void iomap__ifs_destroy(struct iomap__fs *fs)
 		iomap__pool_exit(&fs->ifs[i]);
 }
 
+static struct ifs *ifs_new(const struct iomap_inode *inode, unsigned nr_blocks)
+{
+	struct ifs *ifs = iomap__pool_get(ifs_pool(inode->i_engine, nr_blocks));
+
+	if (!ifs)
+		return NULL;
+	iomap__count(ifs_allocs_nr);
+	memset(ifs, 0, ifs_bytes(nr_blocks));
+	ifs->nr_blocks = nr_blocks;
+	ifs->blkbits = inode->i_blkbits;
+	return ifs;
+}
+
 int iomap__ifs_alloc(struct iomap_inode *inode, struct iomap_folio *folio)
 {
 	unsigned nr_blocks = iomap__folio_blocks(inode, folio);
@@ -157,13 +170,9 @@ int iomap__ifs_alloc(struct iomap_inode *inode, struct iomap_folio *folio)
 	iomap__assert(iomap_folio_test_locked(folio));
 	if (folio->ifs || nr_blocks <= 1)
 		return 0;
-	ifs = iomap__pool_get(ifs_pool(inode->i_engine, nr_blocks));
+	ifs = ifs_new(inode, nr_blocks);
 	if (!ifs)
 		return -ENOMEM;
-	iomap__count(ifs_allocs_nr);
-	memset(ifs, 0, ifs_bytes(nr_blocks));
-	ifs->nr_blocks = nr_blocks;
-	ifs->blkbits = inode->i_blkbits;
 	if (iomap_folio_test_uptodate(folio))
 		ifs_set(ifs_uptodate(ifs), 0, nr_blocks);
 	if (iomap_folio_test_dirty(folio))
@@ -265,8 +274,51 @@ static bool ifs_forget(struct iomap_folio *folio, size_t off, size_t len)
 	return true;
 }
 
+/* Blocks [first, first + nr) of @from become those of @to. */
+static void ifs_copy(uint64_t *to, const uint64_t *from, unsigned first, unsigned nr)
+{
+	for (unsigned i = 0; i < nr; i++)
+		if (ifs_find(from, first + i, first + i + 1, true) == first + i)
+			ifs_set(to, i, i + 1);
+}
+
+static int ifs_part(const struct iomap_folio *folio, size_t off, size_t len,
+		    struct iomap__block_part *part)
+{
+	const struct iomap_inode *inode = iomap_folio_inode(folio);
+	unsigned first = (unsigned)(off >> inode->i_blkbits);
+	unsigned nr = (unsigned)(len >> inode->i_blkbits);
+	struct ifs *ifs = folio->ifs, *own;
+
+	*part = (struct iomap__block_part){ .uptodate = iomap_folio_test_uptodate(folio),
+					    .dirty = iomap_folio_test_dirty(folio) };
+	if (!ifs)
+		return 0;
+	part->uptodate = ifs_find(ifs_uptodate(ifs), first, first + nr, false) == first + nr;
+	part->dirty = ifs_find(ifs_dirty(ifs), first, first + nr, true) < first + nr;
+	if (nr <= 1)
+		return 0;
+	own = ifs_new(inode, nr);
+	if (!own)
+		return -ENOMEM;
+	ifs_copy(ifs_uptodate(own), ifs_uptodate(ifs), first, nr);
+	ifs_copy(ifs_dirty(own), ifs_dirty(ifs), first, nr);
+	part->blocks = own;
+	return 0;
+}
+
+static void ifs_free_part(const struct iomap_folio *folio, void *blocks)
+{
+	struct ifs *ifs = blocks;
+
+	if (ifs)
+		iomap__pool_put(ifs_pool(ifs_engine(folio), ifs->nr_blocks), ifs);
+}
+
 const struct iomap__block_state_ops iomap__block_state = {
 	.forget = ifs_forget,
+	.part = ifs_part,
+	.free = ifs_free_part,
 };
 
 /* ---- address-space operations ---- */

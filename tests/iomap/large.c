@@ -542,6 +542,271 @@ Test(large, fs05_threads_in_pages_and_threads_in_blocks_share_a_cache, .timeout 
 	crowd_close(&c);
 }
 
+/* ---- cutting ---- */
+
+static uint64_t cached_bytes(struct ts *ts)
+{
+	return t_stats(ts->engine).cached_bytes;
+}
+
+/* Bytes [start, end) go from file and cache; the device stays as it is. */
+static void punch(struct ts *ts, int64_t start, int64_t end)
+{
+	iomap_inode_lock(&ts->inode);
+	iomap_filemap_invalidate_lock(&ts->inode.i_data);
+	iomap_truncate_pagecache_range(&ts->inode, start, end - 1);
+	iomap_filemap_invalidate_unlock(&ts->inode.i_data);
+	iomap_inode_unlock(&ts->inode);
+}
+
+/* One folio of 2 MiB, and nothing else. */
+static struct ts *one_folio(uint32_t blkbits)
+{
+	struct ts *ts = large_store(32 * MIB, 2 * MIB, blkbits);
+
+	iomap_i_size_write(&ts->inode, 2 * MIB);
+	cr_assert(ts_reads(ts, 0, 2 * MIB, 1));
+	cr_assert_eq(size_at(ts, 0), 2U * MIB);
+	cr_assert_eq(cached_bytes(ts), 2U * MIB);
+	td_reset(ts->dev);
+	return ts;
+}
+
+Test(large, ca07_a_truncation_inside_a_folio_gives_its_memory_back)
+{
+	struct ts *ts = one_folio(12);
+
+	iomap_i_size_write(&ts->inode, MIB + 5000);
+	punch(ts, MIB + 5000, INT64_MAX);
+	cr_assert_eq(cached_bytes(ts), (uint64_t)(MIB + 8 * KIB));
+	cr_assert_eq(size_at(ts, 0), (size_t)MIB);
+	cr_assert_eq(size_at(ts, MIB), 8U * KIB);
+	cr_assert_not(cached_at(ts, MIB + 8 * KIB));
+	cr_assert(ts_reads(ts, 0, MIB + 5000, 1));
+	/* what the file gets back is what the device has; of the last page zeros */
+	iomap_i_size_write(&ts->inode, 2 * MIB);
+	cr_assert(ts_reads_all(ts, MIB + 5000, 8 * KIB - 5000, 0));
+	cr_assert_eq(td_count(ts->dev, TD_READ), 0U);
+	cr_assert(ts_reads(ts, MIB + 8 * KIB, MIB - 8 * KIB, 1));
+	ts_close(ts);
+}
+
+Test(large, ca07_a_punched_folio_keeps_what_lies_on_both_sides)
+{
+	for (uint32_t bits = 9; bits <= 13; bits++) {
+		struct ts *ts = one_folio(bits);
+		int64_t unit = bits > 12 ? 8 * KIB : 4 * KIB;
+
+		punch(ts, 304 * KIB + 100, 912 * KIB + 100);
+		cr_assert_eq(cached_bytes(ts), (uint64_t)(2 * MIB - 608 * KIB + unit), "%u", bits);
+		cr_assert(ts_reads(ts, 0, 304 * KIB + 100, 1));
+		cr_assert(ts_reads_all(ts, 304 * KIB + 100, (size_t)unit - 100, 0));
+		cr_assert(ts_reads(ts, 912 * KIB + 100, 2 * MIB - 912 * KIB - 100, 1));
+		cr_assert_eq(td_count(ts->dev, TD_READ), 0U);
+		/* what is gone is read again */
+		cr_assert(ts_reads(ts, 304 * KIB + unit, (size_t)(608 * KIB - unit), 1));
+		punch(ts, 0, 64 * KIB);
+		cr_assert_not(cached_at(ts, 0));
+		cr_assert(ts_reads(ts, 64 * KIB, 200 * KIB, 1));
+		ts_close(ts);
+	}
+}
+
+Test(large, ca07_pieces_are_dirty_where_the_folio_was)
+{
+	for (uint32_t bits = 9; bits <= 12; bits++) {
+		struct ts *ts = one_folio(bits);
+		uint64_t block = 1ULL << bits;
+
+		ts_write(ts, 100 * KIB, 1, 2);
+		ts_write(ts, 600 * KIB, 1, 2);
+		ts_write(ts, 2 * MIB - 1, 1, 2);
+		cr_assert_eq(t_stats(ts->engine).dirty_bytes, 2U * MIB);
+		punch(ts, 512 * KIB, MIB);
+		cr_assert_eq(size_at(ts, 0), 512U * KIB);
+		cr_assert_eq(size_at(ts, MIB), (size_t)MIB);
+		cr_assert_eq(t_stats(ts->engine).dirty_bytes, (uint64_t)(512 * KIB + MIB));
+		punch(ts, MIB, MIB + 512 * KIB);
+		cr_assert_eq(t_stats(ts->engine).dirty_bytes, (uint64_t)MIB);
+		cr_assert_eq(ts_fsync(ts), 0);
+		cr_assert_eq(t_stats(ts->engine).dirty_bytes, 0U);
+		cr_assert_eq(td_bytes(ts->dev, TD_WRITE), 2 * block);
+		cr_assert(ts_dev_has(ts, 100 * KIB, 1, 100 * KIB, 2));
+		cr_assert(ts_dev_has(ts, 600 * KIB, 1, 600 * KIB, 1), "cut, and so not written");
+		cr_assert(ts_dev_has(ts, 2 * MIB - 1, 1, 2 * MIB - 1, 2));
+		ts_close(ts);
+	}
+}
+
+Test(large, ca07_the_dirty_part_that_is_cut_counts_no_more)
+{
+	struct ts *ts = one_folio(12);
+
+	ts_write(ts, 100 * KIB, 8 * KIB, 2);
+	punch(ts, 64 * KIB, 128 * KIB);
+	cr_assert_eq(t_stats(ts->engine).dirty_bytes, 0U);
+	cr_assert_eq(ts_fsync(ts), 0);
+	cr_assert_eq(td_count(ts->dev, TD_WRITE), 0U);
+	cr_assert(ts_reads(ts, 128 * KIB, MIB, 1));
+	ts_close(ts);
+}
+
+Test(large, ca07_a_folio_that_somebody_refers_to_is_zeroed_in_place)
+{
+	struct ts *ts = one_folio(9);
+	struct iomap_folio *folio = ts_folio(ts, 0);
+	char *mem = iomap_folio_address(folio);
+
+	ts_write(ts, 10 * KIB, 1, 2);
+	ts_write(ts, 600 * KIB, 100, 2);
+	punch(ts, 512 * KIB, MIB);
+	cr_assert_eq(iomap_folio_size(folio), 2U * MIB);
+	cr_assert_eq(iomap_folio_mapping(folio), &ts->inode.i_data);
+	cr_assert_eq(cached_bytes(ts), 2U * MIB);
+	cr_assert(t_all(mem + 512 * KIB, 512 * KIB, 0));
+	cr_assert_lt(t_mismatch(mem + MIB, MIB, MIB, 1), 0);
+	cr_assert(ts_reads_all(ts, 512 * KIB, 512 * KIB, 0));
+	cr_assert_eq(ts_fsync(ts), 0);
+	cr_assert_eq(td_bytes(ts->dev, TD_WRITE), 512U, "the cut is clean");
+	iomap_folio_put(folio);
+	/* the next cut finds nobody */
+	punch(ts, 512 * KIB, MIB);
+	cr_assert_eq(cached_bytes(ts), (uint64_t)(MIB + 512 * KIB));
+	ts_close(ts);
+}
+
+Test(large, ca07_a_truncated_folio_counts_until_its_last_reference_goes)
+{
+	struct ts *ts = one_folio(12);
+	struct iomap_folio *folio = ts_folio(ts, MIB), *other;
+	char byte;
+
+	iomap_i_size_write(&ts->inode, 0);
+	punch(ts, 0, INT64_MAX);
+	cr_assert_null(iomap_folio_mapping(folio));
+	cr_assert_not(cached_at(ts, MIB));
+	cr_assert_eq(cached_bytes(ts), 2U * MIB);
+	cr_assert_lt(t_mismatch(iomap_folio_address(folio), 2 * MIB, 0, 1), 0, "its memory stays");
+	iomap_i_size_write(&ts->inode, 2 * MIB);
+	cr_assert_eq(iomap_read(ts->file, &byte, 1, MIB), 1);
+	other = ts_folio(ts, MIB);
+	cr_assert_neq(other, folio, "another one is made");
+	iomap_folio_put(other);
+	iomap_folio_put(folio);
+	cr_assert_eq(cached_bytes(ts), 4U * KIB);
+	ts_close(ts);
+}
+
+Test(large, ca07_blocks_that_were_never_read_stay_so_in_the_pieces)
+{
+	struct ts *ts = large_store(32 * MIB, 2 * MIB, 9);
+
+	/* made by a write that reads nothing of what lies between */
+	ts_write(ts, 0, 2 * MIB, 2);
+	cr_assert_eq(ts_fsync(ts), 0);
+	ts_drop(ts);
+	ts_write(ts, 512, 64 * KIB - 512, 3);
+	cr_assert_eq(size_at(ts, 0), 64U * KIB);
+	cr_assert_not(ts_uptodate(ts, 0));
+	td_reset(ts->dev);
+	punch(ts, 32 * KIB, 64 * KIB);
+	cr_assert_eq(size_at(ts, 0), 32U * KIB);
+	cr_assert_not(ts_uptodate(ts, 0));
+	cr_assert(ts_reads(ts, 512, 32 * KIB - 512, 3));
+	cr_assert_eq(td_count(ts->dev, TD_READ), 0U);
+	cr_assert(ts_reads(ts, 0, 512, 2));
+	cr_assert_eq(td_bytes(ts->dev, TD_READ), 512U);
+	ts_close(ts);
+}
+
+/* ---- readers and writers of a file that is cut all the time ---- */
+
+#define CUT_BYTES (8 * MIB)
+
+struct cutter {
+	struct ts *ts;
+	uint64_t seed;
+	atomic_bool *stop;
+};
+
+/* The device has the pattern 1, and writes write it: what is read is that, or zeros. */
+static long cutter_reads(void *arg)
+{
+	struct cutter *me = arg;
+	struct t_rand rand = { me->seed };
+	char *buf = malloc(256 * KIB), *want = malloc(256 * KIB);
+
+	t_must(buf && want);
+	while (!atomic_load(me->stop)) {
+		size_t len = 1 + t_below(&rand, t_below(&rand, 4) ? 9000 : 256 * KIB);
+		int64_t pos = (int64_t)t_below(&rand, CUT_BYTES - len);
+
+		t_must(iomap_read(me->ts->file, buf, len, pos) == (ssize_t)len);
+		t_fill(want, len, pos, 1);
+		for (size_t i = 0; i < len; i++)
+			t_must(!buf[i] || buf[i] == want[i]);
+	}
+	free(buf);
+	free(want);
+	return 0;
+}
+
+static long cutter_writes(void *arg)
+{
+	struct cutter *me = arg;
+	struct t_rand rand = { me->seed };
+
+	while (!atomic_load(me->stop)) {
+		size_t len = 1 + t_below(&rand, t_below(&rand, 4) ? 9000 : 2 * MIB);
+
+		ts_write(me->ts, (int64_t)t_below(&rand, CUT_BYTES - len), len, 1);
+		if (!t_below(&rand, 50))
+			t_must(ts_fsync(me->ts) == 0);
+	}
+	return 0;
+}
+
+Test(large, ca07_fs05_cut_read_and_written_at_the_same_time, .timeout = 300)
+{
+	struct iomap_engine_opts opts;
+	struct cutter cutter[3];
+	struct t_task task[3];
+	atomic_bool stop = false;
+	struct t_rand rand;
+	struct ts *ts;
+
+	iomap_engine_opts_init(&opts);
+	opts.cache_bytes = 32 * MIB;
+	opts.max_folio_bytes = 2 * MIB;
+	ts = ts_open(&(struct ts_config){ .i_size = CUT_BYTES, .opts = &opts, .blkbits = 10 });
+	ts_map(ts, 0, CUT_BYTES, IOMAP_MAPPED, 0, 0);
+	ts_dev_fill(ts, 0, CUT_BYTES, 0, 1);
+	cr_assert_eq(iomap_mapping_set_large_folios(&ts->inode.i_data), 0);
+	td_async(ts->dev);
+	rand.state = t_seed();
+	for (unsigned i = 0; i < 3; i++) {
+		cutter[i] = (struct cutter){ ts, rand.state + i + 1, &stop };
+		t_start(&task[i], i ? cutter_reads : cutter_writes, &cutter[i]);
+	}
+	for (unsigned i = 0; i < (T_SANITIZED ? 300U : 1500U); i++) {
+		int64_t start = (int64_t)t_below(&rand, CUT_BYTES);
+		int64_t len = 1 + (int64_t)t_below(&rand, t_below(&rand, 2) ? MIB : 20000);
+
+		punch(ts, start, start + len > CUT_BYTES ? INT64_MAX : start + len);
+		if (!t_below(&rand, 20))
+			ts_drop(ts);
+	}
+	atomic_store(&stop, true);
+	for (unsigned i = 0; i < 3; i++)
+		t_join(&task[i]);
+	cr_assert_eq(ts_fsync(ts), 0);
+	cr_assert_eq(t_stats(ts->engine).dirty_bytes, 0U);
+	cr_assert_leq(t_stats(ts->engine).cached_bytes, (uint64_t)CUT_BYTES);
+	punch(ts, 0, INT64_MAX);
+	cr_assert_eq(t_stats(ts->engine).cached_bytes, 0U);
+	ts_close(ts);
+}
+
 /* ---- direct I/O beside the cache ---- */
 
 static long dio_result;
