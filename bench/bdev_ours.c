@@ -3,8 +3,8 @@
  * bdev_ours.c - bios through the block layer.
  *
  * The memory of the bios is folios of the engine's arena, as in every transfer of the cache:
- * those of an inode over a device in memory, held by references for the whole case.  Nobody reads
- * that inode meanwhile, so nobody minds what is read into its folios.
+ * those of an inode over a device in memory, as large as a bio and held by references for the
+ * whole case.  Nobody reads that inode meanwhile, so nobody minds what is read into its folios.
  *
  * The bios are POLLED: this one thread comes back for each, so it may have a queue to itself.
  * With bdev_ours_shared they are not, and go by a queue that any thread may collect from.
@@ -54,7 +54,7 @@ static int memory_get(struct ours *o)
 	uint64_t bytes = (uint64_t)o->io.p->depth * o->io.p->bytes, pos = 0;
 	struct iomap_folio *folio;
 
-	if (cached_open(&o->memory, o->engine, bytes) != 0)
+	if (cached_open(&o->memory, o->engine, bytes, true) != 0)
 		return -1;
 	o->folios = calloc(bytes / IOMAP_PAGE_SIZE, sizeof(struct iomap_folio *));
 	while (pos < bytes) {
@@ -199,6 +199,7 @@ static int ours_start(struct bench_ctx *ctx, struct ours *o)
 	iomap_engine_opts_init(&opts);
 	opts.backend = p->backend;
 	opts.cache_bytes = CACHE_EXTRA + 2 * (uint64_t)p->depth * p->bytes;
+	opts.max_folio_bytes = p->bytes;
 	opts.nr_io_threads = bdev_nr_threads(p);
 	opts.log = ours_log;
 	opts.log_ctx = ctx;

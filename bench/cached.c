@@ -80,7 +80,7 @@ int cached_warm(struct cached *c)
 	return n > 0 ? 0 : n < 0 ? (int)n : -EIO;
 }
 
-int cached_open(struct cached *c, struct iomap_engine *engine, uint64_t bytes)
+int cached_open(struct cached *c, struct iomap_engine *engine, uint64_t bytes, bool large)
 {
 	struct iomap_inode_args args = { .size = sizeof(args), .a_ops = &cached_aops,
 					 .i_op = &cached_iop, .i_size = (int64_t)bytes };
@@ -92,6 +92,8 @@ int cached_open(struct cached *c, struct iomap_engine *engine, uint64_t bytes)
 	if (!error)
 		error = iomap_inode_init(engine, &c->inode, &args);
 	c->inode_up = !error;
+	if (!error && large)
+		error = iomap_mapping_set_large_folios(&c->inode.i_data);
 	if (!error)
 		error = iomap_file_open(&c->inode, 0, &c->file);
 	if (!error)

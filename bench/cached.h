@@ -27,8 +27,11 @@ extern const struct iomap_ops cached_ops;
  * whose flusher never comes.  0 or bench_error().
  */
 int cached_engine(uint64_t bytes, struct iomap_engine **engine);
-/* Set up and read in.  0, or bench_error() and cached_close() is due. */
-int cached_open(struct cached *c, struct iomap_engine *engine, uint64_t bytes);
+/*
+ * Set up and read in, in folios as large as the engine allows or in pages.  0, or bench_error()
+ * and cached_close() is due.
+ */
+int cached_open(struct cached *c, struct iomap_engine *engine, uint64_t bytes, bool large);
 /* Read it all again: memory that has been left alone is slow at first. */
 int cached_warm(struct cached *c);
 void cached_close(struct cached *c);

@@ -97,7 +97,7 @@ int count_child(const char *name)
 			continue;
 		if (cached_engine(SET_BYTES, &engine) != 0)
 			return 1;
-		ok = cached_open(&c, engine, SET_BYTES) == 0 && count_hits(&c, &hits[i].param);
+		ok = cached_open(&c, engine, SET_BYTES, false) == 0 && count_hits(&c, &hits[i].param);
 		cached_close(&c);
 		return ok && iomap_engine_destroy(engine) == 0 ? 0 : 1;
 	}

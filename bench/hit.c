@@ -2,7 +2,7 @@
 /*
  * hit.c - what a cache hit costs: the hit-read-* and hit-write-* scenarios.
  *
- * Random aligned pieces of a cached set are read by iomap_read(), or overwritten by
+ * Random aligned pieces of a cached set, in folios of 64 KiB, are read by iomap_read(), or overwritten by
  * iomap_file_buffered_write() in folios that are dirty already; the peers are pread and pwrite in
  * the kernel's cache of a file on XFS, and memcpy, the limit.  Before each round a side goes once
  * over its whole set, because the kernel may have reclaimed idle pages of a file, and memory that
@@ -85,7 +85,7 @@ static int ours_setup(struct bench_ctx *ctx, const struct bench_side *side, void
 
 	(void)side;
 	if (!rc)
-		rc = cached_open(&s->cached, s->engine, s->set_bytes);
+		rc = cached_open(&s->cached, s->engine, s->set_bytes, true);
 	if (!rc && s->p->write) {
 		/* all of it dirty */
 		iomap_inode_lock(&s->cached.inode);

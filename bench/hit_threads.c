@@ -233,7 +233,7 @@ static int scale_open(struct scale *s)
 
 	for (unsigned i = 0; i < THREADS && !rc; i++) {
 		if (i < files)
-			rc = cached_open(&s->cached[i], s->engine, s->set_bytes);
+			rc = cached_open(&s->cached[i], s->engine, s->set_bytes, true);
 		s->worker[i].cached = &s->cached[i % files];
 	}
 	return rc;
