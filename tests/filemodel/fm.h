@@ -53,6 +53,7 @@ struct fm_setup {
 	bool flusher;	  /* the library has threads */
 	bool async;	  /* the device has one */
 	bool own_setsize; /* gives blocks back when a file shrinks */
+	bool crowd;	  /* all are in the first few blocks of one file, and few of them sync */
 	uint32_t map_max; /* blocks in a mapping, 0: as many as there are */
 	unsigned order;	      /* of the largest folio */
 	int64_t bytes_max;    /* i_maxbytes of each file */

@@ -326,8 +326,6 @@ static void check_torn(struct fm_file *f, const struct fm_op *op, const struct f
 {
 	int64_t block = (int64_t)1 << f->fm->setup.blkbits, pos, end;
 
-	if (block > (int64_t)IOMAP_PAGE_SIZE)
-		block = (int64_t)IOMAP_PAGE_SIZE;
 	for (pos = view->pos; pos < limit; pos = end) {
 		const struct fm_op *only;
 

@@ -30,23 +30,39 @@ static const unsigned char weights[FM_KINDS] = {
 	[FM_SYNC_RANGE] = 2, [FM_DROP] = 2, [FM_SYNC_ALL] = 1,
 };
 
-static enum fm_kind draw_kind(struct t_rand *r)
+/* What makes two threads wait for a device leaves no time to meet. */
+static const unsigned char crowd_weights[FM_KINDS] = {
+	[FM_WRITE] = 8, [FM_SHARED] = 17,    [FM_APPEND] = 6, [FM_DWRITE] = 1, [FM_TRUNCATE] = 6,
+	[FM_READ] = 22, [FM_SYNC_RANGE] = 1, [FM_DROP] = 2,   [FM_PIN] = 1,
+};
+
+static enum fm_kind draw_kind(struct t_rand *r, const unsigned char *of)
 {
 	unsigned n = (unsigned)t_below(r, 64);
 
 	for (int kind = 0; kind < FM_KINDS; kind++) {
-		if (n < weights[kind])
+		if (n < of[kind])
 			return (enum fm_kind)kind;
-		n -= weights[kind];
+		n -= of[kind];
 	}
 	return FM_READ;
 }
 
-static uint64_t draw_len(struct t_rand *r)
+/* Where a crowd is: two blocks or folios, and a bit. */
+static int64_t crowd_bytes(const struct fm *fm)
 {
+	int64_t unit = (int64_t)1 << fm->setup.blkbits;
+
+	return 2 * (unit > (int64_t)IOMAP_PAGE_SIZE ? unit : (int64_t)IOMAP_PAGE_SIZE) + 100;
+}
+
+static uint64_t draw_len(struct t_rand *r, const struct fm *fm)
+{
+	if (fm->setup.crowd && t_below(r, 2))
+		return 1 + t_below(r, (uint64_t)crowd_bytes(fm) / 2);
 	switch (t_below(r, 8)) {
 	case 0:
-		return 1 + t_below(r, 24 * 1024);
+		return 1 + t_below(r, fm->setup.crowd ? 100 : 24 * 1024);
 	case 1:
 	case 2:
 		return 1 + t_below(r, 5000);
@@ -65,12 +81,12 @@ static void draw(const struct fm_worker *w, uint64_t nr, struct draw *d)
 
 	/* stir, since neighbours begin with almost the same state */
 	r.state = t_rand(&r);
-	d->kind = draw_kind(&r);
-	d->file = t_below(&r, 8) ? 0 : (unsigned)t_below(&r, FM_FILES);
+	d->kind = draw_kind(&r, fm->setup.crowd ? crowd_weights : weights);
+	d->file = fm->setup.crowd || t_below(&r, 8) ? 0 : (unsigned)t_below(&r, FM_FILES);
 	d->where = (unsigned)t_below(&r, 10);
 	d->a = t_rand(&r);
 	d->b = t_rand(&r);
-	d->len = draw_len(&r);
+	d->len = draw_len(&r, fm);
 	d->hot = t_below(&all, (uint64_t)fm->setup.bytes_max);
 	d->pattern = t_rand(&r);
 	d->more = t_rand(&r);
@@ -83,7 +99,9 @@ static int64_t place(const struct fm_file *f, const struct draw *d)
 {
 	int64_t unit = 1, at, bytes_max = f->fm->setup.bytes_max;
 
-	switch (d->where) {
+	if (f->fm->setup.crowd && d->where > 1)
+		return (int64_t)(d->a % (uint64_t)crowd_bytes(f->fm));
+	switch (f->fm->setup.crowd ? 2 + d->where : d->where) {
 	case 0:
 		unit = (int64_t)1 << f->fm->setup.blkbits;
 		at = (int64_t)(d->a % (uint64_t)bytes_max) / unit * unit + (int64_t)(d->b % 3) - 1;

@@ -13,6 +13,7 @@
  * and a bio for a block that is nobody's ends the test.
  */
 #include <errno.h>
+#include <sched.h>
 #include <string.h>
 
 #include "fm.h"
@@ -267,7 +268,7 @@ static int fs_begin(struct iomap_inode *inode, int64_t pos, int64_t length, unsi
 	uint32_t bits = f->fm->setup.blkbits;
 	int64_t at = pos >> bits, end = ((pos + length - 1) >> bits) + 1;
 	uint32_t fresh = 0;
-	bool meddle;
+	bool meddle, yield;
 
 	(void)srcmap;
 	if (at >= f->fm->file_blocks) {
@@ -288,8 +289,12 @@ static int fs_begin(struct iomap_inode *inode, int64_t pos, int64_t length, unsi
 									: (uint64_t)fresh << bits;
 		iomap->flags |= IOMAP_F_NEW;
 	}
+	yield = !t_below(&f->fm->where, 4);
 	meddle = flags & IOMAP_WRITE && !(flags & IOMAP_DIRECT) && !t_below(&f->fm->where, 24);
 	map_unlock(f);
+	/* so that others run while somebody is in the middle of something */
+	if (yield)
+		sched_yield();
 	if (meddle)
 		meddle_with(f);
 	return 0;
