@@ -283,31 +283,27 @@ static void tell_byte(const struct fm_file *f, const struct fm_view *view, int64
 	}
 }
 
-/* The only operation since the view that touches the range; NULL: none, or there are several. */
-static const struct fm_op *only_since(const struct fm_file *f, const struct fm_view *view,
-				      int64_t pos, int64_t limit)
+/* Nothing else since the view touches the range.  Gate held. */
+static bool is_alone(const struct fm_file *f, const struct fm_view *view, const struct fm_op *one,
+		     int64_t pos, int64_t limit)
 {
-	const struct fm_op *op, *only = NULL;
+	const struct fm_op *op;
 	unsigned at = 0;
 
-	while ((op = next_since(f, view->begin, &at))) {
-		if (!overlap(op->pos, op->limit, pos, limit) &&
-		    !overlap(op->zero_pos, op->zero_limit, pos, limit) && op->cut >= limit)
-			continue;
-		if (only)
-			return NULL;
-		only = op;
-	}
-	return only;
+	while ((op = next_since(f, view->begin, &at)))
+		if (op->begin != one->begin &&
+		    (overlap(op->pos, op->limit, pos, limit) ||
+		     overlap(op->zero_pos, op->zero_limit, pos, limit) || op->cut < limit))
+			return false;
+	return true;
 }
 
+/* [pos, limit) is the write's. */
 static bool is_torn(const struct fm_op *write, const struct fm_view *view,
 		    const unsigned char *buf, int64_t pos, int64_t limit)
 {
 	bool old = true, new = true;
 
-	pos = write->pos > pos ? write->pos : pos;
-	limit = write->limit < limit ? write->limit : limit;
 	for (; pos < limit; pos++) {
 		unsigned char byte = buf[pos - view->pos];
 
@@ -324,21 +320,27 @@ static bool is_torn(const struct fm_op *write, const struct fm_view *view,
 static void check_torn(struct fm_file *f, const struct fm_op *op, const struct fm_view *view,
 		       const unsigned char *buf, int64_t limit)
 {
-	int64_t block = (int64_t)1 << f->fm->setup.blkbits, pos, end;
+	int64_t block = (int64_t)1 << f->fm->setup.blkbits;
+	const struct fm_op *write;
+	unsigned at = 0;
 
-	for (pos = view->pos; pos < limit; pos = end) {
-		const struct fm_op *only;
+	while ((write = next_since(f, view->begin, &at))) {
+		int64_t pos = write->pos > view->pos ? write->pos : view->pos, end;
+		int64_t last = write->limit < limit ? write->limit : limit;
 
-		end = (pos / block + 1) * block;
-		end = end < limit ? end : limit;
-		only = only_since(f, view, pos, end);
 		/* up to the old end of the file and behind it a read goes in two steps */
-		if (!only || only->kind > FM_DSYNC || only->size_after != only->size_before ||
-		    !is_torn(only, view, buf, pos, end))
+		if (write->kind > FM_DSYNC || write->size_after != write->size_before)
 			continue;
-		tell_byte(f, view, pos);
-		fm_fail(f, op, "of a write to [%" PRId64 ", %" PRId64 ") only a part was read",
-			pos, end);
+		for (; pos < last; pos = end) {
+			end = (pos / block + 1) * block;
+			end = end < last ? end : last;
+			if (!is_alone(f, view, write, pos, end) ||
+			    !is_torn(write, view, buf, pos, end))
+				continue;
+			tell_byte(f, view, pos);
+			fm_fail(f, op, "of a write to [%" PRId64 ", %" PRId64
+				") only a part was read", pos, end);
+		}
 	}
 }
 
