@@ -53,6 +53,7 @@ struct fm_setup {
 	bool flusher;	  /* the library has threads */
 	bool async;	  /* the device has one */
 	bool own_setsize; /* gives blocks back when a file shrinks */
+	bool hooks;	  /* get_folio and put_folio, which keep writes to the ordinary way */
 	bool crowd;	  /* all are in the first few blocks of one file, and few of them sync */
 	uint32_t map_max; /* blocks in a mapping, 0: as many as there are */
 	unsigned order;	      /* of the largest folio */
@@ -108,6 +109,7 @@ struct fm;
 
 struct fm_file {
 	struct iomap_inode inode;
+	struct iomap_inode_ops i_op;
 	struct iomap_file *file, *append, *dsync, *direct;
 	struct fm *fm;
 	unsigned nr;

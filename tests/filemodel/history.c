@@ -251,13 +251,13 @@ void fm_fail(struct fm_file *f, const struct fm_op *op, const char *format, ...)
 	tell(f, op);
 	fprintf(stderr,
 		"  threads %u, blocks of %u, %s space, mappings of at most %u, folios of "
-		"up to %u, cache %" PRIu64 ", %s flusher, %s device, %s setsize\n"
+		"up to %u, cache %" PRIu64 ", %s flusher, %s device, %s setsize, %s hooks\n"
 		"  repeat: IOMAP_TEST_SEED=%" PRIu64 " IOMAP_MODEL_RUN=%" PRIu64
 		" IOMAP_MODEL_THREADS=%u model_campaign\n",
 		s->threads, 1U << s->blkbits, allocs[s->alloc], s->map_max,
 		(unsigned)IOMAP_PAGE_SIZE << s->order, s->cache_bytes,
 		s->flusher ? "a" : "no", s->async ? "late" : "prompt",
-		s->own_setsize ? "own" : "no", f->fm->seed, f->fm->run, s->threads);
+		s->own_setsize ? "own" : "no", s->hooks ? "with" : "no", f->fm->seed, f->fm->run, s->threads);
 	t_die(__FILE__, __LINE__, "the library does what the model says");
 }
 

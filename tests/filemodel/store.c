@@ -313,12 +313,28 @@ static bool fs_valid(struct iomap_inode *inode, const struct iomap *iomap)
 	return valid;
 }
 
-static const struct iomap_write_ops write_ops = { .iomap_valid = fs_valid };
+static struct iomap_folio *fs_get_folio(struct iomap_iter *iter, int64_t pos, unsigned len)
+{
+	return iomap_get_folio(iter, pos, len);
+}
+
+static void fs_put_folio(struct iomap_inode *inode, int64_t pos, unsigned copied,
+			 struct iomap_folio *folio)
+{
+	(void)inode, (void)pos, (void)copied;
+	iomap_folio_unlock(folio);
+	iomap_folio_put(folio);
+}
+
+static const struct iomap_write_ops write_ops[] = {
+	{ .iomap_valid = fs_valid },
+	{ .iomap_valid = fs_valid, .get_folio = fs_get_folio, .put_folio = fs_put_folio },
+};
 
 const struct iomap_write_ops *fm_write_ops(const struct fm *fm)
 {
 	/* a mapping that nothing but its own operation changes needs no second look */
-	return fm->setup.alloc == FM_NEW ? NULL : &write_ops;
+	return fm->setup.alloc == FM_NEW ? NULL : &write_ops[fm->setup.hooks];
 }
 
 static int fs_read_folio(struct iomap_file *file, struct iomap_folio *folio)
@@ -445,17 +461,6 @@ static int fs_open(struct iomap_inode *inode, struct iomap_file *file)
 	return 0;
 }
 
-/* They differ in who moves the size and in what looks at mappings again. */
-static const struct iomap_inode_ops inode_ops[2][2] = {
-	{ { .write = &fm_ops, .dio_ops = &dio_ops, .open = fs_open },
-	  { .write = &fm_ops, .dio_ops = &dio_ops, .open = fs_open, .write_ops = &write_ops } },
-	{ { .write = &fm_ops, .dio_ops = &dio_ops, .open = fs_open, .setsize = fs_setsize },
-	  { .write = &fm_ops,
-	    .dio_ops = &dio_ops,
-	    .open = fs_open,
-	    .setsize = fs_setsize,
-	    .write_ops = &write_ops } },
-};
 
 /* ---- for the operations ---- */
 
@@ -504,7 +509,7 @@ void fm_file_open(struct fm_file *f)
 	struct iomap_inode_args args = {
 		.size = sizeof(args),
 		.a_ops = &fs_aops,
-		.i_op = &inode_ops[fm->setup.own_setsize][fm->setup.alloc != FM_NEW],
+		.i_op = &f->i_op,
 		.i_size = f->size,
 		.i_maxbytes = fm->setup.bytes_max,
 		.i_ino = f->nr,
@@ -513,6 +518,13 @@ void fm_file_open(struct fm_file *f)
 		.blkbits = fm->setup.blkbits,
 	};
 
+	f->i_op = (struct iomap_inode_ops){
+		.write = &fm_ops,
+		.write_ops = fm_write_ops(fm),
+		.dio_ops = &dio_ops,
+		.open = fs_open,
+		.setsize = fm->setup.own_setsize ? fs_setsize : NULL,
+	};
 	t_must(iomap_inode_init(fm->engine, &f->inode, &args) == 0);
 	if (fm->setup.order)
 		t_must(iomap_mapping_set_large_folios(&f->inode.i_data) == 0);
