@@ -32,7 +32,7 @@ static void draw_setup(struct fm *fm, unsigned threads)
 	s->flusher = t_below(&r, threads == 1 ? 4 : 2) == 0;
 	s->async = t_below(&r, threads == 1 ? 4 : 2) == 0;
 	s->own_setsize = t_below(&r, 2) == 0;
-	s->hooks = t_below(&r, 4) == 0;
+	s->hooks = t_below(&r, 2) == 0;
 	s->map_max = (uint32_t)(t_below(&r, 2) ? 0 : 1 + t_below(&r, 8));
 	/* a cache holds sixteen of the largest folios, and the files are larger than it */
 	s->cache_bytes = caches[t_below(&r, 3)];
