@@ -252,6 +252,8 @@ Test(large, fs05_a_run_longer_than_the_device_takes_is_not_split)
 	cr_assert(ts_dev_has(ts, 0, 2 * MIB, 0, 2));
 	cr_assert_eq(td_count(ts->dev, TD_WRITE), (size_t)((2 * MIB + 100 * KIB - 1) / (100 * KIB)));
 	cr_assert_eq(ts_last(ts, TS_SUBMIT).io_size, (size_t)(2 * MIB), "one ioend");
+	/* in pieces that the device takes, and not split by the block layer */
+	cr_assert_eq(ts_calls(ts, TS_RANGE), td_count(ts->dev, TD_WRITE));
 	ts_close(ts);
 }
 
