@@ -107,8 +107,9 @@ struct iomap_queue_faults {
 	 * are 0): bytes, or -errno.  Return: what the block layer is to see, that is the same,
 	 * fewer bytes in whole blocks, or -errno.  -EINTR, -EAGAIN and -ECANCELED and what is
 	 * missing of a transfer are asked for again, and again told.  @op is
-	 * IOMAP_REQ_OP_READ and so on; a discard or zeroing moves no bytes, its @res is 0.  Any thread, several at once; must not block nor
-	 * call the library.
+	 * IOMAP_REQ_OP_READ and so on; a discard or zeroing moves no bytes, its @res is 0.  What
+	 * could not be handed to the kernel is told as well, with the error of the handing over.
+	 * Any thread, several at once; must not block nor call the library.
 	 */
 	int64_t (*complete)(void *ctx, struct iomap_bdev *bdev, uint32_t op, uint64_t addr,
 			    uint64_t len, int64_t res);
@@ -175,7 +176,9 @@ struct iomap_engine_opts {
  * - iomap_fsync(), O_DSYNC: nothing is lost and nothing is durable; call it again.  io_deadline_ms
  *   only, for all of its waits together.
  *
- * - Where no thread can be had that would end what is left behind, the call waits.
+ * - Where no thread can be had that would end what is left behind, the call waits.  A flush is
+ *   not waited for: without threads (IOMAP_ENGINE_NO_THREADS) it ends in the next call that
+ *   waits or polls, and until then its device is busy: iomap_bdev_close() gives -EBUSY.
  *
  * Not bounded: what the application's callbacks wait for, buffered writes, truncation, direct
  * I/O through a buffer (IOMAP_DIO_BOUNCE), and a direct write into what is just being read
@@ -214,8 +217,8 @@ IOMAP_API IOMAP_MUST_CHECK int iomap_engine_create(const struct iomap_engine_opt
  *
  * Blocks.  Work that is queued runs before, in workers or here.  NULL is ignored.
  *
- * Return: 0; -EBUSY while a bdev, inode, file or bio set exists, and in a work function of the engine
- * (nothing is changed); -EINVAL for what is no engine any more (debug builds abort).
+ * Return: 0; -EBUSY while a bdev, inode, file or bio set exists, and in a work function of the
+ * engine (nothing is changed); -EINVAL for what is no engine any more (debug builds abort).
  */
 IOMAP_API IOMAP_MUST_CHECK int iomap_engine_destroy(struct iomap_engine *engine);
 

@@ -33,9 +33,10 @@
 #include "block/internal.h"
 
 #define AIO_EVENTS 64U
-#define AIO_SUBMIT_RETRIES 1000U
+#define AIO_SUBMIT_RETRIES 16U /* with the queue's lock held; step.c has more */
 /* with 8 a call for each few: a tenth more CPU time at depth 32 */
 #define AIO_HOLD_MAX 32U
+#define AIO_KICK_RETRIES 10000U
 
 struct aio {
 	int readable; /* an eventfd that is never emptied */
@@ -89,12 +90,12 @@ static void aio_prepare(struct iomap__queue *queue, struct iomap_bio *bio)
 }
 
 /* The first of those that are left was refused: 0 to try again, else its error. */
-static int aio_refused(int error, unsigned *retries)
+static int aio_refused(int error, unsigned *retries, unsigned retries_max)
 {
 	/* no memory or no slot for it; slots come free as others are fetched */
 	if (error && error != -EAGAIN && error != -EINTR)
 		return error;
-	if ((*retries)++ >= AIO_SUBMIT_RETRIES)
+	if ((*retries)++ >= retries_max)
 		return -EAGAIN;
 	sched_yield();
 	return 0;
@@ -115,12 +116,11 @@ static void aio_send(struct iomap__queue *queue, struct iomap__bio_list *failed)
 			retries = 0;
 			continue;
 		}
-		error = aio_refused(sent, &retries);
+		error = aio_refused(sent, &retries, AIO_SUBMIT_RETRIES);
 		if (!error)
 			continue;
-		iomap__log(queue->blk->env, IOMAP_LOG_ERROR, "io_submit: %s", strerror(-error));
 		bio = aq->iocbs[at++].data;
-		bio->bi_status = error;
+		iomap__req(bio)->result = error;
 		iomap__bio_list_add(failed, bio);
 		retries = 0;
 	}
@@ -143,7 +143,7 @@ static int aio_nop(struct iomap__queue *queue)
 		sent = io_submit(aq->context, 1, &list);
 		if (sent == 1)
 			return 0;
-		error = aio_refused(sent, &retries);
+		error = aio_refused(sent, &retries, AIO_KICK_RETRIES);
 	} while (!error);
 	return error;
 }

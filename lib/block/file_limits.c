@@ -65,16 +65,22 @@ static uint32_t lim_valid_block(uint32_t bytes)
 	return iomap__is_pow2(bytes) && bytes >= IOMAP_SECTOR_SIZE ? bytes : IOMAP_SECTOR_SIZE;
 }
 
+/* What is allowed never needs to be split: both limits are powers of two. */
 static void lim_atomic(const struct lim_statx *stx, struct iomap_bdev_limits *limits)
 {
 	uint32_t min = stx->stx_atomic_write_unit_min, max = stx->stx_atomic_write_unit_max;
+	uint32_t segments = iomap__max(stx->stx_atomic_write_segments_max, 1U);
 
 	if (!(stx->stx_mask & LIM_STATX_WRITE_ATOMIC) || !iomap__is_pow2(min) ||
-	    !iomap__is_pow2(max) || max < min || max < limits->logical_block_size)
+	    !iomap__is_pow2(max))
 		return;
-	limits->atomic_write_min_bytes = iomap__max(min, limits->logical_block_size);
+	min = iomap__max(min, limits->logical_block_size);
+	max = (uint32_t)iomap__min(max, limits->max_transfer_bytes);
+	if (max < min)
+		return;
+	limits->atomic_write_min_bytes = min;
 	limits->atomic_write_max_bytes = max;
-	limits->atomic_write_segments_nr = iomap__max(stx->stx_atomic_write_segments_max, 1U);
+	limits->atomic_write_segments_nr = iomap__min(segments, limits->max_segments_nr);
 }
 
 /* 0, or -EOPNOTSUPP when the file cannot do direct I/O after all. */

@@ -40,11 +40,12 @@ struct iomap__req {
 	uint8_t queue;	    /* index; threads backend */
 	uint16_t retries;   /* since the last progress */
 	uint32_t remaining; /* split: children that have not ended, and 1 for the splitter */
-	uint32_t vec;	    /* first vector that is not done; WRITE_ZEROES: by a hole */
+	/* first vector that is not done; WRITE_ZEROES: by a hole; split range: see submit.c */
+	uint32_t vec;
 	uint32_t chained;   /* bio.c; atomic */
 	uint64_t vec_done; /* bytes done of it */
 	union {
-		uint64_t done;		  /* STEP_DATA: bytes done */
+		uint64_t done;		  /* STEP_DATA: bytes done; split range: handed out */
 		uint64_t flush_generation; /* STEP_FLUSH: the device's when it started */
 	};
 	struct iomap_bdev *bdev;	   /* innermost device that counts the bio as its own */
@@ -279,6 +280,8 @@ void iomap__step_init(struct iomap_bio *bio);
 /* The vectors of the current transfer: at most one partly done, or all that are left. */
 struct iovec *iomap__step_vecs(struct iomap_bio *bio, struct iovec *partial, unsigned *nr,
 			       uint64_t *pos);
+/* An IOMAP_REQ_OP_xxx in a word, for a log line. */
+const char *iomap__op_name(unsigned op);
 /* The RWF_xxx of a transfer. */
 int iomap__step_rw_flags(const struct iomap_bio *bio);
 /* The mode with which fallocate() does a discard or zeroing. */
@@ -315,7 +318,7 @@ struct iomap__backend {
 	void (*destroy)(struct iomap__blk *blk);
 	/* Take the current step of @bio.  Never more than `depth` are out. */
 	void (*prepare)(struct iomap__queue *queue, struct iomap_bio *bio);
-	/* Start all that is prepared.  What cannot be started is put on @failed. */
+	/* Start all that is prepared.  What cannot be started is put on @failed, `result` set. */
 	void (*send)(struct iomap__queue *queue, struct iomap__bio_list *failed);
 	/* Move bios whose step has ended to @list, `result` set. */
 	void (*collect)(struct iomap__queue *queue, struct iomap__bio_list *list);

@@ -29,6 +29,9 @@
  * this queue sends these too, which is no harm.  In a queue that is the thread's alone the
  * next call brings the completions in as well, so there it holds back more.
  *
+ * What the backend cannot start has the error as the result of its step, and is treated as
+ * if the device had said so (step.c): asked for again, or ended.
+ *
  * Locks: queue->lock (IOMAP__RANK_QUEUE) is held while requests are started, which may be a
  * system call that the file system makes take a while; not while callbacks run.
  */
@@ -39,13 +42,16 @@ struct iomap__queue *iomap__queue_mine(struct iomap__blk *blk)
 	return &blk->queues[iomap__thread_self()->id % blk->nr_queues];
 }
 
-/* Lock held.  What cannot be started goes to @failed, and counts as active until it ends. */
+/*
+ * Lock held.  What cannot be started goes to @failed with its result, and counts as active
+ * until that has been looked at.
+ */
 static void queue_start(struct iomap__queue *queue, struct iomap_bio *bio,
 			struct iomap__bio_list *failed)
 {
 	queue->active++;
 	if (iomap__unlikely(iomap__bdev_is_gone(bio->bi_bdev))) {
-		bio->bi_status = -ENODEV;
+		iomap__req(bio)->result = -ENODEV;
 		iomap__bio_list_add(failed, bio);
 		return;
 	}
@@ -76,6 +82,32 @@ static void queue_end(struct iomap__queue *queue, struct iomap__bio_list *ended)
 	while ((bio = iomap__bio_list_pop(ended)))
 		iomap_bio_endio(bio);
 	self->ending = outer;
+}
+
+/* Steps have ended: requests that have ended as well go to @ended, the others to @again. */
+static void queue_take(struct iomap__bio_list *done, struct iomap__bio_list *ended,
+		       struct iomap__bio_list *again)
+{
+	struct iomap_bio *bio;
+
+	while ((bio = iomap__bio_list_pop(done)))
+		iomap__bio_list_add(iomap__step_done(bio, iomap__req(bio)->result) ? ended : again,
+				    bio);
+}
+
+/* As queue_take(), of requests that never came to the backend. */
+static void queue_take_failed(struct iomap__bio_list *failed, struct iomap__bio_list *ended,
+			      struct iomap__bio_list *again)
+{
+	struct iomap__bio_list done = { 0 };
+	struct iomap_bio *bio;
+
+	while ((bio = iomap__bio_list_pop(failed))) {
+		/* nobody has asked the device, so nobody is told that it has failed */
+		bio->bi_status = -ENODEV;
+		iomap__bio_list_add(iomap__bdev_is_gone(bio->bi_bdev) ? ended : &done, bio);
+	}
+	queue_take(&done, ended, again);
 }
 
 /* lock held.  Send what is prepared, @started by us since we took the lock, or hold it. */
@@ -109,7 +141,7 @@ static void queue_send_round(struct iomap__queue *queue, unsigned started,
 
 /*
  * @freed requests have left the backend: start those of @again, then the backlog.  What the
- * backend cannot start ends with its error, which makes room for more of the backlog.
+ * backend cannot start makes room for more of the backlog, unless it is tried again.
  */
 static void queue_turn(struct iomap__queue *queue, unsigned freed, struct iomap__bio_list *again)
 {
@@ -117,7 +149,7 @@ static void queue_turn(struct iomap__queue *queue, unsigned freed, struct iomap_
 	unsigned before;
 
 	for (;;) {
-		struct iomap__bio_list failed = { 0 };
+		struct iomap__bio_list failed = { 0 }, ended = { 0 };
 
 		iomap__mutex_lock(&queue->lock);
 		queue->active -= freed;
@@ -130,18 +162,20 @@ static void queue_turn(struct iomap__queue *queue, unsigned freed, struct iomap_
 		if (iomap__likely(!failed.first))
 			return;
 		freed = failed.count;
-		queue_end(queue, &failed);
+		queue_take_failed(&failed, &ended, again);
+		queue_end(queue, &ended);
 	}
 }
 
 /* Requests that the backend could not start. */
 static void queue_failed(struct iomap__queue *queue, struct iomap__bio_list *failed)
 {
-	struct iomap__bio_list none = { 0 };
+	struct iomap__bio_list ended = { 0 }, again = { 0 };
 	unsigned nr = failed->count;
 
-	queue_end(queue, failed);
-	queue_turn(queue, nr, &none);
+	queue_take_failed(failed, &ended, &again);
+	queue_end(queue, &ended);
+	queue_turn(queue, nr, &again);
 }
 
 void iomap__hold_send(struct iomap__thread *self)
@@ -209,14 +243,9 @@ unsigned iomap__queue_reap(struct iomap__queue *queue)
 	nr = done.count;
 	if (!nr)
 		return 0;
-	while ((bio = iomap__bio_list_pop(&done))) {
-		if (iomap__step_done(bio, iomap__req(bio)->result)) {
-			iomap__measure_end(bio->bi_bdev, bio, &now_ns);
-			iomap__bio_list_add(&ended, bio);
-		} else {
-			iomap__bio_list_add(&again, bio);
-		}
-	}
+	queue_take(&done, &ended, &again);
+	for (bio = ended.first; bio; bio = bio->bi_next)
+		iomap__measure_end(bio->bi_bdev, bio, &now_ns);
 	/* The device gets its next requests before callbacks run. */
 	queue_turn(queue, nr, &again);
 	queue_end(queue, &ended);

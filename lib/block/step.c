@@ -139,13 +139,13 @@ int64_t iomap__step_sync(struct iomap_bio *bio)
 	return result < 0 ? -errno : result;
 }
 
-static const char *step_name(struct iomap_bio *bio)
+const char *iomap__op_name(unsigned op)
 {
-	if (iomap__req(bio)->step == IOMAP__STEP_FLUSH)
-		return "flush";
-	switch (iomap__bio_op(bio)) {
+	switch (op) {
 	case IOMAP_REQ_OP_READ:
 		return "read";
+	case IOMAP_REQ_OP_FLUSH:
+		return "flush";
 	case IOMAP_REQ_OP_DISCARD:
 		return "discard";
 	case IOMAP_REQ_OP_WRITE_ZEROES:
@@ -153,6 +153,12 @@ static const char *step_name(struct iomap_bio *bio)
 	default:
 		return "write";
 	}
+}
+
+static const char *step_name(struct iomap_bio *bio)
+{
+	return iomap__op_name(iomap__req(bio)->step == IOMAP__STEP_FLUSH ? IOMAP_REQ_OP_FLUSH :
+									   iomap__bio_op(bio));
 }
 
 static bool step_end(struct iomap_bio *bio, int error)

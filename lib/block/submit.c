@@ -13,11 +13,12 @@
  *   -EAGAIN  NOWAIT, and it would have to wait
  *   -ENOMEM  no memory for the pieces of a bio that is past the device's limits
  *
- * Splitting.  A discard or zeroing that is too long goes out as children that end, where
- * possible, at multiples of the granularity.  NOWAIT and ATOMIC bios are not split.  A bio longer than a single transfer of its device, or of more segments, goes
- * out as children with the parent's flags.  `remaining` of the parent counts children that
- * have not ended, plus one for the splitter; who takes it to zero ends the parent.  The
- * flush of a PREFLUSH parent is a child of its own, and the others start when it has ended.
+ * Splitting.  A bio longer than a single transfer of its device, or of more segments, goes
+ * out as children with the parent's flags.  NOWAIT and ATOMIC bios are not split.  A discard or
+ * zeroing that is too long goes out a few children at a time, which end, where possible, at
+ * multiples of the granularity.  `remaining` of the parent counts children that have not ended,
+ * plus one for the splitter; who takes it to zero ends the parent.  The flush of a PREFLUSH
+ * parent is a child of its own, and the others start when it has ended.
  *
  * Stacking.  A device may pass a bio on by setting bi_bdev and submitting it again.  Each
  * device counts the bio as in flight until it ends; the outer ones are remembered in a list.
@@ -29,6 +30,7 @@
 	 IOMAP_REQ_PREFLUSH | IOMAP_REQ_RAHEAD | IOMAP_REQ_BACKGROUND | IOMAP_REQ_NOWAIT |        \
 	 IOMAP_REQ_POLLED | IOMAP_REQ_ATOMIC)
 #define SUBMIT_WRITE_FLAGS (IOMAP_REQ_FUA | IOMAP_REQ_PREFLUSH | IOMAP_REQ_ATOMIC)
+#define SPLIT_RANGES_MAX 8U /* pieces of a discard or zeroing that are out at a time */
 
 /*
  * What most bios are, by as few compares as it takes: a read or write of one segment that the
@@ -76,7 +78,8 @@ static int submit_check_atomic(const struct iomap_bdev *bdev, const struct iomap
 	if (!limits->atomic_write_max_bytes)
 		return -EOPNOTSUPP;
 	if (!iomap__is_pow2(size) || size < limits->atomic_write_min_bytes ||
-	    size > limits->atomic_write_max_bytes || bio->bi_vcnt > limits->atomic_write_segments_nr ||
+	    size > limits->atomic_write_max_bytes ||
+	    bio->bi_vcnt > limits->atomic_write_segments_nr ||
 	    (bio->bi_iter.bi_sector << IOMAP_SECTOR_SHIFT) & (size - 1))
 		return -EINVAL;
 	return 0;
@@ -323,33 +326,87 @@ static uint64_t split_max_bytes(const struct iomap_bio *bio)
 	}
 }
 
-/* As split_data(), of an operation without memory. */
-static void split_range(struct iomap_bio *parent, struct iomap__batch *batch)
+/*
+ * An operation without memory may be of millions of pieces: SPLIT_RANGES_MAX are out at a
+ * time, and the end of one is the beginning of the next.  `vec` of the parent's request counts
+ * places that are free.  Who adds to none fills them, and those that others add meanwhile: so
+ * there is one filler at a time, to whom `done`, where the next piece begins, belongs, and an
+ * end inside its submission does not recurse.  After an error no more are begun.
+ */
+
+static uint64_t range_bytes(const struct iomap_bio *parent, uint64_t done)
 {
 	const struct iomap_bdev_limits *limits = &parent->bi_bdev->limits;
 	uint64_t unit = iomap__max(limits->discard_granularity, limits->logical_block_size);
 	uint64_t max = iomap__round_down(split_max_bytes(parent), limits->logical_block_size);
-	uint64_t addr = parent->bi_iter.bi_sector << IOMAP_SECTOR_SHIFT;
-	uint64_t end = addr + parent->bi_iter.bi_size, stop;
+	uint64_t addr = (parent->bi_iter.bi_sector << IOMAP_SECTOR_SHIFT) + done, stop;
 
-	for (; addr < end; addr = stop) {
-		struct iomap_bio *child = split_child(parent, 0, parent->bi_opf);
+	if (max >= parent->bi_iter.bi_size - done)
+		return parent->bi_iter.bi_size - done;
+	stop = iomap__round_down(addr + max, unit);
+	return stop > addr ? stop - addr : max;
+}
 
-		if (!child) {
-			split_set_error(parent, -ENOMEM);
-			break;
-		}
-		stop = end;
-		if (max < end - addr) {
-			stop = iomap__round_down(addr + max, unit);
-			if (stop <= addr)
-				stop = addr + max;
-		}
-		child->bi_iter.bi_sector = addr >> IOMAP_SECTOR_SHIFT;
-		child->bi_iter.bi_size = stop - addr;
-		iomap__fetch_add(&iomap__req(parent)->remaining, 1);
-		submit_to_device(child, batch);
+static void range_child_end(struct iomap_bio *child);
+
+static void range_next(struct iomap_bio *parent, struct iomap__batch *batch)
+{
+	struct iomap__req *req = iomap__req(parent);
+	struct iomap_bio *child;
+
+	/* relaxed: one more after an error is no harm */
+	if (req->done == parent->bi_iter.bi_size || iomap__load(&parent->bi_status))
+		return;
+	child = split_child(parent, 0, parent->bi_opf);
+	if (!child) {
+		split_set_error(parent, -ENOMEM);
+		return;
 	}
+	child->bi_end_io = range_child_end;
+	child->bi_iter.bi_sector = parent->bi_iter.bi_sector + (req->done >> IOMAP_SECTOR_SHIFT);
+	child->bi_iter.bi_size = range_bytes(parent, req->done);
+	req->done += child->bi_iter.bi_size;
+	iomap__fetch_add(&req->remaining, 1);
+	submit_to_device(child, batch);
+}
+
+/* @places have come free; the caller holds one of the parent's `remaining`. */
+static void range_fill(struct iomap_bio *parent, uint32_t places, struct iomap__batch *batch)
+{
+	struct iomap__req *req = iomap__req(parent);
+	uint32_t i;
+
+	if (iomap__fetch_add(&req->vec, places))
+		return;
+	do {
+		for (i = 0; i < places; i++)
+			range_next(parent, batch);
+		places = iomap__fetch_sub(&req->vec, places) - places;
+	} while (places);
+}
+
+static void range_child_end(struct iomap_bio *child)
+{
+	struct iomap_bio *parent = child->bi_private;
+	struct iomap__blk *blk = parent->bi_bdev->engine->blk;
+	struct iomap__batch batch = { .bios = { 0 } };
+
+	if (child->bi_status)
+		split_set_error(parent, child->bi_status);
+	iomap_bio_put(child);
+	range_fill(parent, 1, &batch);
+	iomap__batch_send(blk, &batch, false);
+	split_put_parent(parent);
+}
+
+/* As split_data(), of an operation without memory. */
+static void split_range(struct iomap_bio *parent, struct iomap__batch *batch)
+{
+	struct iomap__req *req = iomap__req(parent);
+
+	req->vec = 0;
+	req->done = 0;
+	range_fill(parent, SPLIT_RANGES_MAX, batch);
 	split_put_parent(parent);
 }
 
@@ -552,11 +609,6 @@ static struct iomap__queue *submit_for_wait(struct iomap__thread *self, struct s
 	return only;
 }
 
-static const char *submit_what(unsigned op)
-{
-	return op == IOMAP_REQ_OP_READ ? "read" : op == IOMAP_REQ_OP_FLUSH ? "flush" : "write";
-}
-
 int iomap_submit_bio_wait(struct iomap_bio *bio)
 {
 	struct iomap__thread *self = iomap__thread_self();
@@ -584,7 +636,7 @@ int iomap_submit_bio_wait(struct iomap_bio *bio)
 	if (!iomap__load_acquire(&wait.done)) {
 		/* not of the bio: a device may be about to change what it says */
 		struct iomap__slow slow = {
-			.what = submit_what(op),
+			.what = iomap__op_name(op),
 			.device = bdev->name,
 			.pos = (int64_t)(sector << IOMAP_SECTOR_SHIFT),
 			.len = size,

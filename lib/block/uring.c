@@ -14,16 +14,21 @@
  * The submission side is ours and not liburing's: entries are filled under the queue's lock,
  * and mostly sent under it, so whatever lies between head and tail after a failed enter can
  * be taken back.  A thread that goes to sleep in its ring sends what it holds back (queue.c)
- * by the call that sleeps.  Twice as many entries as the queue is deep: NOPs that kick a sleeper need a place
- * as well.  The completion side is used by the queue's reaper only.
+ * by the call that sleeps.  Twice as many entries as the queue is deep: NOPs that kick a sleeper
+ * need a place as well.  The completion side is used by the queue's reaper only.
+ *
+ * Left out: what to do when the process is denied io_uring_enter() only once there is an engine.
+ * What is then submitted fails, but nobody is left who could wake one who sleeps in a ring
+ * already; that one wakes when something it has in flight ends.
  */
 #include <sched.h>
 
 #include "block/uring.h"
 
 #define URING_NEEDED (IORING_FEAT_NODROP | IORING_FEAT_SUBMIT_STABLE | IORING_FEAT_RW_CUR_POS)
-#define URING_SEND_RETRIES 1000U
+#define URING_SEND_RETRIES 16U /* with the queue's lock held; step.c has more */
 #define URING_HOLD_MAX 8U /* with 32 a tenth fewer transfers at depth 32 */
+#define URING_KICK_RETRIES 10000U
 #define URING_PRIVATE_HOLD_MAX 32U
 
 static struct io_uring *uring_of(const struct iomap__queue *queue)
@@ -129,10 +134,13 @@ static void uring_prepare(struct iomap__queue *queue, struct iomap_bio *bio)
 }
 
 /*
- * Take back what the kernel has not taken.  NOPs among it are dropped.  A thread that sends
- * as it goes to sleep does so without the lock, and while it may be taking entries they are
- * not ours to take back: it takes these or is back, at the latest when some request ends.
- * Either it sees our bit, or we see it: both are read-modify-writes of one word.
+ * Take back what the kernel has not taken.  NOPs among it are dropped.
+ *
+ * A thread that sends as it goes to sleep does so without the lock, and from outside one cannot
+ * see whether it is past the sending: so while it is there, entries are not ours to take back,
+ * and stay.  It has our bit to see when it is back, and then sends them or takes them back
+ * itself.  It comes back: it sleeps only if it has sent all that it meant to, and that ends.  Either it sees the bit, or we see that it is not
+ * there: both are read-modify-writes of one word.
  */
 static void uring_withdraw(struct iomap__uring *uring, int error, struct iomap__bio_list *failed)
 {
@@ -140,9 +148,8 @@ static void uring_withdraw(struct iomap__uring *uring, int error, struct iomap__
 	unsigned mask = ring->sq.ring_entries - 1;
 	unsigned head, tail, at;
 
-	atomic_fetch_or(&uring->submitting, IOMAP__URING_WITHDRAWS);
-	while (atomic_load(&uring->submitting) != IOMAP__URING_WITHDRAWS && uring_pending(ring))
-		sched_yield();
+	if (atomic_fetch_or(&uring->submitting, IOMAP__URING_WITHDRAWS) & ~IOMAP__URING_WITHDRAWS)
+		return;
 	head = __atomic_load_n(ring->sq.khead, __ATOMIC_ACQUIRE);
 	tail = *ring->sq.ktail;
 	for (at = head; at != tail; at++) {
@@ -151,14 +158,17 @@ static void uring_withdraw(struct iomap__uring *uring, int error, struct iomap__
 
 		if (!bio)
 			continue;
-		bio->bi_status = error;
+		iomap__req(bio)->result = error;
 		iomap__bio_list_add(failed, bio);
 	}
 	__atomic_store_n(ring->sq.ktail, head, __ATOMIC_RELEASE);
 	atomic_fetch_and(&uring->submitting, ~IOMAP__URING_WITHDRAWS);
 }
 
-/* 0, or why what is left cannot be sent. */
+/*
+ * 0, or why what is left cannot be sent.  -EAGAIN: the kernel is out of memory, or of room for
+ * completions, which it keeps.
+ */
 static int uring_push(struct iomap__queue *queue)
 {
 	struct io_uring *ring = uring_of(queue);
@@ -171,17 +181,16 @@ static int uring_push(struct iomap__queue *queue)
 			retries = 0;
 			continue;
 		}
-		/* The kernel is out of memory, or of room for completions, which it keeps. */
-		if ((sent == 0 || sent == -EAGAIN || sent == -EBUSY) &&
-		    retries++ < URING_SEND_RETRIES) {
+		if (sent == 0 || sent == -EAGAIN || sent == -EBUSY) {
+			if (retries++ == URING_SEND_RETRIES)
+				return -EAGAIN;
 			sched_yield();
 			continue;
 		}
-		if (sent == 0 || sent == -EBUSY)
-			sent = -EAGAIN;
 		iomap__log(queue->blk->env, IOMAP_LOG_ERROR, "io_uring_enter: %s",
 			   strerror(-sent));
-		return sent;
+		/* the ring is at its end, which says nothing of the device */
+		return sent == -ENXIO ? -EIO : sent;
 	}
 	return 0;
 }
@@ -198,21 +207,27 @@ static void uring_kick(struct iomap__queue *queue)
 {
 	struct io_uring *ring = uring_of(queue);
 	struct io_uring_sqe *sqe;
+	unsigned tries = 0;
 
 	iomap__mutex_lock(&queue->lock);
 	/* what others hold back must not take the NOP's place: it may be long in coming back */
 	if (uring_pending(ring) >= queue->depth)
 		(void)uring_push(queue);
-	/*
-	 * With that many there is something on its way that wakes the sleeper.  What cannot be
-	 * sent stays: others hold requests back here, who are told when they send them.
-	 */
+	/* with that many there is something on its way that wakes the sleeper */
 	if (uring_pending(ring) < queue->depth) {
 		sqe = uring_next_sqe(ring);
 		io_uring_prep_nop(sqe);
 		uring_publish_sqe(ring);
 	}
-	(void)uring_push(queue);
+	/*
+	 * What cannot be sent stays: others hold requests back here, who are told when they send
+	 * them.  But nobody else sends the NOP, so without memory for it one tries for long.
+	 */
+	while (uring_push(queue) == -EAGAIN && tries++ < URING_KICK_RETRIES) {
+		iomap__mutex_unlock(&queue->lock);
+		sched_yield();
+		iomap__mutex_lock(&queue->lock);
+	}
 	iomap__mutex_unlock(&queue->lock);
 }
 
@@ -270,23 +285,35 @@ static int uring_poll_fd(struct iomap__queue *queue)
 static int uring_sleep_sending(struct iomap__queue *queue, struct iomap__thread *self)
 {
 	struct iomap__uring *uring = iomap__uring(queue);
-	unsigned submit;
+	unsigned submit = 0;
+	bool withdrawn;
 	int sent;
 
 	/* see uring_withdraw() */
-	if (iomap__unlikely(atomic_fetch_add(&uring->submitting, 1) & IOMAP__URING_WITHDRAWS)) {
-		atomic_fetch_sub(&uring->submitting, 1);
-		iomap__hold_send(self);
+	withdrawn = atomic_fetch_add(&uring->submitting, 1) & IOMAP__URING_WITHDRAWS;
+	if (iomap__likely(!withdrawn))
+		submit = uring_pending(&uring->ring);
+	if (iomap__likely(submit)) {
+		sent = uring_enter(&uring->ring, submit, 1, IORING_ENTER_GETEVENTS);
+		if (sent == (int)submit)
+			self->held = 0;
+	}
+	if (iomap__unlikely(atomic_fetch_sub(&uring->submitting, 1) & IOMAP__URING_WITHDRAWS)) {
+		withdrawn = true;
+		atomic_fetch_and(&uring->submitting, ~IOMAP__URING_WITHDRAWS);
+		/* others' requests, that they have left here */
+		self->held = iomap__max(self->held, 1U);
+	}
+	if (iomap__likely(submit) || withdrawn) {
+		iomap__hold_send(self); /* the hard way, if anything is left */
 		return 0;
 	}
-	submit = uring_pending(&uring->ring);
-	sent = uring_enter(&uring->ring, submit, 1, IORING_ENTER_GETEVENTS);
-	atomic_fetch_sub(&uring->submitting, 1);
-	if (!submit || sent == (int)submit)
-		self->held = 0;
-	else
-		iomap__hold_send(self); /* the hard way */
-	return submit ? 0 : sent;
+	/*
+	 * Others have sent ours.  This may be the sleep of one who has nothing in flight, so
+	 * nothing may be left to him.
+	 */
+	self->held = 0;
+	return uring_enter(&uring->ring, 0, 1, IORING_ENTER_GETEVENTS);
 }
 
 /* Sleeping has failed. */

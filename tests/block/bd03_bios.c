@@ -6,6 +6,7 @@
  */
 #include <iomap/faulty.h>
 #include <iomap/writelog.h>
+#include <sched.h>
 
 #include "blktest.h"
 #include "testdev.h"
@@ -235,6 +236,165 @@ Test(bd03_bios, bd03_ranges_are_split_at_the_limits_of_their_device)
 	/* the first error is that of the whole */
 	td_fail(td, TD_DISCARD, 32 * KIB, 512, -ENOSPC, 1);
 	cr_assert_eq(iomap_bdev_discard(td->bdev, 0, 100 * KIB), -ENOSPC);
+	td_free(td);
+	bt_stop(&bt);
+}
+
+/* ---- a range of many pieces ---- */
+
+#define PIECES 4096U
+
+/* A device that does nothing, at once or not, and notes how much there is of it. */
+struct pieces {
+	struct iomap_bdev *bdev;
+	char *top; /* the stack at the first one */
+	size_t deepest;
+	atomic_uint nr;
+};
+
+static void pieces_submit(struct iomap_bdev *bdev, struct iomap_bio *bio)
+{
+	struct pieces *pieces = iomap_bdev_private(bdev);
+	char here;
+
+	t_must(bio->bi_iter.bi_size == 512);
+	if (!pieces->top)
+		pieces->top = &here;
+	if (pieces->top > &here && (size_t)(pieces->top - &here) > pieces->deepest)
+		pieces->deepest = (size_t)(pieces->top - &here);
+	atomic_fetch_add(&pieces->nr, 1);
+	iomap_bio_endio(bio);
+}
+
+static const struct iomap_bdev_ops pieces_ops = { .submit_bio = pieces_submit };
+
+static const struct iomap_bdev_limits pieces_limits = {
+	.logical_block_size = 512,
+	.physical_block_size = 512,
+	.dma_alignment = 1,
+	.max_segments_nr = 4,
+	.max_transfer_bytes = 16 * KIB,
+	.discard_granularity = 512,
+	.max_discard_bytes = 512,
+	.max_write_zeroes_bytes = 512,
+};
+
+Test(bd03_bios, bd03_a_range_of_many_pieces_that_end_at_once_needs_no_deep_stack)
+{
+	struct pieces pieces = { .nr = 0 };
+	struct bt bt;
+
+	bt_start(&bt, 1, 0);
+	cr_assert_eq(iomap_bdev_create(&bt.engine, &pieces_ops, PIECES * 512, &pieces_limits,
+				       &pieces, &pieces.bdev), 0);
+	cr_assert_eq(iomap_bdev_discard(pieces.bdev, 0, PIECES * 512), 0);
+	cr_assert_eq(atomic_load(&pieces.nr), PIECES);
+	cr_assert_lt(pieces.deepest, 16U * KIB);
+	cr_assert_eq(iomap_bdev_close(pieces.bdev), 0);
+	bt_stop(&bt);
+}
+
+struct releaser {
+	struct td *td;
+	struct bt_latch latch;
+};
+
+static long release_one_by_one(void *arg)
+{
+	struct releaser *r = arg;
+
+	while (iomap__load_acquire(&r->latch.left))
+		if (!td_release(r->td, 1))
+			sched_yield();
+	return 0;
+}
+
+static struct iomap_bio *range_bio(struct iomap_bdev *bdev, uint32_t op, uint64_t bytes)
+{
+	struct iomap_bio *bio = bt_bio(bdev, op, 0, NULL, 0);
+
+	bio->bi_iter.bi_size = bytes;
+	return bio;
+}
+
+Test(bd03_bios, bd03_a_few_pieces_of_a_long_range_are_out_at_a_time)
+{
+	struct releaser r;
+	struct t_task task[3];
+	struct bt bt;
+	size_t out, i;
+
+	bt_start(&bt, 1, 0);
+	r.td = td_new(&bt.engine, PIECES * 512, &pieces_limits);
+	r.latch = (struct bt_latch){ .blk = bt.engine.blk, .left = 1 };
+	td_hold(r.td, TD_ALL);
+	bt_submit(range_bio(r.td->bdev, IOMAP_REQ_OP_WRITE_ZEROES, PIECES * 512), &r.latch);
+	out = td_count(r.td, TD_ZEROES);
+	cr_assert(out > 1 && out <= 16, "%zu", out);
+	for (i = 0; i < 100; i++) {
+		cr_assert_eq(td_release(r.td, 1), 1U);
+		cr_assert_eq(td_count(r.td, TD_ZEROES), out + i + 1);
+	}
+	/* and when several threads end them */
+	for (i = 0; i < 3; i++)
+		t_start(&task[i], release_one_by_one, &r);
+	for (i = 0; i < 3; i++)
+		t_join(&task[i]);
+	cr_assert_eq(atomic_load(&r.latch.first_error), 0);
+	cr_assert_eq(td_count(r.td, TD_ZEROES), PIECES);
+	cr_assert_eq(td_bytes(r.td, TD_ZEROES), PIECES * 512U);
+	/* after an error no more are begun */
+	td_reset(r.td);
+	td_fail(r.td, TD_DISCARD, 512, 512, -ENOSPC, 1);
+	r.latch.left = 1;
+	bt_submit(range_bio(r.td->bdev, IOMAP_REQ_OP_DISCARD, PIECES * 512), &r.latch);
+	td_release(r.td, 2);
+	cr_assert_eq(r.latch.left, 1U, "others are under way");
+	td_release(r.td, PIECES);
+	cr_assert_eq(r.latch.left, 0U);
+	cr_assert_eq(atomic_load(&r.latch.first_error), -ENOSPC);
+	cr_assert_leq(td_count(r.td, TD_DISCARD), out + 1);
+	td_free(r.td);
+	bt_stop(&bt);
+}
+
+/* ---- what a log line says of an operation that takes too long ---- */
+
+static atomic_ullong slow_now_ns = 1;
+
+static uint64_t slow_clock(void *ctx)
+{
+	(void)ctx;
+	return atomic_load(&slow_now_ns);
+}
+
+static long discard_and_wait(void *arg)
+{
+	struct td *td = arg;
+
+	return iomap_bdev_discard(td->bdev, 4096, 512);
+}
+
+Test(bd03_bios, bd03_en08_a_slow_discard_is_called_one)
+{
+	struct t_task task;
+	struct td *td;
+	struct bt bt;
+
+	bt_start(&bt, 1, 0);
+	bt.engine.opts.slow_io_ms = 1000;
+	bt.engine.env.now_ns = slow_clock;
+	td = td_new(&bt.engine, MIB, &pieces_limits);
+	td_hold(td, TD_ALL);
+	t_start(&task, discard_and_wait, td);
+	/* until it is asleep, and then looked at twice */
+	while (!t_log_count(&bt.log, IOMAP_LOG_WARN, "slow I/O")) {
+		atomic_fetch_add(&slow_now_ns, 2000000000);
+		iomap__slow_look(bt.engine.blk);
+	}
+	cr_assert_eq(t_log_count(&bt.log, IOMAP_LOG_WARN, "discard, 512 bytes at 4096"), 1U);
+	td_open_gates(td);
+	cr_assert_eq(t_join(&task), 0);
 	td_free(td);
 	bt_stop(&bt);
 }

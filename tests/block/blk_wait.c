@@ -4,165 +4,30 @@
 /*
  * blk_wait.c - whoever waits can complete the I/O it waits for (contract 7).
  *
- * A slow device is a file whose descriptor has been replaced by a pipe: a read of it ends
- * when the test writes to the pipe.  "Asleep" is read from the parking lot, so no test
- * depends on time.  A test that fails here hangs, and ends by its time limit.
+ * A test that fails here hangs, and ends by its time limit.
  */
-#include <libaio.h>
-#include <poll.h>
+#include <liburing.h>
 #include <sched.h>
 #include <sys/syscall.h>
-#include <sys/uio.h>
 
-#include "blktest.h"
+#include "slowfile.h"
 
-/*
- * The I/O threads' preadv2() refuses a pipe, which has no positions; io_uring does not.
- * This one comes before the C library's, and reads without one.
- */
-ssize_t preadv2(int fd, const struct iovec *iov, int nr, off_t pos, int flags)
+/* This thread may not submit to rings. */
+static _Thread_local bool denied;
+/* Calls that only sleep in one. */
+static atomic_uint sleeps;
+
+int io_uring_enter(unsigned fd, unsigned submit, unsigned wait, unsigned flags, sigset_t *sig)
 {
-	struct stat st;
-	ssize_t got = -1, n;
+	long sent = -1;
 
-	(void)flags;
-	if (fstat(fd, &st) == 0 && S_ISFIFO(st.st_mode))
-		return readv(fd, iov, nr);
-	for (int i = 0; i < nr; i++) {
-		n = pread(fd, iov[i].iov_base, iov[i].iov_len, pos);
-		if (n < 0)
-			return got < 0 ? -1 : got;
-		got = (got < 0 ? 0 : got) + n;
-		pos += n;
-		if ((size_t)n < iov[i].iov_len)
-			break;
-	}
-	return got;
-}
-
-/*
- * libaio would read from a pipe inside io_submit(), however long that takes.  So the request
- * becomes a poll of it, and the read is done when that ends.
- */
-static bool is_pipe(int fd)
-{
-	struct stat st;
-
-	return fstat(fd, &st) == 0 && S_ISFIFO(st.st_mode);
-}
-
-int io_submit(io_context_t context, long nr, struct iocb **list)
-{
-	long sent;
-
-	for (long i = 0; i < nr; i++) {
-		struct iocb poll = { .data = list[i]->data };
-
-		if (list[i]->aio_lio_opcode != IO_CMD_PREAD || !is_pipe(list[i]->aio_fildes))
-			continue;
-		poll.aio_lio_opcode = IO_CMD_POLL;
-		poll.aio_fildes = list[i]->aio_fildes;
-		poll.u.poll.events = POLLIN;
-		io_set_eventfd(&poll, (int)list[i]->u.c.resfd);
-		*list[i] = poll;
-	}
-	sent = syscall(SYS_io_submit, context, nr, list);
+	if (wait && !submit)
+		atomic_fetch_add(&sleeps, 1);
+	if (denied && submit)
+		errno = EPERM;
+	else
+		sent = syscall(SYS_io_uring_enter, fd, submit, wait, flags, sig, 8);
 	return sent < 0 ? -errno : (int)sent;
-}
-
-int io_getevents(io_context_t context, long least, long nr, struct io_event *events,
-		 struct timespec *timeout)
-{
-	long got = syscall(SYS_io_getevents, context, least, nr, events, timeout);
-
-	for (long i = 0; i < got; i++) {
-		struct iomap_bio *bio = events[i].data;
-
-		if (!bio) /* a kick */
-			continue;
-		(void)atomic_load_explicit(&iomap__req(bio)->handoff, memory_order_acquire);
-		if (is_pipe(bio->bi_bdev->fd))
-			events[i].res = (unsigned long)read(bio->bi_bdev->fd,
-							    bio->bi_io_vec->bv_base,
-							    bio->bi_io_vec->bv_len);
-	}
-	return got < 0 ? -errno : (int)got;
-}
-
-struct slow {
-	struct iomap_bdev *bdev;
-	char *path;
-	int write_end;
-	void *buf;
-	struct bt_latch latch;
-};
-
-static void slow_open(struct bt *bt, struct slow *slow)
-{
-	int ends[2];
-
-	slow->path = t_temp(BT_PAGE);
-	slow->bdev = bt_open(bt, slow->path, 0);
-	slow->bdev->direct = false;
-	t_must(pipe(ends) == 0);
-	t_must(dup2(ends[0], slow->bdev->fd) == slow->bdev->fd);
-	slow->bdev->registered = false; /* rings know the file that was opened */
-	close(ends[0]);
-	slow->write_end = ends[1];
-	slow->buf = bt_buffer(BT_PAGE);
-	slow->latch = (struct bt_latch){ .blk = bt->engine.blk, .left = 1 };
-}
-
-/* Start the read, without waiting for it. */
-static void slow_start(struct slow *slow)
-{
-	bt_submit(bt_bio(slow->bdev, IOMAP_REQ_OP_READ, 0, slow->buf, BT_PAGE), &slow->latch);
-}
-
-/* Let the read end.  A pipe holds a page. */
-static void slow_finish(struct slow *slow)
-{
-	char page[BT_PAGE];
-
-	memset(page, 0x5a, sizeof(page));
-	t_must(write(slow->write_end, page, sizeof(page)) == (ssize_t)sizeof(page));
-}
-
-static void slow_close(struct slow *slow)
-{
-	cr_assert_eq(slow->latch.left, 0U);
-	cr_assert_eq(atomic_load(&slow->latch.first_error), 0);
-	cr_assert(t_all(slow->buf, BT_PAGE, 0x5a));
-	cr_assert_eq(iomap_bdev_close(slow->bdev), 0);
-	close(slow->write_end);
-	free(slow->buf);
-	t_temp_free(slow->path);
-}
-
-/* Which queue the calling thread submits to. */
-static void live_in_queue(unsigned queue)
-{
-	iomap__thread_self()->id = queue;
-}
-
-static unsigned asleep(struct bt *bt, uint32_t state)
-{
-	struct iomap__blk *blk = bt->engine.blk;
-	struct iomap_list_head *item;
-	unsigned nr = 0;
-
-	iomap__mutex_lock(&blk->park_lock);
-	for (item = blk->sleepers.next; item != &blk->sleepers; item = item->next)
-		nr += iomap__container_of(item, struct iomap__waiter, sleepers)->state == state;
-	iomap__mutex_unlock(&blk->park_lock);
-	return nr;
-}
-
-static void until_asleep(struct bt *bt, unsigned on_futex, unsigned in_ring)
-{
-	while (asleep(bt, IOMAP__WAITER_FUTEX) != on_futex ||
-	       asleep(bt, IOMAP__WAITER_RING) != in_ring)
-		sched_yield();
 }
 
 /* ---- the threads of the tests ---- */
@@ -213,7 +78,7 @@ Test(blk_wait, two_waiters_return_though_the_submitter_went_off_to_compute)
 	struct bt bt;
 
 	bt_start(&bt, 1, 0);
-	slow_open(&bt, &slow);
+	slow_open(&bt.engine, &slow);
 
 	struct thread submitter = { .bt = &bt, .start = &slow, .compute = true };
 	struct thread waiter[2] = { { .bt = &bt, .wait = &slow }, { .bt = &bt, .wait = &slow } };
@@ -221,7 +86,7 @@ Test(blk_wait, two_waiters_return_though_the_submitter_went_off_to_compute)
 	start(&task[0], &submitter);
 	start(&task[1], &waiter[0]);
 	start(&task[2], &waiter[1]);
-	until_asleep(&bt, 1, 1);
+	until_asleep(bt.engine.blk, 1, 1);
 	slow_finish(&slow);
 	t_join(&task[1]);
 	t_join(&task[2]);
@@ -238,15 +103,15 @@ Test(blk_wait, a_submitter_that_does_not_wait_wakes_a_sleeper_to_reap)
 	struct bt bt;
 
 	bt_start(&bt, 1, 0);
-	slow_open(&bt, &slow);
+	slow_open(&bt.engine, &slow);
 
 	struct thread waiter = { .bt = &bt, .wait = &slow };
 	struct thread submitter = { .bt = &bt, .start = &slow, .compute = true };
 
 	start(&task[0], &waiter);
-	until_asleep(&bt, 1, 0);
+	until_asleep(bt.engine.blk, 1, 0);
 	start(&task[1], &submitter);
-	until_asleep(&bt, 0, 1);
+	until_asleep(bt.engine.blk, 0, 1);
 	slow_finish(&slow);
 	t_join(&task[0]);
 	atomic_store(&submitter.finish, true);
@@ -262,8 +127,8 @@ Test(blk_wait, a_reaper_that_leaves_hands_over)
 	struct bt bt;
 
 	bt_start(&bt, 1, 0);
-	slow_open(&bt, &first);
-	slow_open(&bt, &second);
+	slow_open(&bt.engine, &first);
+	slow_open(&bt.engine, &second);
 
 	struct thread reaper = { .bt = &bt, .wait = &first, .compute = true };
 	struct thread other = { .bt = &bt, .wait = &second };
@@ -271,11 +136,11 @@ Test(blk_wait, a_reaper_that_leaves_hands_over)
 	slow_start(&first);
 	slow_start(&second);
 	start(&task[0], &reaper);
-	until_asleep(&bt, 0, 1);
+	until_asleep(bt.engine.blk, 0, 1);
 	start(&task[1], &other);
-	until_asleep(&bt, 1, 1);
+	until_asleep(bt.engine.blk, 1, 1);
 	slow_finish(&first);
-	until_asleep(&bt, 0, 1); /* the other one, now in the ring */
+	until_asleep(bt.engine.blk, 0, 1); /* the other one, now in the ring */
 	slow_finish(&second);
 	t_join(&task[1]);
 	atomic_store(&reaper.finish, true);
@@ -293,13 +158,13 @@ Test(blk_wait, a_waiter_asleep_in_the_ring_is_woken_by_its_word)
 	struct bt bt;
 
 	bt_start(&bt, 1, 0);
-	slow_open(&bt, &slow);
+	slow_open(&bt.engine, &slow);
 
 	struct thread waiter = { .bt = &bt, .word = &word };
 
 	slow_start(&slow);
 	start(&task, &waiter);
-	until_asleep(&bt, 0, 1);
+	until_asleep(bt.engine.blk, 0, 1);
 	iomap__store_release(&word, 1);
 	iomap__io_wake(bt.engine.blk, &word);
 	t_join(&task); /* and the read is still running */
@@ -324,7 +189,7 @@ Test(blk_wait, many_waiters_of_one_word_are_all_woken)
 		waiter[i].word = &word;
 		start(&task[i], &waiter[i]);
 	}
-	until_asleep(&bt, WAITERS, 0);
+	until_asleep(bt.engine.blk, WAITERS, 0);
 	iomap__io_wake(bt.engine.blk, &other);
 	iomap__store_release(&word, 1);
 	iomap__io_wake(bt.engine.blk, &word);
@@ -340,15 +205,15 @@ Test(blk_wait, a_waiter_in_one_queue_takes_up_another)
 	struct bt bt;
 
 	bt_start(&bt, 2, 0);
-	slow_open(&bt, &mine);
-	slow_open(&bt, &theirs);
+	slow_open(&bt.engine, &mine);
+	slow_open(&bt.engine, &theirs);
 
 	/* sleeps in queue 0, where a read never ends, for a read that queue 1 gets later */
 	struct thread waiter = { .bt = &bt, .queue = 0, .start = &mine, .wait = &theirs };
 	struct thread submitter = { .bt = &bt, .queue = 1, .start = &theirs, .compute = true };
 
 	start(&task[0], &waiter);
-	until_asleep(&bt, 0, 1);
+	until_asleep(bt.engine.blk, 0, 1);
 	start(&task[1], &submitter);
 	slow_finish(&theirs);
 	t_join(&task[0]);
@@ -375,7 +240,7 @@ Test(blk_wait, a_thread_takes_its_queue_back_from_a_sleeping_stranger)
 	struct bt bt;
 
 	bt_start(&bt, 2, 0);
-	slow_open(&bt, &slow);
+	slow_open(&bt.engine, &slow);
 
 	struct thread stranger = { .bt = &bt, .queue = 0, .word = &word };
 	struct thread owner = { .bt = &bt, .queue = 1, .wait = &slow };
@@ -384,15 +249,15 @@ Test(blk_wait, a_thread_takes_its_queue_back_from_a_sleeping_stranger)
 	slow_start(&slow);
 	live_in_queue(0);
 	start(&task[0], &stranger);
-	until_asleep(&bt, 0, 1);
+	until_asleep(bt.engine.blk, 0, 1);
 	cr_assert(reaper_of(&bt, 1));
 	start(&task[1], &owner);
-	until_asleep(&bt, 0, 2);
+	until_asleep(bt.engine.blk, 0, 2);
 	/* the stranger sleeps where it no longer reaps, and still hears its word */
 	iomap__store_release(&word, 1);
 	iomap__io_wake(bt.engine.blk, &word);
 	t_join(&task[0]);
-	until_asleep(&bt, 0, 1);
+	until_asleep(bt.engine.blk, 0, 1);
 	slow_finish(&slow);
 	t_join(&task[1]);
 	cr_assert(!reaper_of(&bt, 1));
@@ -407,7 +272,7 @@ Test(blk_wait, requests_of_a_thread_that_ends_go_on)
 	struct bt bt;
 
 	bt_start(&bt, 1, 0);
-	slow_open(&bt, &slow);
+	slow_open(&bt.engine, &slow);
 
 	struct thread submitter = { .bt = &bt, .start = &slow };
 
@@ -426,7 +291,7 @@ Test(blk_wait, a_deadline_ends_a_wait_asleep_or_in_the_ring)
 	struct bt bt;
 
 	bt_start(&bt, 2, 0);
-	slow_open(&bt, &slow);
+	slow_open(&bt.engine, &slow);
 	while (iomap__io_wait_timeout(bt.engine.blk, &word, 0, 1000000))
 		; /* spurious returns are allowed */
 	slow_start(&slow);
@@ -438,6 +303,140 @@ Test(blk_wait, a_deadline_ends_a_wait_asleep_or_in_the_ring)
 	bt_latch_wait(&slow.latch);
 	slow_close(&slow);
 	bt_stop(&bt);
+}
+
+/* ---- a thread that may not submit, and one that does so as it sleeps ---- */
+
+static long read_slowly(void *arg)
+{
+	struct slow *slow = arg;
+
+	return bt_read(slow->bdev, 0, slow->buf, BT_PAGE);
+}
+
+/*
+ * The requests of the one stay in the ring until the other, who may be sending them, is back.
+ * Meanwhile neither that thread nor anybody else who submits is kept.
+ */
+Test(blk_wait, bd04_what_cannot_be_sent_does_not_wait_for_a_sleeper_with_the_lock_held)
+{
+	char *path = t_temp(BT_PAGE);
+	void *buf = bt_buffer(BT_PAGE);
+	struct iomap_bdev *bdev;
+	struct bt_latch latch;
+	struct t_task task;
+	struct slow slow;
+	struct bt bt;
+
+	bt_start(&bt, 1, 0);
+	slow_open(&bt.engine, &slow);
+	bdev = bt_open(&bt, path, 0);
+	t_start(&task, read_slowly, &slow);
+	until_asleep(bt.engine.blk, 0, 1);
+	denied = true;
+	latch = (struct bt_latch){ .blk = bt.engine.blk, .left = 1 };
+	bt_submit(bt_bio(bdev, IOMAP_REQ_OP_READ, 0, buf, BT_PAGE), &latch);
+	denied = false;
+	/* the lock is free, and what others submit takes along what was left */
+	cr_assert_eq(bt_read(bdev, 0, buf, BT_PAGE), 0);
+	bt_latch_wait(&latch);
+	slow_finish(&slow);
+	cr_assert_eq(t_join(&task), 0);
+	slow.latch.left = 0;
+	cr_assert_eq(iomap_bdev_close(bdev), 0);
+	slow_close(&slow);
+	bt_stop(&bt);
+	free(buf);
+	t_temp_free(path);
+}
+
+Test(blk_wait, bd04_what_was_left_to_a_sleeper_is_sent_or_taken_back_by_it)
+{
+	char *path = t_temp(BT_PAGE);
+	void *buf = bt_buffer(BT_PAGE);
+	struct iomap_bdev *bdev;
+	struct bt_latch latch;
+	struct t_task task;
+	struct slow slow;
+	struct bt bt;
+
+	bt_start(&bt, 1, 0);
+	slow_open(&bt.engine, &slow);
+	bdev = bt_open(&bt, path, 0);
+	t_start(&task, read_slowly, &slow);
+	until_asleep(bt.engine.blk, 0, 1);
+	denied = true;
+	latch = (struct bt_latch){ .blk = bt.engine.blk, .left = 2 };
+	bt_submit(bt_bio(bdev, IOMAP_REQ_OP_READ, 0, buf, BT_PAGE), &latch);
+	bt_submit(bt_bio(bdev, IOMAP_REQ_OP_READ, 0, buf, BT_PAGE), &latch);
+	slow_finish(&slow);
+	cr_assert_eq(t_join(&task), 0);
+	bt_latch_wait(&latch);
+	/* who is denied waits as well as anybody, and nobody sleeps there now: taken back */
+	if (strcmp(bt.engine.blk->backend->name, "io_uring") == 0)
+		cr_assert_eq(bt_read(bdev, 0, buf, BT_PAGE), -EPERM);
+	denied = false;
+	cr_assert_eq(atomic_load(&latch.first_error), 0);
+	cr_assert_eq(bt_read(bdev, 0, buf, BT_PAGE), 0);
+	slow.latch.left = 0;
+	cr_assert_eq(iomap_bdev_close(bdev), 0);
+	slow_close(&slow);
+	bt_stop(&bt);
+	free(buf);
+	t_temp_free(path);
+}
+
+static atomic_bool sleeper_is_up;
+
+/* As one whose requests others have sent: it holds some, and there is nothing to send. */
+static long sleep_in_the_ring(void *arg)
+{
+	struct bt *bt = arg;
+	struct iomap__thread *self = iomap__thread_self();
+	struct iomap__queue *queue = &bt->engine.blk->queues[0], *before;
+	struct iomap__waiter waiter = { .home = queue, .asleep_roles = 1, .eventfd = -1 };
+
+	before = iomap__hold_begin(self, queue);
+	self->held = 1;
+	bt->engine.blk->backend->sleep(bt->engine.blk, &waiter);
+	iomap__hold_end(self, before);
+	atomic_store(&sleeper_is_up, true);
+	return 0;
+}
+
+Test(blk_wait, bd04_nothing_is_left_to_a_sleeper_who_has_sent_nothing)
+{
+	char *path = t_temp(BT_PAGE);
+	void *buf = bt_buffer(BT_PAGE);
+	struct iomap_bdev *bdev;
+	struct t_task task;
+	struct bt bt;
+
+	bt_start(&bt, 1, 0);
+	if (strcmp(bt.engine.blk->backend->name, "io_uring") != 0) {
+		bt_stop(&bt);
+		free(buf);
+		t_temp_free(path);
+		cr_skip_test("not io_uring");
+	}
+	bdev = bt_open(&bt, path, 0);
+	atomic_store(&sleeps, 0);
+	t_start(&task, sleep_in_the_ring, &bt);
+	while (!atomic_load(&sleeps))
+		sched_yield();
+	denied = true;
+	cr_assert_eq(bt_read(bdev, 0, buf, BT_PAGE), -EPERM);
+	denied = false;
+	while (!atomic_load(&sleeper_is_up)) {
+		bt.engine.blk->backend->kick(&bt.engine.blk->queues[0]);
+		sched_yield();
+	}
+	t_join(&task);
+	cr_assert_eq(bt_read(bdev, 0, buf, BT_PAGE), 0);
+	cr_assert_eq(iomap_bdev_close(bdev), 0);
+	bt_stop(&bt);
+	free(buf);
+	t_temp_free(path);
 }
 
 /* ---- all of it at once ---- */
