@@ -150,10 +150,12 @@ with_backend() {
 # tests run once as somebody who is. As root that is nobody, in a copy that
 # nobody can reach and write to (the build tree finds its library relative to
 # itself).
+#
+# as_ordinary_user LOCKED_BYTES TREE CTEST ARGUMENTS
 as_ordinary_user() {
-	tree=build/check-$1
-	shift
-	wrap="prlimit --memlock=65536:65536"
+	wrap="prlimit --memlock=$1:$1"
+	tree=build/check-$2
+	shift 2
 	if [ "$(id -u)" -ne 0 ]; then
 		suite "${tree#build/check-}" "$@"
 		rc=$?
@@ -197,7 +199,7 @@ stage "suite: gcc Debug" suite gcc-debug -LE campaign
 stage "block: clang" suite clang-debug -L block
 stage "block: libaio instead of io_uring" with_backend libaio gcc-debug -L block
 stage "block: thread pool instead of io_uring" with_backend threads gcc-debug -L block
-stage "block: ordinary user, 64 KiB of locked memory" as_ordinary_user gcc-debug -L block
+stage "block: ordinary user, 64 KiB of locked memory" as_ordinary_user 65536 gcc-debug -L block
 if has_tests gcc-release release; then
 	stage "release: gcc Release" suite gcc-release -L release
 fi
@@ -205,6 +207,11 @@ stage "suite: ASan+UBSan" suite asan -LE campaign
 if [ $full = 1 ]; then
 	stage "suite: libaio instead of io_uring" with_backend libaio gcc-debug -LE campaign
 	stage "suite: thread pool instead of io_uring" with_backend threads gcc-debug -LE campaign
+	# the tests of the house write where the tree was built
+	stage "suite: ordinary user, 8 MiB of locked memory" \
+		as_ordinary_user 8388608 gcc-debug -LE 'campaign|house'
+	stage "suite: ordinary user, no locked memory" \
+		as_ordinary_user 0 gcc-debug -LE 'campaign|house'
 	stage "suite: TSan" suite tsan -LE campaign
 else
 	stage "concurrent: TSan" suite tsan -L concurrent -LE campaign

@@ -290,6 +290,8 @@ Test(engine, en01_log_lines_are_limited_by_the_engines_clock)
 	opts.flags = IOMAP_ENGINE_NO_THREADS;
 	ts = ts_open(&(struct ts_config){ .i_size = 64 * KIB, .alloc = TS_NEW, .opts = &opts });
 	ts->hook.begin = broken;
+	/* an engine that had to do without something has told already */
+	now += 1000000000ULL;
 	for (unsigned i = 0; i < 50; i++)
 		cr_assert_eq(ts_buffered_write(ts, 0, buf, sizeof(buf)), -EIO);
 	cr_assert_eq(ts->log.nr, 5U, "%u lines", ts->log.nr);

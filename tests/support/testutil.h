@@ -118,7 +118,8 @@ struct iomap_engine_stats t_stats(struct iomap_engine *engine);
 
 /*
  * An engine for a test: `opts` as given but for log; with $IOMAP_BACKEND.  A backend that
- * the environment names and this machine does not have skips the test.
+ * the environment names and this machine does not have skips the test.  Lines that tell what
+ * io_uring lacks here (locked memory) are left out of @log.
  */
 struct iomap_engine *t_engine(struct iomap_engine_opts *opts, struct t_log *log);
 
