@@ -10,8 +10,8 @@
  * Threads: any; rules may change while I/O runs.
  * Lifetime: the device keeps its lower one open (closing that gives -EBUSY); close it with
  * iomap_bdev_close() and then the lower one.  I/O that is held keeps the device busy.
- * Limits and size are those of the lower device (iomap_bdev_revalidate() asks that one again).  An I/O longer than the limits arrives in
- * pieces, and each piece is an I/O to the rules.
+ * Limits and size are those of the lower device (iomap_bdev_revalidate() asks that one again).
+ * An I/O longer than the limits arrives in pieces, and each piece is an I/O to the rules.
  * Memory: a bio without a fault costs nothing.  One with a fault takes a small object from a
  * pool, a corrupted write also a copy of its data, a torn one copies of parts that begin where
  * the device does not take memory; where there is no memory it ends with -ENOMEM.

@@ -43,7 +43,9 @@ IOMAP_API IOMAP_MUST_CHECK int iomap_file_open(struct iomap_inode *inode, unsign
  *
  * Writes nothing.  No call on the file may be running; reads ahead that it has started go on.
  * Waits for a ki_complete of the file that is running, unless it is the one that calls; that
- * may submit another iocb meanwhile.  NULL is ignored.
+ * may submit another iocb meanwhile.  So a ki_complete may close its own file; it may close
+ * another one only if no ki_complete of that one waits for it, in a close or otherwise: two that
+ * close each other's files wait for ever.  NULL is ignored.
  * Return: 0; -EBUSY while an asynchronous iocb of the file is under way, and it is still open;
  * -EINVAL for a file that is closed already (debug builds abort).
  */

@@ -152,7 +152,17 @@ IOMAP_API void iomap_start_folio_write(struct iomap_inode *inode, struct iomap_f
 IOMAP_API void iomap_finish_folio_write(struct iomap_inode *inode, struct iomap_folio *folio,
 					size_t len);
 
-/** iomap_writeback_resume - deferred runs of the inode may go; starts their write-out soon */
+/**
+ * iomap_writeback_resume - deferred runs of the inode may go; starts their write-out soon
+ *
+ * Wakes fsync and a destroy with IOMAP_DESTROY_WAIT that wait for it.  These ask again each
+ * flush interval as well, and so may find out before this call that writeback_range defers no
+ * longer, and then the inode may end.  Who lets runs go while another thread may destroy the
+ * inode therefore changes what writeback_range answers, and calls this, under a lock that
+ * writeback_range takes too, or changes the answer only after this has returned.
+ *
+ * Threads: any.  Locks: the application's may be held.  Does not block.
+ */
 IOMAP_API void iomap_writeback_resume(struct iomap_inode *inode);
 
 #ifdef __cplusplus

@@ -4,9 +4,9 @@
  *
  * Life of a bdev: iomap__bdev_new() takes it from the engine's pool -> filled by its kind ->
  * iomap__bdev_publish() puts it on the engine's list -> iomap_bdev_close(), refused while bios
- * are in flight or inodes refer to it.  `refs` and the list change under blk->bdevs_lock, so that a close and an
- * iomap__bdevs_flush() see each other.  A closed one is found out by its magic number for as
- * long as the engine lives, unless another one has been opened in its place.
+ * are in flight or inodes refer to it.  `refs` and the list change under blk->bdevs_lock, so
+ * that a close and an iomap__bdevs_flush() see each other.  A closed one is found out by its
+ * magic number for as long as the engine lives, unless another one has been opened in its place.
  *
  * A bio stops being in flight before its bi_end_io, so that who has been told by it that the
  * I/O is over can close the device.  The bi_end_io may still be running then, and use the

@@ -91,8 +91,8 @@ static void probe_cause(const struct iomap__backend *backend, int error, char *b
 		snprintf(buf, size, "; not in this kernel");
 }
 
-static void probe_explain(const struct iomap__backend *backend, const struct iomap__refusal *refusal,
-			  char *buf, size_t size)
+static void probe_explain(const struct iomap__backend *backend,
+			  const struct iomap__refusal *refusal, char *buf, size_t size)
 {
 	char cause[48];
 

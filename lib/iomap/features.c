@@ -73,7 +73,8 @@ static int feature_polled(struct iomap_engine *engine, struct iomap_feature *fea
 static int feature_nowait(struct iomap_engine *engine, struct iomap_feature *feature)
 {
 	(void)engine;
-	feature_say(feature, "IOMAP_REQ_NOWAIT of bios, where iomap_bdev_limits() say so; calls on files wait");
+	feature_say(feature, "IOMAP_REQ_NOWAIT of bios, where iomap_bdev_limits() say so; "
+			     "calls on files wait");
 	return 1;
 }
 

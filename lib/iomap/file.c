@@ -18,8 +18,10 @@
  * so does what is left to the cache when direct I/O will not do.
  *
  * An asynchronous iocb keeps its file open: closing gives -EBUSY until its ki_complete is about
- * to be called, and waits while it runs; -EBUSY once more when that has submitted another one.  So whoever learns there that the I/O is over can
- * close the file, in ki_complete itself or elsewhere, and no callback comes after it.
+ * to be called, and waits while it runs; -EBUSY once more when that has submitted another one.
+ * So whoever learns there that the I/O is over can close the file, in ki_complete itself or
+ * elsewhere, and no callback comes after it.  Two that each close the other's file would wait
+ * for each other; the header forbids it.
  *
  * Locks: i_rwsem; file->lock guards the error cursor.
  */
