@@ -188,9 +188,9 @@ IOMAP_API uint64_t iomap_bio_end_sector(const struct iomap_bio *bio);
  *
  * Never fails itself: what is wrong (misaligned, outside the device, read-only; -ENODEV: the
  * device is gone) comes back in bi_status.  Does not wait for other requests: one that finds
- * its queue full is started as places come free.  Devices in memory, and files that refuse not to block, do the I/O
- * here, and so do block devices their discards where the backend has no threads for it.
- * Starts nothing while the thread holds a plug that collects it
+ * its queue full is started as places come free.  Devices in memory, and files that refuse not
+ * to block, do the I/O here, and so do block devices their discards where the backend has no
+ * threads for it.  Starts nothing while the thread holds a plug that collects it
  * (iomap_start_plug()); of a bi_end_io's bios only POLLED ones may be.  Kernel: submit_bio.
  */
 IOMAP_API void iomap_submit_bio(struct iomap_bio *bio);

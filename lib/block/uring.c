@@ -69,6 +69,13 @@ static void uring_publish_sqe(struct io_uring *ring)
 	__atomic_store_n(ring->sq.ktail, *ring->sq.ktail + 1, __ATOMIC_RELEASE);
 }
 
+/* There is room for it. */
+static void uring_add_nop(struct io_uring *ring)
+{
+	io_uring_prep_nop(uring_next_sqe(ring));
+	uring_publish_sqe(ring);
+}
+
 /* The vectors are one piece of memory: *@vec. */
 static bool uring_is_run(const struct iovec *vecs, unsigned nr, struct iovec *run)
 {
@@ -134,19 +141,21 @@ static void uring_prepare(struct iomap__queue *queue, struct iomap_bio *bio)
 }
 
 /*
- * Take back what the kernel has not taken.  NOPs among it are dropped.
+ * Take back what the kernel has not taken, but for NOPs: who kicks is still trying to send them,
+ * and knows them to be sent when nothing is left.
  *
  * A thread that sends as it goes to sleep does so without the lock, and from outside one cannot
  * see whether it is past the sending: so while it is there, entries are not ours to take back,
  * and stay.  It has our bit to see when it is back, and then sends them or takes them back
- * itself.  It comes back: it sleeps only if it has sent all that it meant to, and that ends.  Either it sees the bit, or we see that it is not
- * there: both are read-modify-writes of one word.
+ * itself.  It comes back: it sleeps only if it has sent all that it meant to, and that ends.
+ * Either it sees the bit, or we see that it is not there: both are read-modify-writes of one
+ * word.
  */
 static void uring_withdraw(struct iomap__uring *uring, int error, struct iomap__bio_list *failed)
 {
 	struct io_uring *ring = &uring->ring;
 	unsigned mask = ring->sq.ring_entries - 1;
-	unsigned head, tail, at;
+	unsigned head, tail, at, nops = 0;
 
 	if (atomic_fetch_or(&uring->submitting, IOMAP__URING_WITHDRAWS) & ~IOMAP__URING_WITHDRAWS)
 		return;
@@ -156,12 +165,16 @@ static void uring_withdraw(struct iomap__uring *uring, int error, struct iomap__
 		struct io_uring_sqe *sqe = &ring->sq.sqes[ring->sq.array[at & mask]];
 		struct iomap_bio *bio = (void *)(uintptr_t)sqe->user_data;
 
-		if (!bio)
+		if (!bio) {
+			nops++;
 			continue;
+		}
 		iomap__req(bio)->result = error;
 		iomap__bio_list_add(failed, bio);
 	}
 	__atomic_store_n(ring->sq.ktail, head, __ATOMIC_RELEASE);
+	while (nops--)
+		uring_add_nop(ring);
 	atomic_fetch_and(&uring->submitting, ~IOMAP__URING_WITHDRAWS);
 }
 
@@ -206,7 +219,6 @@ static void uring_send(struct iomap__queue *queue, struct iomap__bio_list *faile
 static void uring_kick(struct iomap__queue *queue)
 {
 	struct io_uring *ring = uring_of(queue);
-	struct io_uring_sqe *sqe;
 	unsigned tries = 0;
 
 	iomap__mutex_lock(&queue->lock);
@@ -214,11 +226,8 @@ static void uring_kick(struct iomap__queue *queue)
 	if (uring_pending(ring) >= queue->depth)
 		(void)uring_push(queue);
 	/* with that many there is something on its way that wakes the sleeper */
-	if (uring_pending(ring) < queue->depth) {
-		sqe = uring_next_sqe(ring);
-		io_uring_prep_nop(sqe);
-		uring_publish_sqe(ring);
-	}
+	if (uring_pending(ring) < queue->depth)
+		uring_add_nop(ring);
 	/*
 	 * What cannot be sent stays: others hold requests back here, who are told when they send
 	 * them.  But nobody else sends the NOP, so without memory for it one tries for long.

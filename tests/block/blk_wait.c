@@ -10,6 +10,7 @@
 #include <sched.h>
 #include <sys/syscall.h>
 
+#include "block/uring.h"
 #include "slowfile.h"
 
 /* This thread may not submit to rings. */
@@ -433,6 +434,38 @@ Test(blk_wait, bd04_nothing_is_left_to_a_sleeper_who_has_sent_nothing)
 	}
 	t_join(&task);
 	cr_assert_eq(bt_read(bdev, 0, buf, BT_PAGE), 0);
+	cr_assert_eq(iomap_bdev_close(bdev), 0);
+	bt_stop(&bt);
+	free(buf);
+	t_temp_free(path);
+}
+
+/* Who kicks is still at it; others take back what is theirs. */
+Test(blk_wait, bd04_a_wake_up_is_not_taken_back_with_requests)
+{
+	char *path = t_temp(BT_PAGE);
+	void *buf = bt_buffer(BT_PAGE);
+	struct iomap_bdev *bdev;
+	struct io_uring *ring;
+	struct bt bt;
+	unsigned had;
+
+	bt_start(&bt, 1, 0);
+	if (strcmp(bt.engine.blk->backend->name, "io_uring") != 0) {
+		bt_stop(&bt);
+		free(buf);
+		t_temp_free(path);
+		cr_skip_test("not io_uring");
+	}
+	bdev = bt_open(&bt, path, 0);
+	ring = &iomap__uring(&bt.engine.blk->queues[0])->ring;
+	had = *ring->cq.ktail;
+	denied = true;
+	bt.engine.blk->backend->kick(&bt.engine.blk->queues[0]);
+	cr_assert_eq(bt_read(bdev, 0, buf, BT_PAGE), -EPERM);
+	denied = false;
+	cr_assert_eq(bt_read(bdev, 0, buf, BT_PAGE), 0);
+	cr_assert_eq(*ring->cq.ktail - had, 2U, "the read, and the kick");
 	cr_assert_eq(iomap_bdev_close(bdev), 0);
 	bt_stop(&bt);
 	free(buf);
