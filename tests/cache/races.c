@@ -53,6 +53,62 @@ Test(races, en01_a_late_evictor_holds_the_lock_of_a_new_folio)
 	ts_close(ts);
 }
 
+/* A writer holds its folio by the word that others wait on. */
+struct awaited {
+	struct iomap_folio *folio;
+	atomic_bool locked;
+};
+
+static bool valid_when_awaited(struct ts *ts, const struct iomap *iomap)
+{
+	struct awaited *awaited = ts->hook.arg;
+
+	(void)iomap;
+	atomic_store(&awaited->locked, true);
+	while (!(atomic_load(&awaited->folio->lock) & IOMAP__FOLIO_WAITERS))
+		sched_yield();
+	return true;
+}
+
+static long wait_for_folio(void *arg)
+{
+	struct awaited *awaited = arg;
+
+	while (!atomic_load(&awaited->locked))
+		sched_yield();
+	iomap_folio_lock(awaited->folio);
+	iomap_folio_unlock(awaited->folio);
+	return 0;
+}
+
+Test(races, bw08_an_overwrite_wakes_who_came_to_wait_for_its_folio)
+{
+	struct ts *ts = calloc(1, sizeof(*ts));
+	struct awaited awaited = { .locked = false };
+	struct t_task task;
+	uint64_t version;
+
+	cr_assert_not_null(ts);
+	ts_prepare(ts, &(struct ts_config){ .i_size = 4 * KIB, .with_write_ops = true });
+	ts->write_ops.get_folio = NULL;
+	ts->write_ops.put_folio = NULL;
+	ts_begin(ts);
+	ts_map(ts, 0, 4 * KIB, IOMAP_MAPPED, 0, 0);
+	ts_write(ts, 0, 4 * KIB, 1);
+	awaited.folio = ts_folio(ts, 0);
+	version = atomic_load(&awaited.folio->lock);
+	ts->hook.arg = &awaited;
+	ts->hook.valid = valid_when_awaited;
+	t_start(&task, wait_for_folio, &awaited);
+	ts_write(ts, 100, 100, 2);
+	t_join(&task);
+	cr_assert_eq(atomic_load(&awaited.folio->lock), version + IOMAP__FOLIO_VERSION);
+	iomap_folio_put(awaited.folio);
+	ts->hook.valid = NULL;
+	cr_assert(ts_reads(ts, 100, 100, 2));
+	ts_close(ts);
+}
+
 /* A look-up in another address space has a reference for a moment; read sections end it. */
 struct stray {
 	struct iomap_folio *folio;

@@ -56,6 +56,10 @@ Test(buffered_write, bw01_a_vector_is_gathered)
 	t_fill(buf, sizeof(buf), 50, 1);
 	cr_assert_eq(iomap_writev(ts->file, iov, 4, 50), 10000);
 	cr_assert(ts_reads(ts, 50, 10000, 1));
+	/* the same into what is cached by now */
+	t_fill(buf, sizeof(buf), 50, 2);
+	cr_assert_eq(iomap_writev(ts->file, iov, 4, 50), 10000);
+	cr_assert(ts_reads(ts, 50, 10000, 2));
 	cr_assert_eq(iomap_writev(ts->file, iov, IOV_MAX + 1, 50), -EINVAL);
 	ts_close(ts);
 }

@@ -209,6 +209,35 @@ Test(write_ops, wo03_without_valid_every_mapping_counts_as_valid)
 	ts_close(ts);
 }
 
+Test(write_ops, wo03_an_overwrite_of_cached_data_asks_and_leaves_all_when_told_no)
+{
+	struct ts *ts = mapped_store(64 * KIB, 12);
+
+	/* as in the calls before, but that the library looks for the folio itself */
+	ts->write_ops.get_folio = NULL;
+	ts->write_ops.put_folio = NULL;
+	ts_write(ts, 4 * KIB, 4 * KIB, 2);
+	ts_reset(ts);
+	ts_fail(ts, TS_VALID, 1, 1, 1);
+	ts_fail(ts, TS_BEGIN, 2, -ENOSPC, 1);
+	cr_assert_eq(ts_buffered_write(ts, 5000, "x", 1), -ENOSPC);
+	cr_assert_eq(ts_calls(ts, TS_VALID), 1U);
+	cr_assert(ts_nth(ts, TS_END, 0).iomap.flags & IOMAP_F_STALE);
+	cr_assert_eq(ts_nth(ts, TS_END, 0).written, 0);
+	cr_assert(ts_reads(ts, 4 * KIB, 4 * KIB, 2));
+
+	ts_reset(ts);
+	ts_fail(ts, TS_VALID, 1, 1, 1);
+	ts_write(ts, 5000, 100, 3);
+	cr_assert_eq(ts_calls(ts, TS_VALID), 2U);
+	cr_assert_eq(ts_calls(ts, TS_BEGIN), 2U);
+	cr_assert_eq(ts_calls(ts, TS_END), 2U);
+	cr_assert_eq(ts_nth(ts, TS_BEGIN, 1).pos, 5000);
+	cr_assert(ts_reads(ts, 5000, 100, 3));
+	cr_assert(ts_reads(ts, 5100, 3092, 2));
+	ts_close(ts);
+}
+
 /*
  * The race: between iomap_begin and the folio lock another thread moves the block that is
  * about to be written to another place of the device, fills it when it was unwritten, or
