@@ -109,6 +109,51 @@ Test(races, bw08_an_overwrite_wakes_who_came_to_wait_for_its_folio)
 	ts_close(ts);
 }
 
+/*
+ * A folio that has become another's while an overwrite was on its way from the index to the
+ * lock.  Here it is another's for as long as the index still says otherwise.
+ */
+struct overwrite {
+	struct ts *ts;
+	unsigned seed;
+};
+
+static long overwrite_page(void *arg)
+{
+	struct overwrite *o = arg;
+
+	ts_write(o->ts, 0, 4 * KIB, o->seed);
+	return 0;
+}
+
+Test(races, bw08_an_overwrite_leaves_a_folio_alone_that_is_anothers_by_now)
+{
+	struct ts *ts = ts_open(&(struct ts_config){ .i_size = 4 * KIB });
+	struct overwrite o = { .ts = ts, .seed = 2 };
+	struct iomap_address_space other = ts->inode.i_data;
+	struct iomap_folio *folio;
+	struct t_task task;
+	uint64_t version;
+	char buf[4 * KIB];
+
+	ts_map(ts, 0, 4 * KIB, IOMAP_MAPPED, 0, 0);
+	ts_write(ts, 0, 4 * KIB, 1);
+	folio = ts_folio(ts, 0);
+	version = atomic_load(&folio->lock);
+	atomic_store(&folio->mapping, &other);
+	t_start(&task, overwrite_page, &o);
+	/* it has had the lock, and given it back */
+	while (atomic_load(&folio->lock) < version + IOMAP__FOLIO_VERSION)
+		sched_yield();
+	memcpy(buf, iomap_folio_address(folio), sizeof(buf));
+	cr_assert_eq(t_mismatch(buf, sizeof(buf), 0, 1), -1);
+	atomic_store(&folio->mapping, &ts->inode.i_data);
+	t_join(&task);
+	iomap_folio_put(folio);
+	cr_assert(ts_reads(ts, 0, 4 * KIB, 2));
+	ts_close(ts);
+}
+
 /* A look-up in another address space has a reference for a moment; read sections end it. */
 struct stray {
 	struct iomap_folio *folio;

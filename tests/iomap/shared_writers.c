@@ -20,9 +20,9 @@
 #define KIB 1024
 #define WRITERS 4
 #define STRIPE 3
-#define FILE_BYTES (24 * KIB)
+#define FILE_BYTES (48 * KIB)
 #define ROUNDS (T_SANITIZED ? 15 : 40)
-#define WRITES_A_ROUND 150
+#define WRITES_A_ROUND 200
 
 struct shared {
 	struct ts *ts;
@@ -37,8 +37,11 @@ struct writer {
 	struct t_task task;
 };
 
-/* Only iomap_valid: the library finds the folios, as for most filesystems. */
-static struct ts *shared_store(const struct ts_config *cfg)
+/*
+ * Only iomap_valid: the library finds the folios, as for most filesystems.  These are of
+ * 2^@min_order pages, or twice as many.
+ */
+static struct ts *shared_store(const struct ts_config *cfg, unsigned min_order)
 {
 	struct ts *ts = calloc(1, sizeof(*ts));
 
@@ -48,6 +51,8 @@ static struct ts *shared_store(const struct ts_config *cfg)
 	ts->write_ops.put_folio = NULL;
 	ts->write_ops.read_folio_range = NULL;
 	ts_begin(ts);
+	cr_assert_eq(iomap_mapping_set_folio_order_range(&ts->inode.i_data, min_order,
+							 min_order + 1), 0);
 	return ts;
 }
 
@@ -129,13 +134,13 @@ static void round_of_writers(struct shared *s, struct writer *w)
 	compare(s, "device");
 }
 
-static void keep_all_bytes(const struct ts_config *cfg, uint64_t seed)
+static void keep_all_bytes(const struct ts_config *cfg, unsigned min_order, uint64_t seed)
 {
 	struct shared *s = calloc(1, sizeof(*s));
 	struct writer w[WRITERS];
 
 	cr_assert_not_null(s);
-	s->ts = shared_store(cfg);
+	s->ts = shared_store(cfg, min_order);
 	if (cfg->alloc == TS_NOTHING) /* there is space for all of it, with old data */
 		ts_map(s->ts, 0, FILE_BYTES, IOMAP_MAPPED, 0, 0);
 	for (unsigned i = 0; i < WRITERS; i++) {
@@ -156,7 +161,7 @@ static void keep_all_bytes(const struct ts_config *cfg, uint64_t seed)
 	free(s);
 }
 
-static void keep_all_bytes_of_blocks(uint32_t blkbits)
+static void keep_all_bytes_of_blocks(uint32_t blkbits, unsigned min_order)
 {
 	uint64_t seed = t_seed();
 	struct ts_config cfg = { .i_size = FILE_BYTES, .blkbits = blkbits, .dev_bytes = 64 << 20,
@@ -165,21 +170,33 @@ static void keep_all_bytes_of_blocks(uint32_t blkbits)
 
 	for (size_t i = 0; i < sizeof(allocs) / sizeof(allocs[0]); i++) {
 		cfg.alloc = allocs[i];
-		keep_all_bytes(&cfg, seed);
+		keep_all_bytes(&cfg, min_order, seed);
 	}
 }
 
 Test(shared_writers, bw08_neighbouring_bytes_and_dirty_bits_stay_in_blocks_of_512)
 {
-	keep_all_bytes_of_blocks(9);
+	keep_all_bytes_of_blocks(9, 0);
 }
 Test(shared_writers, bw08_neighbouring_bytes_and_dirty_bits_stay_in_blocks_of_1024)
 {
-	keep_all_bytes_of_blocks(10);
+	keep_all_bytes_of_blocks(10, 0);
 }
 Test(shared_writers, bw08_neighbouring_bytes_and_dirty_bits_stay_in_blocks_of_4096)
 {
-	keep_all_bytes_of_blocks(12);
+	keep_all_bytes_of_blocks(12, 0);
+}
+Test(shared_writers, bw08_neighbouring_bytes_and_dirty_bits_stay_in_folios_of_4_pages)
+{
+	keep_all_bytes_of_blocks(9, 2);
+}
+Test(shared_writers, bw08_neighbouring_bytes_and_dirty_bits_stay_in_folios_of_8_pages)
+{
+	keep_all_bytes_of_blocks(12, 3);
+}
+Test(shared_writers, bw08_neighbouring_bytes_and_dirty_bits_stay_in_blocks_of_16384)
+{
+	keep_all_bytes_of_blocks(14, 2);
 }
 
 /* ---- the size ---- */
@@ -231,10 +248,11 @@ static long grow(void *arg)
 
 static void grow_together(const struct ts_config *cfg, struct t_rand *rand)
 {
-	struct growing g = { .ts = shared_store(cfg), .running = WRITERS };
+	struct growing g = { .running = WRITERS };
 	struct t_task task[WRITERS];
 	int64_t size = 0, now;
 
+	g.ts = shared_store(cfg, cfg->blkbits > 12 ? cfg->blkbits - 12 : 0);
 	for (unsigned i = 0; i < PIECES; i++)
 		g.order[i] = i;
 	for (unsigned i = 0; i < PIECES; i++) {
@@ -273,7 +291,7 @@ Test(shared_writers, bw08_i_size_never_goes_back)
 
 	for (unsigned i = 0; i < (T_SANITIZED ? 20U : 60U); i++) {
 		struct ts_config cfg = {
-			.blkbits = 9 + (uint32_t)t_below(&rand, 4),
+			.blkbits = 9 + (uint32_t)t_below(&rand, 6),
 			.alloc = t_below(&rand, 2) ? TS_UNWRITTEN : TS_DELALLOC,
 			.with_write_ops = true,
 		};
