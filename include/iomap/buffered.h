@@ -147,8 +147,9 @@ IOMAP_API void iomap_finish_folio_read(struct iomap_folio *folio, size_t off, si
  * @write_ops: NULL for none
  * @private_data: iter->private of the callbacks
  *
- * i_rwsem held exclusively (or shared, when the application keeps writers off each other's
- * i_size).  Blocks.  Does not sync: see iomap_write_sync().  Beyond i_size it does not zero
+ * i_rwsem held exclusively; or shared, for writes without IOMAP_IOCB_APPEND that leave no gap
+ * behind i_size: then no byte of one writer is lost to another, i_size never goes back, and where two
+ * write the same byte one of them has, folio by folio.  Blocks.  Does not sync: see iomap_write_sync().  Beyond i_size it does not zero
  * the gap, which iomap_write() does.
  *
  * Return: bytes written, short when an error follows them; else -errno: -EFBIG beyond
