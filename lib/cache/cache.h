@@ -105,6 +105,14 @@ void iomap__folio_begin_change(struct iomap_folio *folio);
 void iomap__folio_end_change(struct iomap_folio *folio);
 /* Some of it holds no data any more; moves the version, for those who are copying.  Locked. */
 void iomap__folio_clear_uptodate(struct iomap_folio *folio);
+/* For debug builds: the lock is about to be taken, or has been by a try / is given back. */
+#if IOMAP_DEBUG
+void iomap__folio_note_lock(struct iomap_folio *folio, bool trylock);
+void iomap__folio_note_unlock(struct iomap_folio *folio);
+#else
+#define iomap__folio_note_lock(folio, trylock) ((void)0)
+#define iomap__folio_note_unlock(folio) ((void)0)
+#endif
 /* The locked folio will be unlocked by a completion. */
 void iomap__folio_handoff(struct iomap_folio *folio);
 /*
@@ -182,24 +190,6 @@ struct iomap__folio_await {
  * False: it is not locked, and fn will not be called.
  */
 bool iomap__folio_await(struct iomap_folio *folio, struct iomap__folio_await *await);
-
-/* ---- overwriting what is cached (write_hit.c) ---- */
-
-/* A folio locked to be written to at a byte, and announced to copying readers. */
-struct iomap__write_hit {
-	struct iomap_folio *folio;
-	char *mem;    /* the byte */
-	size_t off;   /* of it in the folio */
-	size_t bytes; /* from it to the folio's end */
-	bool dirty;   /* the folio is */
-};
-/*
- * Lock the folio that holds byte @pos if that takes no waiting and it is uptodate; false: there
- * is no such folio.  Throttles as iomap__balance_dirty(), in any case.  No folio lock held.
- */
-bool iomap__write_hit_lock(struct iomap_address_space *mapping, int64_t pos,
-			   struct iomap__write_hit *hit);
-void iomap__write_hit_unlock(struct iomap__write_hit *hit);
 
 /* ---- ranges; bytes, half open; INT64_MAX is the end ---- */
 
@@ -439,5 +429,6 @@ void iomap__inode_stats_free(struct iomap_inode *inode);
 void iomap__cache_dump(struct iomap_engine *engine, struct iomap__lines *lines);
 
 #include "cache/hit.h"
+#include "cache/write_hit.h"
 
 #endif

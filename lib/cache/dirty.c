@@ -264,6 +264,13 @@ int iomap__filemap_wait_range(struct iomap_address_space *mapping, int64_t start
 
 /* ---- throttling ---- */
 
+static bool over(const struct iomap__cache *cache, uint64_t limit)
+{
+	return atomic_load_explicit(&cache->nr_dirty, memory_order_relaxed) +
+		       atomic_load_explicit(&cache->nr_writeback, memory_order_relaxed) >
+	       limit;
+}
+
 uint64_t iomap__write_some(struct iomap_address_space *mapping, uint64_t nr)
 {
 	struct iomap_writeback_control wbc = {
@@ -285,8 +292,7 @@ static void throttle(struct iomap__cache *cache, struct iomap_address_space *map
 	uint64_t began_ns = iomap__now_ns(&cache->engine->env);
 
 	iomap__cache_count2(cache->engine, IOMAP__STAT_THROTTLED, 1);
-	for (int tries = 0;
-	     iomap__dirty_over(cache, cache->hard_pages) && tries < THROTTLE_TRIES; tries++) {
+	for (int tries = 0; over(cache, cache->hard_pages) && tries < THROTTLE_TRIES; tries++) {
 		uint32_t seq = iomap__load_acquire(&cache->wb_seq);
 
 		if (iomap__load(&mapping->nr_dirty_pages) &&
@@ -296,7 +302,7 @@ static void throttle(struct iomap__cache *cache, struct iomap_address_space *map
 			iomap__flusher_kick(cache->engine);
 		else if (iomap__flush_some(cache, mapping->host->i_class, THROTTLE_PAGES))
 			tries = 0;
-		if (iomap__dirty_over(cache, cache->hard_pages) && iomap__wb_wait(cache, seq))
+		if (over(cache, cache->hard_pages) && iomap__wb_wait(cache, seq))
 			tries = 0;
 	}
 	iomap__cache_took(cache->engine, IOMAP_HIST_WRITE, began_ns);
@@ -306,12 +312,12 @@ void iomap__balance_dirty(struct iomap_address_space *mapping)
 {
 	struct iomap__cache *cache = iomap__cache_of(mapping);
 
-	if (iomap__likely(!iomap__dirty_over(cache, cache->background_pages)))
+	if (iomap__likely(!over(cache, cache->background_pages)))
 		return;
 	if (atomic_load_explicit(&cache->nr_dirty, memory_order_relaxed) >
 		    cache->background_pages &&
 	    !atomic_load_explicit(&cache->flusher_kicked, memory_order_relaxed))
 		iomap__flusher_kick(cache->engine);
-	if (iomap__dirty_over(cache, cache->hard_pages))
+	if (over(cache, cache->hard_pages))
 		throttle(cache, mapping);
 }

@@ -113,24 +113,12 @@ static inline const uint32_t *iomap__folio_lock_key(const struct iomap_folio *fo
 /* For a log line: what a thread waits for when it waits for this. */
 struct iomap__slow iomap__folio_slow(const struct iomap_folio *folio, const char *what);
 
-/* Any of these in the lock word: the folio is not there to be taken at once. */
-#define IOMAP__FOLIO_BUSY (IOMAP__FOLIO_LOCKED | IOMAP__FOLIO_WAITERS | IOMAP__FOLIO_CHANGING)
-
 /* Memory of a folio, by the place of its descriptor. */
 static inline char *iomap__folio_mem(const struct iomap__cache *cache,
 				     const struct iomap_folio *folio)
 {
 	return cache->data + ((size_t)(folio - cache->folios) << IOMAP_PAGE_SHIFT);
 }
-
-/* For debug builds: the lock is about to be taken, or has been by a try / is given back. */
-#if IOMAP_DEBUG
-void iomap__folio_note_lock(struct iomap_folio *folio, bool trylock);
-void iomap__folio_note_unlock(struct iomap_folio *folio);
-#else
-#define iomap__folio_note_lock(folio, trylock) ((void)0)
-#define iomap__folio_note_unlock(folio) ((void)0)
-#endif
 
 static inline void iomap__folio_set(struct iomap_folio *folio, uint32_t flag)
 {
@@ -281,13 +269,6 @@ void iomap__readahead_miss(struct iomap_file *file, uint64_t index, uint64_t nr)
 void iomap__readahead_mark(struct iomap_file *file, uint64_t index);
 
 /* ---- dirty.c ---- */
-/* Dirty pages and those under writeback are more than @limit. */
-static inline bool iomap__dirty_over(const struct iomap__cache *cache, uint64_t limit)
-{
-	return atomic_load_explicit(&cache->nr_dirty, memory_order_relaxed) +
-		       atomic_load_explicit(&cache->nr_writeback, memory_order_relaxed) >
-	       limit;
-}
 /* wb_seq has moved / wait until it differs from @seq.  False when it timed out. */
 void iomap__wb_progress(struct iomap__cache *cache);
 bool iomap__wb_wait(struct iomap__cache *cache, uint32_t seq);

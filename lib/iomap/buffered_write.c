@@ -337,10 +337,16 @@ void iomap__write_extend(struct iomap_iter *iter, int64_t end)
 
 /* ---- overwriting what is cached ---- */
 
-/* Who gets or puts folios himself, or has inline data, wants the ordinary way. */
+/* Who gets or puts folios himself wants the ordinary way. */
+static inline bool wr_finds_folios(const struct iomap_write_ops *ops)
+{
+	return !ops || (!ops->get_folio && !ops->put_folio);
+}
+
+/* So does inline data. */
 static inline bool wr_may_hit(const struct iomap_iter *iter, const struct iomap_write_ops *ops)
 {
-	return !(ops && (ops->get_folio || ops->put_folio)) && iter->iomap.type != IOMAP_INLINE &&
+	return wr_finds_folios(ops) && iter->iomap.type != IOMAP_INLINE &&
 	       iter->srcmap.type != IOMAP_INLINE;
 }
 
@@ -348,12 +354,23 @@ static inline bool wr_may_hit(const struct iomap_iter *iter, const struct iomap_
 static inline bool wr_hit_has_state(const struct iomap_inode *inode,
 				    const struct iomap__write_hit *hit)
 {
-	return hit->dirty || hit->folio->ifs || iomap__folio_blocks(inode, hit->folio) <= 1;
+	return hit->flags & IOMAP__FOLIO_DIRTY || hit->folio->ifs ||
+	       iomap__folio_blocks(inode, hit->folio) <= 1;
+}
+
+/* False: the mapping is stale. */
+static inline bool wr_hit_is_valid(struct iomap_iter *iter, const struct iomap_write_ops *ops)
+{
+	if (iomap__likely(!ops) || !ops->iomap_valid ||
+	    ops->iomap_valid(iter->inode, &iter->iomap))
+		return true;
+	iter->iomap.flags |= IOMAP_F_STALE;
+	return false;
 }
 
 static inline void wr_hit_copy(struct iomap__write_hit *hit, size_t n, struct iomap_iov_iter *from)
 {
-	if (iomap__unlikely(from->iov)) {
+	if (from->iov) {
 		iomap__copy_iter_to_folio(hit->mem, n, from);
 		return;
 	}
@@ -369,10 +386,10 @@ static inline void wr_hit_end(struct iomap_iter *iter, struct iomap__write_hit *
 
 	if (hit->folio->ifs)
 		iomap__ifs_set_dirty(hit->folio, hit->off, n);
-	if (iomap__unlikely(!hit->dirty))
+	if (!(hit->flags & IOMAP__FOLIO_DIRTY))
 		iomap__filemap_dirty_folio(&inode->i_data, hit->folio);
 	iomap__iter_advance(iter, n);
-	if (iomap__unlikely(iter->pos > iomap__load(&inode->i_size)))
+	if (iter->pos > iomap__load(&inode->i_size))
 		iomap__write_extend(iter, iter->pos);
 }
 
@@ -380,41 +397,89 @@ static inline void wr_hit_end(struct iomap_iter *iter, struct iomap__write_hit *
  * Write into one folio as far as it and the mapping go, if it is cached and uptodate and can be
  * locked at once.  False: it cannot, or the mapping was found stale.
  */
-static inline bool wr_hit(struct iomap_iter *iter, struct iomap_iov_iter *from,
-			  const struct iomap_write_ops *ops)
+static bool wr_hit(struct iomap_iter *iter, const struct iomap_file *file,
+		   struct iomap_iov_iter *from, const struct iomap_write_ops *ops)
 {
 	struct iomap_inode *inode = iter->inode;
 	struct iomap__write_hit hit;
+	bool done = false;
 	size_t n;
 
-	if (!iomap__write_hit_lock(&inode->i_data, iter->pos, &hit))
+	if (!iomap__write_hit_lock(file, iter->pos, IOMAP__FOLIO_UPTODATE, IOMAP__FOLIO_UPTODATE,
+				   &hit))
 		return false;
-	if (iomap__unlikely(!wr_hit_has_state(inode, &hit)))
-		goto unlock;
-	if (ops && ops->iomap_valid && !ops->iomap_valid(inode, &iter->iomap)) {
-		iter->iomap.flags |= IOMAP_F_STALE;
-		goto unlock;
+	if (wr_hit_has_state(inode, &hit) && wr_hit_is_valid(iter, ops)) {
+		n = (size_t)iomap__min(iomap__iter_length(iter), hit.bytes);
+		wr_hit_copy(&hit, n, from);
+		wr_hit_end(iter, &hit, n);
+		iomap__write_hit_count(file, &hit);
+		done = true;
 	}
-	n = (size_t)iomap__min(iomap__iter_length(iter), hit.bytes);
-	wr_hit_copy(&hit, n, from);
-	wr_hit_end(iter, &hit, n);
 	iomap__write_hit_unlock(&hit);
+	if (done && !(hit.flags & IOMAP__FOLIO_DIRTY))
+		iomap__balance_dirty(&inode->i_data);
+	return done;
+}
+
+/* What an overwrite finds that has nothing to do but to copy. */
+#define WR_OVERWRITE_FLAGS (IOMAP__FOLIO_UPTODATE | IOMAP__FOLIO_ACCESSED | IOMAP__FOLIO_DIRTY)
+#define WR_OVERWRITE_MASK (WR_OVERWRITE_FLAGS | IOMAP__FOLIO_COUNTED)
+
+/*
+ * Whether @n bytes can be a mere overwrite: of one buffer, below i_size.  i_size does not
+ * shrink under i_rwsem, and is below i_maxbytes.
+ */
+static inline bool wr_may_overwrite(const struct iomap_kiocb *iocb,
+				    const struct iomap_iov_iter *from,
+				    const struct iomap_write_ops *ops)
+{
+	uint64_t size = (uint64_t)iomap__load(&iocb->ki_filp->inode->i_size), n = from->count;
+
+	/* a negative position is beyond every size, and so is the last one of no bytes */
+	return iomap__likely(!(iocb->ki_flags & (~WR_IOCB_FLAGS | IOMAP_IOCB_APPEND))) &&
+	       iomap__likely(n - 1 < size) && iomap__likely((uint64_t)iocb->ki_pos <= size - n) &&
+	       iomap__likely(!from->iov) && iomap__likely(wr_finds_folios(ops));
+}
+
+/*
+ * All of a write of which wr_may_overwrite() is true, when that is a copy into what is dirty
+ * already of one folio, and the mapping covers it: what most small writes are.  Nothing becomes
+ * dirty by it, so it is not throttled.  False: it is more than that, and nothing has been done;
+ * the mapping may have been found stale.
+ */
+static inline bool wr_overwrite(struct iomap_iter *iter, const struct iomap_file *file,
+				const char *buf, int64_t pos, size_t n,
+				const struct iomap_write_ops *ops)
+{
+	struct iomap__write_hit hit;
+
+	if (iomap__unlikely(!iomap__write_hit_lock(file, pos, WR_OVERWRITE_MASK, WR_OVERWRITE_FLAGS,
+						   &hit)))
+		return false;
+	if (iomap__unlikely(n > hit.bytes) ||
+	    iomap__unlikely(hit.folio->ifs &&
+			    !iomap__ifs_is_dirty(hit.folio->ifs, hit.off, n)) ||
+	    iomap__unlikely(!wr_hit_is_valid(iter, ops))) {
+		iomap__write_hit_unlock(&hit);
+		return false;
+	}
+	iomap__copy_to_folio(hit.mem, buf, n);
+	iomap__write_hit_unlock(&hit);
+	iomap__stat_add(file->stats, iomap__thread_self(), IOMAP__STAT_HITS, 1);
 	return true;
-unlock:
-	iomap__write_hit_unlock(&hit);
-	return false;
 }
 
 /* ---- the call ---- */
 
 /* Write into one folio, whatever it takes.  0, also when the mapping was found stale. */
-static int __attribute__((noinline)) wr_folio(struct iomap_iter *iter, struct iomap_iov_iter *from,
-					      const struct iomap_write_ops *ops)
+static int wr_folio(struct iomap_iter *iter, struct iomap_iov_iter *from,
+		    const struct iomap_write_ops *ops)
 {
 	struct iomap__write wr = { .iter = iter, .ops = ops };
 	size_t copied, done;
 	int err;
 
+	iomap__balance_dirty(&iter->inode->i_data);
 	err = iomap__write_begin(&wr, iomap__iter_length(iter));
 	if (err || !wr.folio)
 		return err;
@@ -429,24 +494,18 @@ static int __attribute__((noinline)) wr_folio(struct iomap_iter *iter, struct io
 	return done ? 0 : -EFAULT;
 }
 
-/* Write as much as the current mapping takes.  @missed: wr_hit() has been tried already. */
-static int wr_mapping(struct iomap_iter *iter, struct iomap_iov_iter *from,
-		      const struct iomap_write_ops *ops, bool missed)
+/* Write as much as the current mapping takes. */
+static int wr_mapping(struct iomap_iter *iter, const struct iomap_file *file,
+		      struct iomap_iov_iter *from, const struct iomap_write_ops *ops)
 {
 	const bool may_hit = wr_may_hit(iter, ops);
 	int err;
 
 	while (iter->len && !(iter->iomap.flags & IOMAP_F_STALE) && iomap__iter_length(iter)) {
-		if (may_hit && !missed) {
-			if (wr_hit(iter, from, ops))
-				continue;
-			if (iter->iomap.flags & IOMAP_F_STALE)
-				break;
-		} else if (!may_hit) {
-			/* which wr_hit() does else */
-			iomap__balance_dirty(&iter->inode->i_data);
-		}
-		missed = false;
+		if (may_hit && wr_hit(iter, file, from, ops))
+			continue;
+		if (iter->iomap.flags & IOMAP_F_STALE)
+			break;
 		err = wr_folio(iter, from, ops);
 		if (err)
 			return err;
@@ -454,76 +513,112 @@ static int wr_mapping(struct iomap_iter *iter, struct iomap_iov_iter *from,
 	return 0;
 }
 
-/*
- * Go on over the mappings; the first one has been sampled.  Out of line, so that it costs
- * nothing where one hit is all there is to write.
- */
-static int __attribute__((noinline)) wr_mappings(struct iomap_iter *iter,
-						 struct iomap_iov_iter *from,
-						 const struct iomap_ops *ops,
-						 const struct iomap_write_ops *write_ops,
-						 bool missed)
+/* Go on over the mappings; the first one has been sampled. */
+static int wr_mappings(struct iomap_iter *iter, const struct iomap_file *file,
+		       struct iomap_iov_iter *from, const struct iomap_ops *ops,
+		       const struct iomap_write_ops *write_ops)
 {
 	int ret;
 
 	do {
-		iter->status = wr_mapping(iter, from, write_ops, missed);
-		missed = false;
+		iter->status = wr_mapping(iter, file, from, write_ops);
 		ret = iomap__iter_over(iter, ops) ? 0 : iomap__iter_next(iter, ops);
 	} while (ret > 0);
 	return ret;
 }
 
-/* Where the write begins, and whether it can.  1; 0: there is nothing to do; or -errno. */
-static inline int wr_start(struct iomap_iter *iter, struct iomap_kiocb *iocb,
-			   const struct iomap_iov_iter *from, const struct iomap_ops *ops)
+/* End with what has been done of a write that may have more mappings to go. */
+static ssize_t wr_go_on(struct iomap_iter *iter, struct iomap_kiocb *iocb,
+			struct iomap_iov_iter *from, const struct iomap_ops *ops,
+			const struct iomap_write_ops *write_ops)
 {
-	const struct iomap_inode *inode = iter->inode;
+	int ret = wr_mappings(iter, iocb->ki_filp, from, ops, write_ops);
+	ssize_t done = (ssize_t)((uint64_t)iter->pos - (uint64_t)iocb->ki_pos);
 
-	iomap__file_check(iocb->ki_filp);
+	iocb->ki_pos = iter->pos;
+	return done ? done : ret;
+}
+
+/* A call that can write nothing: 0, or what is wrong with it. */
+static ssize_t wr_refuse(struct iomap_kiocb *iocb, const struct iomap_iov_iter *from,
+			 const struct iomap_ops *ops)
+{
+	const struct iomap_inode *inode = iocb->ki_filp->inode;
+
 	if (iocb->ki_flags & ~WR_IOCB_FLAGS || iocb->ki_pos < 0 ||
 	    from->data_source != IOMAP_ITER_SOURCE || !inode->i_data.a_ops->writepages)
 		return -EINVAL;
-	if (iocb->ki_flags & IOMAP_IOCB_APPEND)
-		iocb->ki_pos = iomap_i_size_read(inode);
 	if (!from->count)
 		return 0;
 	if (iocb->ki_pos >= inode->i_maxbytes)
 		return -EFBIG;
 	if (!ops || !ops->iomap_begin)
 		return -EINVAL;
-	if (iomap__engine_closed(inode->i_engine))
-		return iomap__engine_refusal(inode->i_engine);
-	iter->pos = iocb->ki_pos;
-	iter->len = iomap__min(from->count, (uint64_t)(inode->i_maxbytes - iocb->ki_pos));
-	return 1;
+	return iomap__engine_refusal(inode->i_engine);
+}
+
+/* A write that is not a mere overwrite. */
+static ssize_t __attribute__((noinline))
+wr_general(struct iomap_kiocb *iocb, struct iomap_iov_iter *from, const struct iomap_ops *ops,
+	   const struct iomap_write_ops *write_ops, void *private_data)
+{
+	struct iomap_inode *inode = iocb->ki_filp->inode;
+	struct iomap_iter iter;
+	ssize_t ret;
+
+	if (iocb->ki_flags & IOMAP_IOCB_APPEND && !(iocb->ki_flags & ~WR_IOCB_FLAGS))
+		iocb->ki_pos = iomap_i_size_read(inode);
+	ret = wr_refuse(iocb, from, ops);
+	if (ret || !from->count)
+		return ret;
+	iomap__iter_init(&iter, inode, iocb->ki_pos,
+			 iomap__min(from->count, (uint64_t)(inode->i_maxbytes - iocb->ki_pos)),
+			 IOMAP_WRITE, private_data);
+	ret = iomap__iter_look(&iter, ops, iomap__iter_ask(&iter, ops));
+	return ret > 0 ? wr_go_on(&iter, iocb, from, ops, write_ops) : ret;
+}
+
+/* A mere overwrite that has turned out to be more than that. */
+static ssize_t __attribute__((noinline))
+wr_after_all(struct iomap_iter *iter, struct iomap_kiocb *iocb, struct iomap_iov_iter *from,
+	     const struct iomap_ops *ops, const struct iomap_write_ops *write_ops)
+{
+	int ret = iomap__iter_look(iter, ops, 0);
+
+	return ret > 0 ? wr_go_on(iter, iocb, from, ops, write_ops) : ret;
 }
 
 ssize_t iomap_file_buffered_write(struct iomap_kiocb *iocb, struct iomap_iov_iter *from,
 				  const struct iomap_ops *ops,
 				  const struct iomap_write_ops *write_ops, void *private_data)
 {
+	const struct iomap_file *file = iocb->ki_filp;
+	const int64_t pos = iocb->ki_pos;
+	const size_t n = from->count;
 	struct iomap_iter iter;
-	bool may_hit, hit;
-	ssize_t done;
-	int ret;
+	int answer;
 
-	iter.inode = iocb->ki_filp->inode;
-	ret = wr_start(&iter, iocb, from, ops);
-	if (iomap__unlikely(ret <= 0))
-		return ret;
-	iter.flags = IOMAP_WRITE;
-	iter.private = private_data;
-	iter.reserved[0] = iter.reserved[1] = 0;
-	iomap__iter_clear(&iter);
-	ret = iomap__iter_sample(&iter, ops);
-	if (iomap__unlikely(ret <= 0))
-		return ret;
-	may_hit = wr_may_hit(&iter, write_ops);
-	hit = may_hit && wr_hit(&iter, from, write_ops);
-	if (!hit || !iomap__iter_over(&iter, ops))
-		ret = wr_mappings(&iter, from, ops, write_ops, may_hit && !hit);
-	done = iter.pos - iocb->ki_pos;
-	iocb->ki_pos = iter.pos;
-	return done ? done : ret;
+	iomap__file_check(file);
+	if (iomap__unlikely(!wr_may_overwrite(iocb, from, write_ops)) ||
+	    iomap__unlikely(from->data_source != IOMAP_ITER_SOURCE) ||
+	    iomap__unlikely(!file->inode->i_data.a_ops->writepages) || iomap__unlikely(!ops) ||
+	    iomap__unlikely(!ops->iomap_begin) ||
+	    iomap__engine_closed(file->inode->i_engine))
+		return wr_general(iocb, from, ops, write_ops, private_data);
+	iomap__iter_init(&iter, file->inode, pos, n, IOMAP_WRITE, private_data);
+	answer = iomap__iter_ask(&iter, ops);
+	if (iomap__unlikely(answer < 0))
+		return answer;
+	if (iomap__unlikely(!iomap__iter_is_plain(&iter, pos, n)) ||
+	    iomap__unlikely(!wr_overwrite(&iter, file, from->ubuf + from->iov_offset, pos, n,
+					  write_ops)))
+		return wr_after_all(&iter, iocb, from, ops, write_ops);
+	from->iov_offset += n;
+	from->count = 0;
+	if (ops->iomap_end) {
+		iomap__iter_advance(&iter, n);
+		return wr_go_on(&iter, iocb, from, ops, write_ops);
+	}
+	iocb->ki_pos = pos + (int64_t)n;
+	return (ssize_t)n;
 }

@@ -18,25 +18,15 @@
 #include "block/block.h"
 #include "iomap/ops.h"
 
-#define IFS_WORD_BITS 64U
-
-struct ifs {
-	uint32_t nr_blocks;
-	uint8_t blkbits;
-	uint64_t bits[]; /* uptodate words, then dirty words */
-};
-
-static unsigned ifs_words(unsigned nr_blocks)
-{
-	return (nr_blocks + IFS_WORD_BITS - 1) / IFS_WORD_BITS;
-}
+#define IFS_WORD_BITS IOMAP__IFS_WORD_BITS
 
 static size_t ifs_bytes(unsigned nr_blocks)
 {
-	return sizeof(struct ifs) + 2 * ifs_words(nr_blocks) * sizeof(uint64_t);
+	return sizeof(struct iomap__ifs) + 2 * iomap__ifs_words(nr_blocks) * sizeof(uint64_t);
 }
 
-_Static_assert(sizeof(struct ifs) + 2 * sizeof(uint64_t) * (IOMAP__IFS_SMALL / IFS_WORD_BITS) <=
+_Static_assert(sizeof(struct iomap__ifs) +
+			       2 * sizeof(uint64_t) * (IOMAP__IFS_SMALL / IFS_WORD_BITS) <=
 		       IOMAP__CACHE_LINE,
 	       "a small state fits one cache line");
 
@@ -91,23 +81,23 @@ static unsigned ifs_find(const uint64_t *words, unsigned first, unsigned end, bo
 	return end;
 }
 
-static uint64_t *ifs_uptodate(struct ifs *ifs)
+static uint64_t *ifs_uptodate(struct iomap__ifs *ifs)
 {
 	return ifs->bits;
 }
 
-static uint64_t *ifs_dirty(struct ifs *ifs)
+static uint64_t *ifs_dirty(struct iomap__ifs *ifs)
 {
-	return ifs->bits + ifs_words(ifs->nr_blocks);
+	return ifs->bits + iomap__ifs_words(ifs->nr_blocks);
 }
 
 /* Blocks that a byte range touches. */
-static unsigned ifs_first(const struct ifs *ifs, size_t off)
+static unsigned ifs_first(const struct iomap__ifs *ifs, size_t off)
 {
 	return (unsigned)(off >> ifs->blkbits);
 }
 
-static unsigned ifs_end(const struct ifs *ifs, size_t end)
+static unsigned ifs_end(const struct iomap__ifs *ifs, size_t end)
 {
 	return (unsigned)((end + ((size_t)1 << ifs->blkbits) - 1) >> ifs->blkbits);
 }
@@ -149,9 +139,9 @@ void iomap__ifs_destroy(struct iomap__fs *fs)
 		iomap__pool_exit(&fs->ifs[i]);
 }
 
-static struct ifs *ifs_new(const struct iomap_inode *inode, unsigned nr_blocks)
+static struct iomap__ifs *ifs_new(const struct iomap_inode *inode, unsigned nr_blocks)
 {
-	struct ifs *ifs = iomap__pool_get(ifs_pool(inode->i_engine, nr_blocks));
+	struct iomap__ifs *ifs = iomap__pool_get(ifs_pool(inode->i_engine, nr_blocks));
 
 	if (!ifs)
 		return NULL;
@@ -165,7 +155,7 @@ static struct ifs *ifs_new(const struct iomap_inode *inode, unsigned nr_blocks)
 int iomap__ifs_alloc(struct iomap_inode *inode, struct iomap_folio *folio)
 {
 	unsigned nr_blocks = iomap__folio_blocks(inode, folio);
-	struct ifs *ifs;
+	struct iomap__ifs *ifs;
 
 	iomap__assert(iomap_folio_test_locked(folio));
 	if (folio->ifs || nr_blocks <= 1)
@@ -183,7 +173,7 @@ int iomap__ifs_alloc(struct iomap_inode *inode, struct iomap_folio *folio)
 
 static void ifs_free(struct iomap_folio *folio)
 {
-	struct ifs *ifs = folio->ifs;
+	struct iomap__ifs *ifs = folio->ifs;
 
 	if (!ifs)
 		return;
@@ -216,7 +206,7 @@ unsigned iomap__ifs_find_dirty(struct iomap_inode *inode, const struct iomap_fol
 
 void iomap__ifs_set_dirty(struct iomap_folio *folio, size_t off, size_t len)
 {
-	struct ifs *ifs = folio->ifs;
+	struct iomap__ifs *ifs = folio->ifs;
 
 	if (ifs)
 		ifs_set(ifs_dirty(ifs), ifs_first(ifs, off), ifs_end(ifs, off + len));
@@ -224,7 +214,7 @@ void iomap__ifs_set_dirty(struct iomap_folio *folio, size_t off, size_t len)
 
 void iomap__ifs_clear_dirty(struct iomap_folio *folio, size_t off, size_t len)
 {
-	struct ifs *ifs = folio->ifs;
+	struct iomap__ifs *ifs = folio->ifs;
 
 	if (ifs)
 		ifs_clear(ifs_dirty(ifs), ifs_first(ifs, off), ifs_end(ifs, off + len));
@@ -232,7 +222,7 @@ void iomap__ifs_clear_dirty(struct iomap_folio *folio, size_t off, size_t len)
 
 void iomap__ifs_set_uptodate(struct iomap_folio *folio, size_t off, size_t len)
 {
-	struct ifs *ifs = folio->ifs;
+	struct iomap__ifs *ifs = folio->ifs;
 
 	/* a block that starts before the range is not the range's to set */
 	if (ifs)
@@ -241,7 +231,7 @@ void iomap__ifs_set_uptodate(struct iomap_folio *folio, size_t off, size_t len)
 
 void iomap__ifs_clear_uptodate(struct iomap_folio *folio, size_t off, size_t len)
 {
-	struct ifs *ifs = folio->ifs;
+	struct iomap__ifs *ifs = folio->ifs;
 
 	if (ifs)
 		ifs_clear(ifs_uptodate(ifs), ifs_first(ifs, off), ifs_end(ifs, off + len));
@@ -249,7 +239,7 @@ void iomap__ifs_clear_uptodate(struct iomap_folio *folio, size_t off, size_t len
 
 bool iomap__ifs_all_uptodate(const struct iomap_folio *folio)
 {
-	struct ifs *ifs = folio->ifs;
+	struct iomap__ifs *ifs = folio->ifs;
 
 	return ifs ? ifs_find(ifs_uptodate(ifs), 0, ifs->nr_blocks, false) == ifs->nr_blocks
 		   : iomap_folio_test_uptodate(folio);
@@ -259,7 +249,7 @@ bool iomap__ifs_all_uptodate(const struct iomap_folio *folio)
 
 static bool ifs_forget(struct iomap_folio *folio, size_t off, size_t len)
 {
-	struct ifs *ifs = folio->ifs;
+	struct iomap__ifs *ifs = folio->ifs;
 	unsigned first, end;
 
 	/* without state all of it is dirty */
@@ -288,7 +278,7 @@ static int ifs_part(const struct iomap_folio *folio, size_t off, size_t len,
 	const struct iomap_inode *inode = iomap_folio_inode(folio);
 	unsigned first = (unsigned)(off >> inode->i_blkbits);
 	unsigned nr = (unsigned)(len >> inode->i_blkbits);
-	struct ifs *ifs = folio->ifs, *own;
+	struct iomap__ifs *ifs = folio->ifs, *own;
 
 	*part = (struct iomap__block_part){ .uptodate = iomap_folio_test_uptodate(folio),
 					    .dirty = iomap_folio_test_dirty(folio) };
@@ -309,7 +299,7 @@ static int ifs_part(const struct iomap_folio *folio, size_t off, size_t len,
 
 static void ifs_free_part(const struct iomap_folio *folio, void *blocks)
 {
-	struct ifs *ifs = blocks;
+	struct iomap__ifs *ifs = blocks;
 
 	if (ifs)
 		iomap__pool_put(ifs_pool(ifs_engine(folio), ifs->nr_blocks), ifs);
@@ -342,7 +332,7 @@ bool iomap_release_folio(struct iomap_folio *folio, unsigned gfp)
 static void ifs_invalidate_part(struct iomap_inode *inode, struct iomap_folio *folio, size_t off,
 				size_t len)
 {
-	struct ifs *ifs;
+	struct iomap__ifs *ifs;
 	unsigned first, end;
 
 	/* without memory all of it stays dirty: too much is written, nothing is lost */
@@ -381,7 +371,7 @@ void iomap_invalidate_folio(struct iomap_folio *folio, size_t off, size_t len)
 bool iomap_is_partially_uptodate(struct iomap_folio *folio, size_t from, size_t count)
 {
 	size_t bytes = iomap__folio_bytes(folio);
-	struct ifs *ifs = folio->ifs;
+	struct iomap__ifs *ifs = folio->ifs;
 	unsigned end;
 
 	if (from > bytes || count > bytes - from)

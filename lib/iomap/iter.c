@@ -19,10 +19,7 @@
 	(IOMAP_WRITE | IOMAP_ZERO | IOMAP_REPORT | IOMAP_FAULT | IOMAP_DIRECT | IOMAP_NOWAIT |     \
 	 IOMAP_OVERWRITE_ONLY | IOMAP_UNSHARE | IOMAP_DAX | IOMAP_ATOMIC | IOMAP_DONTCACHE)
 
-#define ITER_MAPPING_FLAGS                                                                         \
-	(IOMAP_F_NEW | IOMAP_F_DIRTY | IOMAP_F_SHARED | IOMAP_F_MERGED | IOMAP_F_XATTR |           \
-	 IOMAP_F_BOUNDARY | IOMAP_F_ANON_WRITE | IOMAP_F_ATOMIC_BIO | IOMAP_F_ZEROES_UNWRITTEN |   \
-	 IOMAP_F_PRIVATE | IOMAP_F_SIZE_CHANGED | IOMAP_F_STALE)
+#define ITER_MAPPING_FLAGS (IOMAP__ITER_PLAIN_FLAGS | IOMAP_F_SIZE_CHANGED | IOMAP_F_STALE)
 
 /* First byte that no file has. */
 #define ITER_POS_LIMIT ((uint64_t)INT64_MAX + 1)
@@ -97,25 +94,8 @@ static const char *iter_fault(const struct iomap *iomap, int64_t pos)
 	return NULL;
 }
 
-/*
- * What nearly every mapping is: it covers the position, has a place or a reservation, and no
- * flag or srcmap to look at.
- */
-static bool iter_is_plain(const struct iomap_iter *iter)
-{
-	const struct iomap *iomap = &iter->iomap;
-	uint64_t offset = (uint64_t)iomap->offset, pos = (uint64_t)iter->pos;
-
-	_Static_assert(IOMAP_HOLE == 0 && IOMAP_INLINE == IOMAP_UNWRITTEN + 1, "types in between");
-	/* a negative offset is far behind the position, and length 0 covers nothing */
-	return offset <= pos && iomap->length > pos - offset &&
-	       iomap->length <= ITER_POS_LIMIT - offset &&
-	       (unsigned)iomap->type - 1 < IOMAP_UNWRITTEN &&
-	       !(iomap->flags & ~ITER_MAPPING_FLAGS) && !iomap__iter_has_srcmap(iter);
-}
-
 /* Which of the faults it is, if any. */
-static int __attribute__((noinline)) iter_check(const struct iomap_iter *iter)
+static int iter_check(const struct iomap_iter *iter)
 {
 	const char *fault = iter_fault(&iter->iomap, iter->pos);
 
@@ -149,29 +129,30 @@ int iomap_iter_advance(struct iomap_iter *iter, uint64_t count)
 	return 0;
 }
 
+#if IOMAP_DEBUG
 /*
  * LK03: nothing is held but in reads, faults and writeback, whose folios are locked.  A
  * callback of those may have come here for an inode of a higher class.
  */
-static void iter_assert_unlocked(const struct iomap_iter *iter, const char *what)
+void iomap__iter_assert_unlocked(const struct iomap_iter *iter, const char *what)
 {
 	if (iter->flags && !(iter->flags & IOMAP_FAULT))
 		iomap__witness_assert_class(what, iter->inode->i_class);
-	(void)what;
 }
+#endif
 
 static int iter_end(struct iomap_iter *iter, const struct iomap_ops *ops, int64_t length,
 		    ssize_t written)
 {
 	if (!ops->iomap_end)
 		return 0;
-	iter_assert_unlocked(iter, "iomap_end");
+	iomap__iter_assert_unlocked(iter, "iomap_end");
 	return ops->iomap_end(iter->inode, iter->iter_start_pos, length, written, iter->flags,
 			      &iter->iomap);
 }
 
 /* A mapping that cannot be used; it is ended at once. */
-static int __attribute__((cold)) iter_refuse(struct iomap_iter *iter, const struct iomap_ops *ops, int err)
+static int iter_refuse(struct iomap_iter *iter, const struct iomap_ops *ops, int err)
 {
 	/* of a mapping that does not cover the range nothing can be cut out */
 	uint64_t length = iomap__min(iter->iomap.length, iter->len);
@@ -181,23 +162,16 @@ static int __attribute__((cold)) iter_refuse(struct iomap_iter *iter, const stru
 	return err;
 }
 
-int iomap__iter_sample(struct iomap_iter *iter, const struct iomap_ops *ops)
+int iomap__iter_look(struct iomap_iter *iter, const struct iomap_ops *ops, int answer)
 {
 	int err;
 
-	iter->iter_start_pos = iter->pos;
-	iter->status = 0;
-	iter_assert_unlocked(iter, "iomap_begin");
-	err = ops->iomap_begin(iter->inode, iter->pos, (int64_t)iter->len, iter->flags,
-			       &iter->iomap, &iter->srcmap);
-	if (iomap__unlikely(err < 0)) {
+	if (answer < 0) {
 		iomap__iter_clear(iter);
-		return err;
+		return answer;
 	}
 	/* the library's own to set */
 	iter->iomap.flags &= (uint16_t)~IOMAP_F_SIZE_CHANGED;
-	if (iomap__likely(iter_is_plain(iter)))
-		return 1;
 	err = iter_check(iter);
 	return err ? iter_refuse(iter, ops, err) : 1;
 }
@@ -221,11 +195,20 @@ static int iter_finish(struct iomap_iter *iter, const struct iomap_ops *ops)
 	return iter->len && (done || stale);
 }
 
+static int iter_sample(struct iomap_iter *iter, const struct iomap_ops *ops)
+{
+	int answer = iomap__iter_ask(iter, ops);
+
+	if (iomap__likely(answer >= 0) && iomap__iter_is_plain(iter, iter->pos, 1))
+		return 1;
+	return iomap__iter_look(iter, ops, answer);
+}
+
 int iomap__iter_next(struct iomap_iter *iter, const struct iomap_ops *ops)
 {
 	int ret = iter_finish(iter, ops);
 
-	return ret > 0 ? iomap__iter_sample(iter, ops) : ret;
+	return ret > 0 ? iter_sample(iter, ops) : ret;
 }
 
 int iomap_iter(struct iomap_iter *iter, const struct iomap_ops *ops)
@@ -241,5 +224,5 @@ int iomap_iter(struct iomap_iter *iter, const struct iomap_ops *ops)
 	if (!iter->len)
 		return 0;
 	iomap__iter_clear(iter);
-	return iomap__iter_sample(iter, ops);
+	return iter_sample(iter, ops);
 }

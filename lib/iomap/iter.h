@@ -4,8 +4,8 @@
  *
  * iomap_iter() does all of them in one loop, for everybody.  A write of a few bytes into the
  * cache costs little more than its steps, so it takes them one by one and leaves out what it
- * knows: that its flags and its range are right, that an iterator it has just zeroed need not
- * be cleared, and that nothing is left to be done when no iomap_end waits for the last mapping.
+ * knows: that its flags and its range are right, that a mapping which covers all of it is as good
+ * as any, and that nothing is left to be done when no iomap_end waits for the last mapping.
  */
 #ifndef IOMAP__ITER_H
 #define IOMAP__ITER_H
@@ -58,12 +58,70 @@ static inline void iomap__iter_clear(struct iomap_iter *iter)
 	iter->srcmap.addr = IOMAP_NULL_ADDR;
 }
 
+/* A mapping that the library takes no part of the flags of. */
+#define IOMAP__ITER_PLAIN_FLAGS                                                                    \
+	(IOMAP_F_NEW | IOMAP_F_DIRTY | IOMAP_F_SHARED | IOMAP_F_MERGED | IOMAP_F_XATTR |           \
+	 IOMAP_F_BOUNDARY | IOMAP_F_ANON_WRITE | IOMAP_F_ATOMIC_BIO | IOMAP_F_ZEROES_UNWRITTEN |   \
+	 IOMAP_F_PRIVATE)
+
 /*
- * sample: iomap_begin for what is left of the range, which is not empty; both mappings are
- *   cleared.  1 with a mapping, or -errno without one.
- * next: end the mapping the body has worked on, and sample the next one.  As iomap_iter().
+ * What nearly every mapping is: it covers all of [pos, pos + len), has a place or a reservation
+ * for its bytes, is not marked for us, and has no other source.
  */
-IOMAP_MUST_CHECK int iomap__iter_sample(struct iomap_iter *iter, const struct iomap_ops *ops);
+static inline bool iomap__iter_is_plain(const struct iomap_iter *iter, int64_t pos, uint64_t len)
+{
+	const struct iomap *iomap = &iter->iomap;
+
+	_Static_assert(IOMAP_HOLE == 0 && IOMAP_INLINE == IOMAP_UNWRITTEN + 1, "types in between");
+	/*
+	 * A negative offset is far behind the position.  The last bytes are compared with their
+	 * signs: that of the mapping is negative where it has no byte or ends behind 2^63, and
+	 * where the sum is too large for its 64 bits it lies before the offset.
+	 */
+	return iomap__likely((uint64_t)iomap->offset <= (uint64_t)pos) &&
+	       iomap__likely((int64_t)(iomap__mapping_end(iomap) - 1) >=
+			     (int64_t)((uint64_t)pos + len - 1)) &&
+	       iomap__likely((unsigned)iomap->type - 1 < IOMAP_UNWRITTEN) &&
+	       iomap__likely(!(iomap->flags & ~IOMAP__ITER_PLAIN_FLAGS)) &&
+	       iomap__likely(!iomap__iter_has_srcmap(iter));
+}
+
+/*
+ * A new iterator over [pos, pos + len), which is not empty nor ends behind 2^63; as far as
+ * iomap__iter_sample() needs it.
+ */
+static inline void iomap__iter_init(struct iomap_iter *iter, struct iomap_inode *inode,
+				    int64_t pos, uint64_t len, unsigned flags, void *private_data)
+{
+	iter->inode = inode;
+	iter->pos = pos;
+	iter->len = len;
+	iter->flags = flags;
+	iter->private = private_data;
+	iter->reserved[0] = iter->reserved[1] = 0;
+	iomap__iter_clear(iter);
+}
+
+/* For debug builds: nothing is locked that an iomap_begin or iomap_end may want. */
+#if IOMAP_DEBUG
+void iomap__iter_assert_unlocked(const struct iomap_iter *iter, const char *what);
+#else
+#define iomap__iter_assert_unlocked(iter, what) ((void)0)
+#endif
+
+/* Call iomap_begin for what is left of the range; the mappings are cleared.  Its answer. */
+static inline int iomap__iter_ask(struct iomap_iter *iter, const struct iomap_ops *ops)
+{
+	iter->iter_start_pos = iter->pos;
+	iter->status = 0;
+	iomap__iter_assert_unlocked(iter, "iomap_begin");
+	return ops->iomap_begin(iter->inode, iter->pos, (int64_t)iter->len, iter->flags,
+				&iter->iomap, &iter->srcmap);
+}
+/* Look closely at what was answered: 1 with a mapping, or -errno without. */
+IOMAP_MUST_CHECK int iomap__iter_look(struct iomap_iter *iter, const struct iomap_ops *ops,
+				      int answer);
+/* End the mapping the body has worked on, and sample the next one.  As iomap_iter(). */
 IOMAP_MUST_CHECK int iomap__iter_next(struct iomap_iter *iter, const struct iomap_ops *ops);
 
 /* The range is done, and nobody waits to hear of its last mapping: iomap__iter_next() is 0. */

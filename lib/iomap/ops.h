@@ -144,6 +144,36 @@ void iomap__ifs_set_uptodate(struct iomap_folio *folio, size_t off, size_t len);
 void iomap__ifs_clear_uptodate(struct iomap_folio *folio, size_t off, size_t len);
 bool iomap__ifs_all_uptodate(const struct iomap_folio *folio);
 
+#define IOMAP__IFS_WORD_BITS 64U
+
+/* folio->ifs */
+struct iomap__ifs {
+	uint32_t nr_blocks;
+	uint8_t blkbits;
+	uint64_t bits[]; /* uptodate words, then dirty words */
+};
+
+static inline unsigned iomap__ifs_words(unsigned nr_blocks)
+{
+	return (nr_blocks + IOMAP__IFS_WORD_BITS - 1) / IOMAP__IFS_WORD_BITS;
+}
+
+/*
+ * Blocks that the range touches are dirty, as far as a quick look tells: false also where
+ * their bits lie in two words.
+ */
+static inline bool iomap__ifs_is_dirty(const struct iomap__ifs *ifs, size_t off, size_t len)
+{
+	unsigned first = (unsigned)(off >> ifs->blkbits);
+	unsigned last = (unsigned)((off + len - 1) >> ifs->blkbits);
+	const uint64_t *dirty = ifs->bits + iomap__ifs_words(ifs->nr_blocks);
+	uint64_t mask = ~0ULL << first % IOMAP__IFS_WORD_BITS &
+			~0ULL >> (IOMAP__IFS_WORD_BITS - 1 - last % IOMAP__IFS_WORD_BITS);
+
+	return first / IOMAP__IFS_WORD_BITS == last / IOMAP__IFS_WORD_BITS &&
+	       !(mask & ~iomap__load(&dirty[first / IOMAP__IFS_WORD_BITS]));
+}
+
 /* ---- one folio of a write (buffered_write.c) ---- */
 
 struct iomap__write {

@@ -241,3 +241,44 @@ Test(folio_state, fs04_a_block_written_to_under_writeback_is_written_again)
 	cr_assert(ts_dev_has(ts, 65 * KIB, KIB, KIB, 3));
 	ts_close(ts);
 }
+
+/* Filled by the application: uptodate as a whole, with no state of its blocks. */
+static int fill_folio(struct iomap_file *file, struct iomap_folio *folio)
+{
+	char buf[4 * KIB];
+
+	(void)file;
+	t_fill(buf, sizeof(buf), iomap_folio_pos(folio), 1);
+	iomap_folio_write(folio, 0, buf, sizeof(buf));
+	iomap_folio_mark_uptodate(folio);
+	iomap_folio_unlock(folio);
+	return 0;
+}
+
+Test(folio_state, fs04_overwriting_a_folio_without_state_dirties_just_its_blocks)
+{
+	struct ts *ts = calloc(1, sizeof(*ts));
+
+	cr_assert_not_null(ts);
+	ts_prepare(ts, &(struct ts_config){ .i_size = 8 * KIB, .blkbits = 9 });
+	ts->a_ops.read_folio = fill_folio;
+	ts->a_ops.readahead = NULL;
+	ts_begin(ts);
+	ts_map(ts, 0, 8 * KIB, IOMAP_MAPPED, 0, 64 * KIB);
+	cr_assert(ts_reads(ts, 0, 8 * KIB, 1));
+	td_reset(ts->dev);
+	ts_write(ts, 1000, 30, 2); /* astride of two blocks */
+	ts_write(ts, 5000, 1, 2);
+	cr_assert_eq(ts_fsync(ts), 0);
+	cr_assert_eq(td_bytes(ts->dev, TD_WRITE), 3 * 512U);
+	cr_assert(ts_dev_has(ts, 64 * KIB + 1000, 30, 1000, 2));
+	/* and again, with the state that it has by now */
+	td_reset(ts->dev);
+	ts_write(ts, 2000, 30, 3);
+	ts_write(ts, 2000, 30, 4);
+	ts_write(ts, 3000, 1, 4);
+	cr_assert_eq(ts_fsync(ts), 0);
+	cr_assert_eq(td_bytes(ts->dev, TD_WRITE), 2 * 512U);
+	cr_assert(ts_dev_has(ts, 64 * KIB + 2000, 30, 2000, 4));
+	ts_close(ts);
+}

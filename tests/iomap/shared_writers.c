@@ -299,3 +299,61 @@ Test(shared_writers, bw08_i_size_never_goes_back)
 		grow_together(&cfg, &rand);
 	}
 }
+
+/*
+ * The same where it is hardest: two writers who move i_size at one moment, from one size to two
+ * different ones.  Their folios are cached already, and i_size is put back for each round, so
+ * that there is next to nothing around the moment.
+ */
+#define RACES (T_SANITIZED ? 4000 : 30000)
+
+struct duel {
+	struct ts *ts;
+	atomic_uint round, arrived;
+};
+
+static void duel_meet(struct duel *d, unsigned round)
+{
+	/* who comes last lets both go */
+	if (atomic_fetch_add(&d->arrived, 1) % 2)
+		atomic_store(&d->round, round);
+	for (unsigned spins = 0; atomic_load(&d->round) < round; spins++)
+		if (spins > 1000)
+			sched_yield();
+}
+
+static void duel_write(struct duel *d, unsigned number)
+{
+	t_must(write_shared(d->ts, (int64_t)(number * 4 + 4) * KIB - 8, "01234567", 8) == 8);
+}
+
+static long duel_second(void *arg)
+{
+	struct duel *d = arg;
+
+	for (unsigned i = 0; i < RACES; i++) {
+		duel_meet(d, 2 * i + 1);
+		duel_write(d, 1);
+		duel_meet(d, 2 * i + 2);
+	}
+	return 0;
+}
+
+Test(shared_writers, bw08_of_two_new_sizes_the_larger_one_stays)
+{
+	struct duel d = { .ts = ts_open(&(struct ts_config){ .i_size = 8 * KIB }) };
+	struct t_task second;
+
+	ts_map(d.ts, 0, 8 * KIB, IOMAP_MAPPED, 0, 0);
+	ts_write(d.ts, 0, 8 * KIB, 1);
+	t_start(&second, duel_second, &d);
+	for (unsigned i = 0; i < RACES; i++) {
+		iomap_i_size_write(&d.ts->inode, 0);
+		duel_meet(&d, 2 * i + 1);
+		duel_write(&d, 0);
+		duel_meet(&d, 2 * i + 2);
+		cr_assert_eq(iomap_i_size_read(&d.ts->inode), 8 * KIB, "round %u", i);
+	}
+	t_join(&second);
+	ts_close(d.ts);
+}
