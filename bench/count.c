@@ -39,6 +39,8 @@ static const struct {
 	{ "read-64", { false, false, 64 }, 120 },
 	{ "read-4k", { false, false, 4096 }, 120 },
 	{ "write-64", { true, false, 64 }, 180 },
+	{ "pin", { false, false, 4096, HIT_PIN }, 60 },
+	{ "batch-64", { false, false, 64, HIT_BATCH }, 120 },
 };
 #define NR_HITS (sizeof(hits) / sizeof(hits[0]))
 #define NR_CASES (NR_HITS + COUNT_BIOS)
@@ -59,13 +61,24 @@ static double case_target(unsigned i)
 bool BENCH_NOINLINE count_loop(struct cached *c, const struct hit_param *p, char *buffer,
 			       unsigned ops)
 {
+	struct iomap_read_range range[HIT_BATCH_NR];
 	uint64_t seed = 1, at;
 	bool ok = true;
 
-	while (ops--) {
+	for (unsigned n = 0; n < ops; n++) {
 		at = bench_random(&seed) % (c->bytes / p->bytes) * p->bytes;
-		ok &= p->write ? hit_write(c, buffer, p->bytes, at) :
-				 hit_read(c, buffer, p->bytes, at);
+		if (p->kind == HIT_BATCH) {
+			range[n % HIT_BATCH_NR] = (struct iomap_read_range){
+				.file = c->file, .buf = buffer, .len = p->bytes, .pos = (int64_t)at,
+			};
+			if (n % HIT_BATCH_NR == HIT_BATCH_NR - 1)
+				ok &= iomap_read_batch(range, HIT_BATCH_NR, 0) == 0;
+		} else if (p->kind == HIT_PIN) {
+			ok &= hit_pin(c, at);
+		} else {
+			ok &= p->write ? hit_write(c, buffer, p->bytes, at) :
+					 hit_read(c, buffer, p->bytes, at);
+		}
 	}
 	return ok;
 }

@@ -1,12 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * hit.c - what a cache hit costs: the hit-read-* and hit-write-* scenarios.
+ * hit.c - what a cache hit costs: the scenarios hit-read, hit-write, hit-batch and hit-pin.
  *
  * Random aligned pieces of a cached set, in folios of 64 KiB, are read by iomap_read(), or overwritten by
  * iomap_file_buffered_write() in folios that are dirty already; the peers are pread and pwrite in
  * the kernel's cache of a file on XFS, and memcpy, the limit.  Before each round a side goes once
  * over its whole set, because the kernel may have reclaimed idle pages of a file, and memory that
  * was left alone for long is slow at first.
+ *
+ * A batch is HIT_BATCH_NR of such reads by one call, into a buffer each; its peers read one at a
+ * time.  A pin is taken of a random folio, its first byte looked at, and given back; its peer
+ * looks at memory.
  *
  * What is measured is CPU time of the thread.  None of these operations waits for anything, so on
  * an idle machine that is the time they take, and on a busy one it leaves out the time in which
@@ -22,6 +26,7 @@
 
 #define OPS_A_LOOK_BYTES (256U << 10) /* moved between two looks at the clock */
 #define OPS_A_LOOK_MAX 512U
+#define PIN_SET_BYTES (256ULL << 20)
 
 struct hit_side {
 	const struct hit_param *p;
@@ -31,6 +36,8 @@ struct hit_side {
 	struct iomap_engine *engine;
 	char *memory;
 	int fd;
+	struct iomap_read_range range[HIT_BATCH_NR];
+	unsigned in_batch;
 };
 
 void BENCH_NOINLINE hit_copy(void *to, const void *from, size_t bytes)
@@ -54,8 +61,16 @@ static void side_teardown(struct bench_ctx *ctx, void *state)
 	if (s->fd >= 0)
 		close(s->fd);
 	bench_memory_free(s->memory, s->set_bytes);
-	bench_memory_free(s->buffer, s->p->bytes);
+	bench_memory_free(s->buffer, s->p->bytes * HIT_BATCH_NR);
 	free(s);
+}
+
+/* 256 MiB, or with --quick the large set there is. */
+static uint64_t pin_set_bytes(const struct bench_ctx *ctx)
+{
+	uint64_t large = bench_set_bytes(ctx, true), bytes = PIN_SET_BYTES;
+
+	return large < bytes ? large : bytes;
 }
 
 static struct hit_side *side_new(struct bench_ctx *ctx, void **state)
@@ -63,10 +78,10 @@ static struct hit_side *side_new(struct bench_ctx *ctx, void **state)
 	struct hit_side *s = calloc(1, sizeof(*s));
 
 	s->p = ctx->param;
-	s->set_bytes = bench_set_bytes(ctx, s->p->large);
+	s->set_bytes = s->p->kind == HIT_PIN ? pin_set_bytes(ctx) : bench_set_bytes(ctx, s->p->large);
 	s->seed = 1;
 	s->fd = -1;
-	s->buffer = bench_memory(s->p->bytes);
+	s->buffer = bench_memory(s->p->bytes * HIT_BATCH_NR);
 	*state = s;
 	return s;
 }
@@ -178,6 +193,41 @@ static inline bool xfs_write(struct hit_side *s, size_t bytes, uint64_t at)
 	return pwrite(s->fd, s->buffer, bytes, (off_t)at) == (ssize_t)bytes;
 }
 
+static inline bool pin_one(struct hit_side *s, size_t bytes, uint64_t at)
+{
+	(void)bytes;
+	return hit_pin(&s->cached, at);
+}
+static inline bool look_at(struct hit_side *s, size_t bytes, uint64_t at)
+{
+	(void)bytes;
+	(void)*(volatile const char *)(s->memory + at);
+	return true;
+}
+
+/* The batch that is being put together; the last read of it makes the call. */
+static inline bool batch_add(struct hit_side *s, size_t bytes, uint64_t at)
+{
+	struct iomap_read_range *range = &s->range[s->in_batch++];
+
+	range->pos = (int64_t)at;
+	if (s->in_batch < HIT_BATCH_NR)
+		return true;
+	s->in_batch = 0;
+	(void)bytes;
+	return iomap_read_batch(s->range, HIT_BATCH_NR, 0) == 0;
+}
+
+static int batch_round(struct bench_ctx *ctx, struct hit_side *s, double *values)
+{
+	for (unsigned i = 0; i < HIT_BATCH_NR; i++)
+		s->range[i] = (struct iomap_read_range){
+			.file = s->cached.file, .buf = s->buffer + i * s->p->bytes, .len = s->p->bytes,
+		};
+	s->in_batch = 0;
+	return hit_loop(ctx, s, values, batch_add);
+}
+
 static int ours_round(struct bench_ctx *ctx, void *state, double *values)
 {
 	struct hit_side *s = state;
@@ -185,6 +235,10 @@ static int ours_round(struct bench_ctx *ctx, void *state, double *values)
 
 	if (cached_warm(&s->cached) != 0)
 		return -1;
+	if (s->p->kind == HIT_BATCH)
+		return batch_round(ctx, s, values);
+	if (s->p->kind == HIT_PIN)
+		return hit_loop(ctx, s, values, pin_one);
 	if (!s->p->write)
 		return hit_loop(ctx, s, values, ours_read);
 	iomap_inode_lock(&s->cached.inode);
@@ -200,6 +254,8 @@ static int memcpy_round(struct bench_ctx *ctx, void *state, double *values)
 
 	for (uint64_t at = 0; at < s->set_bytes; at += 64)
 		sum = (char)(sum + s->memory[at]);
+	if (s->p->kind == HIT_PIN)
+		return hit_loop(ctx, s, values, look_at);
 	if (s->p->write)
 		return hit_loop(ctx, s, values, copy_in);
 	return hit_loop(ctx, s, values, copy_out);
@@ -243,18 +299,20 @@ static const struct {
 	{ "hit-read-512-1g", { false, true, 512 }, 7, 0 },
 	{ "hit-read-4k-1g", { false, true, 4096 }, 2.3, 1.15 },
 	{ "hit-read-64k-1g", { false, true, 65536 }, 1.4, 1.15 },
+	{ "hit-batch-4k-1g", { false, true, 4096, HIT_BATCH }, 3, 0.9 },
+	{ "hit-batch-64-1g", { false, true, 64, HIT_BATCH }, 20, 0 },
 	{ "hit-write-64", { true, false, 64 }, 25, 0 },
 	{ "hit-write-512", { true, false, 512 }, 20, 0 },
 	{ "hit-write-4k", { true, false, 4096 }, 9, 1.3 },
 	{ "hit-write-64k", { true, false, 65536 }, 2.7, 0 },
 };
 
-static bool get_row(unsigned index, bool write, struct bench_case *out)
+static bool get_row(unsigned index, bool write, enum hit_kind kind, struct bench_case *out)
 {
 	unsigned i, target = 0;
 
 	for (i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
-		if (rows[i].param.write == write && !index--)
+		if (rows[i].param.write == write && rows[i].param.kind == kind && !index--)
 			break;
 	if (i == sizeof(rows) / sizeof(rows[0]))
 		return false;
@@ -270,11 +328,34 @@ static bool get_row(unsigned index, bool write, struct bench_case *out)
 
 static bool read_get(unsigned index, struct bench_case *out)
 {
-	return get_row(index, false, out);
+	return get_row(index, false, HIT_ONE, out);
 }
 static bool write_get(unsigned index, struct bench_case *out)
 {
-	return get_row(index, true, out);
+	return get_row(index, true, HIT_ONE, out);
+}
+
+static bool batch_get(unsigned index, struct bench_case *out)
+{
+	return get_row(index, false, HIT_BATCH, out);
+}
+
+/* No target: the peer of performance targets is another program's cache. */
+static const struct bench_side pin_sides[] = {
+	{ "ours", false, NULL, ours_setup, ours_round, side_teardown },
+	{ "memory", false, NULL, memcpy_setup, memcpy_round, side_teardown },
+	{ 0 },
+};
+static bool pin_get(unsigned index, struct bench_case *out)
+{
+	static const struct hit_param param = { false, true, 4096, HIT_PIN };
+
+	if (index)
+		return false;
+	snprintf(out->id, sizeof(out->id), "hit-pin-256m");
+	out->sides = pin_sides;
+	out->param = &param;
+	return true;
 }
 
 const struct bench_scenario bench_hit_read = {
@@ -291,11 +372,13 @@ const struct bench_scenario bench_hit_write = {
 };
 const struct bench_scenario bench_hit_batch = {
 	.id = "hit-batch",
-	.what = "random reads of cached data in batches of 8 through one call",
-	.not_yet = "needs CA04, reads in batches",
+	.what = "random reads of cached data, 8 in a call, against pread and memcpy one by one",
+	.metrics = metrics,
+	.get = batch_get,
 };
 const struct bench_scenario bench_hit_pin = {
-	.id = "hit-pin-256m",
-	.what = "pin, touch, unpin random folios of 256 MiB, against RocksDB's HyperClockCache",
-	.not_yet = "needs CA03, pins",
+	.id = "hit-pin",
+	.what = "pin, look at, unpin random folios of 256 MiB, against looks at memory",
+	.metrics = metrics,
+	.get = pin_get,
 };

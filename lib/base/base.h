@@ -278,21 +278,29 @@ static inline struct iomap__thread *iomap__thread_self(void)
  * Sections must not block.  They do not nest.
  */
 extern _Atomic uint64_t iomap__epoch_global;
-extern bool iomap__epoch_fence; /* readers need a full fence; constant after first use */
+/* In the global epoch, from before the first reader: readers need a full fence. */
+#define IOMAP__EPOCH_FENCE (UINT64_C(1) << 63)
 
-static inline struct iomap__thread *iomap__epoch_enter(void)
+/* For who has its record at hand. */
+static inline void iomap__epoch_enter_self(struct iomap__thread *self)
 {
-	struct iomap__thread *self = iomap__thread_self();
 	/* acquire: whoever shows this epoch has seen what was unlinked before it began */
 	uint64_t now = atomic_load_explicit(&iomap__epoch_global, memory_order_acquire);
 
-	if (iomap__unlikely(iomap__epoch_fence)) {
+	if (iomap__unlikely(now & IOMAP__EPOCH_FENCE)) {
 		atomic_exchange_explicit(&self->epoch, now, memory_order_seq_cst);
 	} else {
 		/* pairs with the membarrier of iomap__epoch_synchronize() */
 		atomic_store_explicit(&self->epoch, now, memory_order_relaxed);
 		atomic_signal_fence(memory_order_seq_cst);
 	}
+}
+
+static inline struct iomap__thread *iomap__epoch_enter(void)
+{
+	struct iomap__thread *self = iomap__thread_self();
+
+	iomap__epoch_enter_self(self);
 	return self;
 }
 

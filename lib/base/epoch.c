@@ -33,7 +33,7 @@
 #define EPOCH_SPINS 64
 
 _Atomic uint64_t iomap__epoch_global = 1;
-bool iomap__epoch_fence;
+static bool epoch_fence; /* IOMAP__EPOCH_FENCE is set; constant after first use */
 
 static int epoch_membarrier(int command)
 {
@@ -42,14 +42,18 @@ static int epoch_membarrier(int command)
 
 void iomap__epoch_init_process(void)
 {
-	iomap__epoch_fence = IOMAP__TSAN ||
-			     epoch_membarrier(MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED) != 0;
+	epoch_fence = IOMAP__TSAN ||
+		      epoch_membarrier(MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED) != 0;
+	/* before any reader; the numbers go on from there */
+	if (epoch_fence)
+		atomic_fetch_or_explicit(&iomap__epoch_global, IOMAP__EPOCH_FENCE,
+					 memory_order_relaxed);
 }
 
 /* The epoch a record shows. */
 static uint64_t epoch_read(struct iomap__thread *thread)
 {
-	if (iomap__epoch_fence)
+	if (epoch_fence)
 		return atomic_fetch_add_explicit(&thread->epoch, 0, memory_order_acq_rel);
 	/* pairs with the release store of iomap__epoch_exit() */
 	return atomic_load_explicit(&thread->epoch, memory_order_acquire);
@@ -65,7 +69,7 @@ void iomap__epoch_synchronize(void)
 			  "waiting for readers inside a read section");
 	/* release: pairs with the acquire load of iomap__epoch_enter() */
 	now = atomic_fetch_add_explicit(&iomap__epoch_global, 1, memory_order_acq_rel) + 1;
-	if (!iomap__epoch_fence) {
+	if (!epoch_fence) {
 		iomap__count(syscalls_nr);
 		epoch_membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED);
 	}

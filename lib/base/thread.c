@@ -8,8 +8,8 @@
  * id goes with it, so ids stay small.
  *
  * All is initialised at the first call of the process by pthread_once: the library has no
- * constructors.  Each thread passes through that pthread_once before it can see
- * iomap__epoch_fence, which is what makes a plain variable of it.
+ * constructors.  Each thread passes through that pthread_once before it looks at an epoch, so
+ * what is decided there about readers' fences can be a plain variable (epoch.c).
  *
  * fork().  The child has the thread that called it and no other, so all other records are given
  * back there, and what they were about is forgotten; else a new engine of the child would wait

@@ -99,7 +99,18 @@ static inline size_t iomap__folio_bytes(const struct iomap_folio *folio)
 /* The folio that @addr lies in; NULL when it is not folio memory. */
 struct iomap_folio *iomap__folio_of(struct iomap__cache *cache, const void *addr);
 /* Reference unless the count is zero. */
-bool iomap__folio_tryget(struct iomap_folio *folio);
+static inline bool iomap__folio_tryget(struct iomap_folio *folio)
+{
+	uint32_t refs = atomic_load_explicit(&folio->refs, memory_order_relaxed);
+
+	/* acquire: pairs with the release of whoever gave it its identity */
+	while (iomap__likely(refs))
+		if (iomap__likely(atomic_compare_exchange_weak_explicit(&folio->refs, &refs, refs + 1,
+									memory_order_acquire,
+									memory_order_relaxed)))
+			return true;
+	return false;
+}
 /* Bytes that readers may see are about to change / have changed.  Locked. */
 void iomap__folio_begin_change(struct iomap_folio *folio);
 void iomap__folio_end_change(struct iomap_folio *folio);

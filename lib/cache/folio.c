@@ -81,18 +81,6 @@ void iomap_folio_get(struct iomap_folio *folio)
 	(void)old;
 }
 
-bool iomap__folio_tryget(struct iomap_folio *folio)
-{
-	uint32_t refs = atomic_load_explicit(&folio->refs, memory_order_relaxed);
-
-	while (refs)
-		if (atomic_compare_exchange_weak_explicit(&folio->refs, &refs, refs + 1,
-							  memory_order_acquire,
-							  memory_order_relaxed))
-			return true;
-	return false;
-}
-
 /* The last reference is gone. */
 static __attribute__((noinline)) void folio_free(struct iomap_folio *folio)
 {

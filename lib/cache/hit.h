@@ -78,9 +78,6 @@ static inline uintptr_t iomap__node_slot(uintptr_t node, uint64_t index, unsigne
 				    memory_order_acquire);
 }
 
-/* Of trees that are higher than files of 1 GiB need; hit.c. */
-uintptr_t iomap__index_walk_high(uintptr_t node, uint64_t index, unsigned height);
-
 /*
  * The slot of @index, or 0: without an epoch only a hint, see the file's head.
  */
@@ -92,10 +89,13 @@ static inline uintptr_t iomap__index_hint(const struct iomap_address_space *mapp
 
 	if (height > 1) {
 		if (height > 2) {
-			if (height > 3)
-				at = iomap__index_walk_high(at, index, height);
-			else
-				at = iomap__node_slot(at, index, 2);
+			/* higher than what files of 1 GiB need; not a call, which costs registers */
+			for (; iomap__unlikely(height > 3); height--) {
+				at = iomap__node_slot(at, index, height - 1);
+				if (!at)
+					return 0;
+			}
+			at = iomap__node_slot(at, index, 2);
 			if (iomap__unlikely(!at))
 				return 0;
 		}

@@ -81,6 +81,7 @@ static inline unsigned order_slots(unsigned order)
 
 int iomap__index_init(struct iomap__cache *cache)
 {
+	_Static_assert(IOMAP__MAX_ORDER < 2 * NODE_SHIFT, "no folio above level 1, see hit.h");
 	return iomap__pool_init(&cache->nodes, &cache->engine->env, sizeof(struct iomap__node), 0);
 }
 
@@ -110,14 +111,6 @@ struct iomap_folio *iomap__index_lookup(const struct iomap_address_space *mappin
 	while (at && level && !(at & ENTRY_ORDER))
 		at = iomap__node_slot(at, index, --level);
 	return iomap__entry_folio(at);
-}
-
-uintptr_t iomap__index_walk_high(uintptr_t node, uint64_t index, unsigned height)
-{
-	_Static_assert(IOMAP__MAX_ORDER < 2 * NODE_SHIFT, "no folio stands above level 1");
-	for (unsigned level = height - 1; node && level > 1; level--)
-		node = iomap__node_slot(node, index, level);
-	return node;
 }
 
 /* ---- changes; all under tree_lock ---- */

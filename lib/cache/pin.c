@@ -74,46 +74,60 @@ static __attribute__((noinline)) int pin_slow(struct iomap_file *file, int64_t p
 	return 0;
 }
 
+/* The reference is to another folio, or this one needs more than a look. */
+static __attribute__((noinline)) int pin_other(struct iomap_file *file, int64_t pos, unsigned flags,
+					       struct iomap_pin *pin, struct iomap_folio *folio)
+{
+	iomap_folio_put(folio);
+	iomap__epoch_exit(iomap__thread_self());
+	return pin_slow(file, pos, flags, pin);
+}
+
+/*
+ * No call but in the tail: what is called with something left to do costs the plain hit the
+ * saving of its registers.
+ */
 int iomap_folio_pin(struct iomap_file *file, int64_t pos, unsigned flags, struct iomap_pin *pin)
 {
-	const struct iomap_address_space *mapping = &file->inode->i_data;
-	int64_t size = iomap__load_acquire(&file->inode->i_size);
-	struct iomap__thread *self;
+	struct iomap__thread *self = iomap__thread_self_ptr;
+	const struct iomap_address_space *mapping;
+	struct iomap_folio *folio;
 	uintptr_t entry;
+	uint64_t bytes;
+	uint32_t has;
+	int64_t size;
+	char *addr;
 
 	iomap__file_check(file);
-	if (iomap__unlikely(flags & ~PIN_FLAGS) || iomap__unlikely((uint64_t)pos >= (uint64_t)size))
+	mapping = &file->inode->i_data;
+	size = iomap__load_acquire(&file->inode->i_size);
+	if (iomap__unlikely(flags & ~PIN_FLAGS) || iomap__unlikely(!self) ||
+	    iomap__unlikely((uint64_t)pos >= (uint64_t)size))
 		return pin_slow(file, pos, flags, pin);
-	self = iomap__epoch_enter();
+	iomap__epoch_enter_self(self);
 	entry = iomap__index_hint(mapping, (uint64_t)pos >> IOMAP_PAGE_SHIFT);
-	if (iomap__likely(entry)) {
-		struct iomap_folio *folio = iomap__entry_folio(entry);
-		char *addr = iomap__hit_address(file, entry, pos);
-		uint64_t bytes = iomap__entry_bytes(entry);
-
-		/* whoever pins is going to look */
-		__builtin_prefetch(addr);
-		if (iomap__likely(iomap__folio_tryget(folio))) {
-			/* the flags are those of what the folio is, once that is known */
-			uint32_t has = pin_holds(folio, entry, mapping, pos) ?
-					       atomic_load_explicit(&folio->flags,
-								    memory_order_acquire) : 0;
-
-			if (iomap__likely((has & IOMAP__HIT_FLAGS & ~IOMAP__FOLIO_COUNTED) ==
-					  (IOMAP__FOLIO_UPTODATE | IOMAP__FOLIO_ACCESSED))) {
-				iomap__epoch_exit(self);
-				iomap__stat_add(file->stats, self, IOMAP__STAT_HITS, 1);
-				if (iomap__unlikely(has & IOMAP__FOLIO_COUNTED))
-					iomap__folio_counted_hit(&file->inode->i_data);
-				pin_fill(pin, folio, addr,
-					 bytes - ((uint64_t)pos & (bytes - 1)), size - pos);
-				return 0;
-			}
-			iomap_folio_put(folio);
-		}
+	folio = iomap__entry_folio(entry);
+	addr = iomap__hit_address(file, entry, pos);
+	/* whoever pins is going to look */
+	__builtin_prefetch(addr);
+	if (iomap__unlikely(!entry) || iomap__unlikely(!iomap__folio_tryget(folio))) {
+		iomap__epoch_exit(self);
+		return pin_slow(file, pos, flags, pin);
 	}
+	/* the flags are those of what the folio is, once that is known */
+	if (iomap__unlikely(!pin_holds(folio, entry, mapping, pos)))
+		return pin_other(file, pos, flags, pin, folio);
+	has = atomic_load_explicit(&folio->flags, memory_order_acquire);
+	if (iomap__unlikely((has & IOMAP__HIT_FLAGS & ~IOMAP__FOLIO_COUNTED) !=
+			    (IOMAP__FOLIO_UPTODATE | IOMAP__FOLIO_ACCESSED)))
+		return pin_other(file, pos, flags, pin, folio);
 	iomap__epoch_exit(self);
-	return pin_slow(file, pos, flags, pin);
+	iomap__stat_add(file->stats, self, IOMAP__STAT_HITS, 1);
+	if (iomap__unlikely(has & IOMAP__FOLIO_COUNTED))
+		iomap__folio_counted_hit(&file->inode->i_data);
+	bytes = iomap__entry_bytes(entry);
+	pin_fill(pin, folio, addr, bytes - ((uint64_t)pos & (bytes - 1)), size - pos);
+	return 0;
 }
 
 void iomap_folio_unpin(struct iomap_pin *pin)
