@@ -321,8 +321,7 @@ static long read_slowly(void *arg)
  */
 Test(blk_wait, bd04_what_cannot_be_sent_does_not_wait_for_a_sleeper_with_the_lock_held)
 {
-	char *path = t_temp(BT_PAGE);
-	void *buf = bt_buffer(BT_PAGE);
+	char *path = t_temp(BT_PAGE), *buf = bt_buffer(3 * BT_PAGE);
 	struct iomap_bdev *bdev;
 	struct bt_latch latch;
 	struct t_task task;
@@ -339,7 +338,7 @@ Test(blk_wait, bd04_what_cannot_be_sent_does_not_wait_for_a_sleeper_with_the_loc
 	bt_submit(bt_bio(bdev, IOMAP_REQ_OP_READ, 0, buf, BT_PAGE), &latch);
 	denied = false;
 	/* the lock is free, and what others submit takes along what was left */
-	cr_assert_eq(bt_read(bdev, 0, buf, BT_PAGE), 0);
+	cr_assert_eq(bt_read(bdev, 0, buf + BT_PAGE, BT_PAGE), 0);
 	bt_latch_wait(&latch);
 	slow_finish(&slow);
 	cr_assert_eq(t_join(&task), 0);
@@ -353,8 +352,7 @@ Test(blk_wait, bd04_what_cannot_be_sent_does_not_wait_for_a_sleeper_with_the_loc
 
 Test(blk_wait, bd04_what_was_left_to_a_sleeper_is_sent_or_taken_back_by_it)
 {
-	char *path = t_temp(BT_PAGE);
-	void *buf = bt_buffer(BT_PAGE);
+	char *path = t_temp(BT_PAGE), *buf = bt_buffer(3 * BT_PAGE);
 	struct iomap_bdev *bdev;
 	struct bt_latch latch;
 	struct t_task task;
@@ -369,7 +367,7 @@ Test(blk_wait, bd04_what_was_left_to_a_sleeper_is_sent_or_taken_back_by_it)
 	denied = true;
 	latch = (struct bt_latch){ .blk = bt.engine.blk, .left = 2 };
 	bt_submit(bt_bio(bdev, IOMAP_REQ_OP_READ, 0, buf, BT_PAGE), &latch);
-	bt_submit(bt_bio(bdev, IOMAP_REQ_OP_READ, 0, buf, BT_PAGE), &latch);
+	bt_submit(bt_bio(bdev, IOMAP_REQ_OP_READ, 0, buf + BT_PAGE, BT_PAGE), &latch);
 	slow_finish(&slow);
 	cr_assert_eq(t_join(&task), 0);
 	bt_latch_wait(&latch);
