@@ -13,6 +13,7 @@
 #include "bdev.h"
 
 #define POOL_THREADS_MAX 16U
+#define SHORT_ROUND_BYTES (8U << 20)
 #define TMPFS_DIR "/dev/shm"
 
 static const struct bench_metric metrics[] = {
@@ -163,6 +164,8 @@ static bool get_case(unsigned index, struct bench_case *out, const char *scenari
 	snprintf(out->id, sizeof(out->id), "%s/%s/%s-%zuk/qd%u", scenario, paths[i].name,
 		 param.write ? "write" : "read", param.bytes >> 10, param.depth);
 	out->sides = paths[i].sides;
+	/* the usual rounds are over before that much has gone to and fro */
+	out->slow = param.depth * param.bytes > SHORT_ROUND_BYTES;
 	out->param = &param;
 	memcpy(out->targets, targets, sizeof(targets));
 	return true;

@@ -90,6 +90,7 @@ struct bench_case {
 	const struct bench_side *sides; /* ends with a name of NULL; the first is ours */
 	const void *param;
 	struct bench_target targets[BENCH_TARGETS_MAX]; /* ends with a peer of NULL */
+	bool slow; /* as of a scenario */
 };
 
 struct bench_scenario {

@@ -102,14 +102,18 @@ static void not_yet(struct run *run, const struct bench_scenario *scenario)
 		printf("%s\n  not yet: %s\n", scenario->id, scenario->not_yet);
 }
 
+static void set_rounds(struct bench_ctx *ctx, bool slow)
+{
+	ctx->rounds = slow ? modes[ctx->mode].slow_rounds : modes[ctx->mode].rounds;
+	ctx->round_s = slow ? modes[ctx->mode].slow_round_s : modes[ctx->mode].round_s;
+}
+
 static int run_scenario(struct run *run, const struct bench_scenario *scenario)
 {
 	static struct bench_result result;
 	struct bench_ctx *ctx = &run->ctx;
 	struct bench_case c;
 
-	ctx->rounds = scenario->slow ? modes[ctx->mode].slow_rounds : modes[ctx->mode].rounds;
-	ctx->round_s = scenario->slow ? modes[ctx->mode].slow_round_s : modes[ctx->mode].round_s;
 	if (scenario->not_yet) {
 		not_yet(run, scenario);
 		return 0;
@@ -120,6 +124,7 @@ static int run_scenario(struct run *run, const struct bench_scenario *scenario)
 			return 0;
 		if (!is_wanted(run, scenario, c.id))
 			continue;
+		set_rounds(ctx, scenario->slow || c.slow);
 		if (bench_run_case(ctx, scenario, &c, &result) != 0)
 			return -1;
 		bench_print(&result);
