@@ -343,12 +343,13 @@ struct iomap__backend {
 	 * Queues of the calling thread alone (private.c), or NULL.  open: 0 or -errno; *why says
 	 * what failed.  close: @mine: the calling thread's; else of one that does not use it
 	 * any more.  sleep: send all that is prepared, and sleep until @nr requests have ended,
-	 * which are in the backend; spurious returns are fine.  watch: tell @eventfd when one
+	 * which are in the backend; @bounded: for no longer than a millisecond or so; spurious
+	 * returns are fine.  watch: tell @eventfd when one
 	 * has ended; -1: no more.  0 or -errno.
 	 */
 	int (*private_open)(struct iomap__queue *queue, const char **why);
 	void (*private_close)(struct iomap__queue *queue, bool mine);
-	void (*private_sleep)(struct iomap__queue *queue, unsigned nr);
+	void (*private_sleep)(struct iomap__queue *queue, unsigned nr, bool bounded);
 	int (*private_watch)(struct iomap__queue *queue, int eventfd);
 	unsigned private_hold_max; /* as hold_max */
 	/*
@@ -412,6 +413,8 @@ struct iomap__private {
 	struct iomap__queue queue;
 	unsigned slot;
 	bool leaving;		     /* its thread ends; under the lock of private.c */
+	/* of all in flight, if it is one; its owner's, and only to be compared */
+	const struct iomap_bdev *bdev;
 	struct iomap__private *next; /* of its thread; under the lock of private.c */
 };
 
@@ -420,6 +423,9 @@ struct iomap__private {
  * goes where all others do.
  */
 struct iomap__queue *iomap__private_for(struct iomap__blk *blk);
+/* As iomap__queue_submit(), to what iomap__private_for() has given. */
+void iomap__private_submit(struct iomap__queue *queue, struct iomap__bio_list *list,
+			   bool will_wait);
 /* The calling thread's, if it has one. */
 struct iomap__queue *iomap__private_mine(struct iomap__blk *blk);
 /* Complete what has ended in the calling thread's.  Requests. */

@@ -15,7 +15,9 @@
  *
  * Waiting.  For a single bio of the queue its thread sleeps in the queue, for several
  * completions at a time where many are in flight: nobody else can end that wait, and nobody
- * needs to be told.  In any other wait the queue is one of those that the thread looks after
+ * needs to be told.  So the end of a bio waits for company, which a device that hangs would not
+ * let come: where several devices are in flight there is a limit of time, which costs a timer
+ * for each sleep.  In any other wait the queue is one of those that the thread looks after
  * (park.c).  iomap_engine_poll() collects from it.
  *
  * A thread that ends waits for what it still has in flight there.  POLLED bios that the ends of
@@ -89,6 +91,19 @@ unsigned iomap__private_reap(struct iomap__queue *queue)
 	return nr;
 }
 
+void iomap__private_submit(struct iomap__queue *queue, struct iomap__bio_list *list, bool will_wait)
+{
+	struct iomap__private *private = private_of(queue);
+	const struct iomap_bio *bio;
+
+	if (!iomap__private_busy(queue))
+		private->bdev = list->first->bi_bdev;
+	for (bio = list->first; bio; bio = bio->bi_next)
+		if (bio->bi_bdev != private->bdev)
+			private->bdev = NULL;
+	iomap__queue_submit(queue, list, will_wait);
+}
+
 /* With few in flight each is urgent; with many the next ones come soon. */
 static unsigned private_batch(const struct iomap__queue *queue)
 {
@@ -100,12 +115,15 @@ static unsigned private_batch(const struct iomap__queue *queue)
 void iomap__private_wait(struct iomap__queue *queue, const uint32_t *word, uint32_t expected)
 {
 	struct iomap__thread *self = iomap__thread_self();
+	unsigned nr, ended = 1;
 
 	while (iomap__load_acquire(word) == expected) {
 		/* what callbacks have left there; after the last ones it stays for the next wait */
 		iomap__plug_flush(queue->blk);
-		queue->blk->backend->private_sleep(queue, private_batch(queue));
-		iomap__queue_reap(queue);
+		/* nothing in all the time there was: then for the next one, however long it takes */
+		nr = ended ? private_batch(queue) : 1;
+		queue->blk->backend->private_sleep(queue, nr, !private_of(queue)->bdev);
+		ended = iomap__queue_reap(queue);
 		/* what callbacks have submitted; we may be inside an inline bio's end */
 		iomap__inline_flush(self);
 	}
@@ -139,7 +157,7 @@ static void private_drain(struct iomap__queue *queue)
 {
 	while (iomap__private_busy(queue))
 		if (!iomap__private_reap(queue))
-			queue->blk->backend->private_sleep(queue, 1);
+			queue->blk->backend->private_sleep(queue, 1, false);
 }
 
 static void private_thread_ends(struct iomap__thread *self)

@@ -476,7 +476,7 @@ void iomap__dispatch(struct iomap_bio *bio, struct iomap__batch *batch)
 void iomap__batch_send(struct iomap__blk *blk, struct iomap__batch *batch, bool will_wait)
 {
 	if (batch->polled.first)
-		iomap__queue_submit(batch->own, &batch->polled, will_wait);
+		iomap__private_submit(batch->own, &batch->polled, will_wait);
 	if (batch->bios.first)
 		iomap__queue_submit(iomap__queue_mine(blk), &batch->bios, will_wait);
 }

@@ -27,6 +27,8 @@
 
 #define URING_NEEDED (IORING_FEAT_NODROP | IORING_FEAT_SUBMIT_STABLE | IORING_FEAT_RW_CUR_POS)
 #define URING_SEND_RETRIES 16U /* with the queue's lock held; step.c has more */
+/* how long the end of a request may wait for company */
+#define URING_BATCH_WAIT_NS 1000000
 #define URING_HOLD_MAX 8U /* with 32 a tenth fewer transfers at depth 32 */
 #define URING_KICK_RETRIES 10000U
 #define URING_PRIVATE_HOLD_MAX 32U
@@ -328,7 +330,7 @@ static int uring_sleep_sending(struct iomap__queue *queue, struct iomap__thread 
 /* Sleeping has failed. */
 static void uring_complain(struct iomap__blk *blk, int error)
 {
-	if (error == -EINTR || error == -EAGAIN || error == -EBUSY)
+	if (error == -EINTR || error == -EAGAIN || error == -EBUSY || error == -ETIME)
 		return;
 	iomap__log(blk->env, IOMAP_LOG_ERROR, "waiting in io_uring_enter: %s", strerror(-error));
 	sched_yield();
@@ -509,13 +511,28 @@ static void uring_private_close(struct iomap__queue *queue, bool mine)
 	uring_destroy_queue(queue);
 }
 
-static void uring_private_sleep(struct iomap__queue *queue, unsigned nr)
+/* Send @submit, and sleep until @nr have ended or the time is over. */
+static int uring_enter_bounded(struct io_uring *ring, unsigned submit, unsigned nr)
+{
+	struct __kernel_timespec limit = { .tv_nsec = URING_BATCH_WAIT_NS };
+	struct io_uring_getevents_arg arg = { .ts = (uintptr_t)&limit };
+
+	iomap__count(syscalls_nr);
+	return io_uring_enter2((unsigned)ring->ring_fd, submit, nr,
+			       IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG, (sigset_t *)&arg,
+			       sizeof(arg));
+}
+
+static void uring_private_sleep(struct iomap__queue *queue, unsigned nr, bool bounded)
 {
 	struct iomap__thread *self = iomap__thread_self();
 	struct io_uring *ring = uring_of(queue);
 	unsigned submit = uring_pending(ring);
-	int sent = uring_enter(ring, submit, nr, IORING_ENTER_GETEVENTS);
+	int sent;
 
+	/* rings of one thread are younger than limits of time */
+	sent = nr > 1 && bounded ? uring_enter_bounded(ring, submit, nr) :
+				   uring_enter(ring, submit, nr, IORING_ENTER_GETEVENTS);
 	if (sent == (int)submit) {
 		if (submit)
 			self->held = 0;

@@ -181,6 +181,28 @@ static void until_asleep(struct fix *fix, unsigned nr)
 	} while (seen != nr);
 }
 
+/* Several are slept for at a time, but not one for another: here the others never end. */
+Test(bd03, bd03_a_wait_for_one_does_not_depend_on_the_others)
+{
+	struct slow slow[12];
+	struct fix fix;
+
+	fix_start(&fix, 1, 16);
+	for (unsigned i = 0; i < 12; i++) {
+		slow_open(&fix, &slow[i]);
+		slow_start(&slow[i], POLLED_READ);
+	}
+	for (unsigned i = 0; i < 4; i++)
+		cr_assert_eq(read_polled(&fix, i), 0);
+	cr_assert_eq(own_inflight(&fix), 12U);
+	for (unsigned i = 0; i < 12; i++) {
+		slow_finish(&slow[i]);
+		bt_latch_wait(&slow[i].latch);
+		slow_close(&slow[i]);
+	}
+	fix_stop(&fix);
+}
+
 /* ---- whose they are ---- */
 
 static long read_some(void *arg)
