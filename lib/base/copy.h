@@ -8,6 +8,11 @@
  * words, which is what the plain copy amounts to on the machine; everywhere else it is
  * memcpy.  The other side of a copy, the caller's memory, is always accessed plainly, so
  * that races there are still found.
+ *
+ * The memory of a memory device is like the medium of a disk: transfers of one range may
+ * overlap, and what the reader then gets, old or new, is thrown away by whoever let them
+ * (a direct write beside readahead invalidates the folios when it has ended).
+ * iomap__copy_medium() is for it: words on both sides.
  */
 #ifndef IOMAP__COPY_H
 #define IOMAP__COPY_H
@@ -48,6 +53,20 @@ static inline void iomap__copy_to_folio(void *folio_mem, const void *from, size_
 		__atomic_store_n(d++, *s++, __ATOMIC_RELAXED);
 }
 
+static inline void iomap__copy_medium(void *to, const void *from, size_t n)
+{
+	const unsigned char *s = from;
+	unsigned char *d = to;
+
+	if (!(((uintptr_t)s | (uintptr_t)d) & 7))
+		for (; n >= 8; n -= 8, s += 8, d += 8)
+			__atomic_store_n((uint64_t *)(void *)d,
+					 __atomic_load_n((const uint64_t *)(const void *)s,
+							 __ATOMIC_RELAXED), __ATOMIC_RELAXED);
+	for (; n; n--)
+		__atomic_store_n(d++, __atomic_load_n(s++, __ATOMIC_RELAXED), __ATOMIC_RELAXED);
+}
+
 static inline void iomap__fill_folio_mem(void *folio_mem, uint8_t value, size_t n)
 {
 	uint64_t word = value * UINT64_C(0x0101010101010101);
@@ -71,6 +90,11 @@ static inline void iomap__copy_from_folio(void *to, const void *folio_mem, size_
 static inline void iomap__copy_to_folio(void *folio_mem, const void *from, size_t n)
 {
 	memcpy(folio_mem, from, n);
+}
+
+static inline void iomap__copy_medium(void *to, const void *from, size_t n)
+{
+	memcpy(to, from, n);
 }
 
 static inline void iomap__fill_folio_mem(void *folio_mem, uint8_t value, size_t n)

@@ -21,20 +21,16 @@ static void memory_flush(struct iomap_bdev *bdev, struct iomap__thread *self)
 	iomap__bdev_flushed(bdev, atomic_load_explicit(&bdev->written, memory_order_acquire));
 }
 
-/* Between the memory of @bio, one segment as a rule, and the device's at @at. */
-static void memory_copy(struct iomap_bio *bio, uint8_t *at, bool read)
+/* Between the memory of @bio and the device's at @at. */
+static void memory_copy(const struct iomap_bio *bio, uint8_t *at, bool read)
 {
-	const struct iomap_bio_vec *vec = bio->bi_io_vec;
+	const struct iomap_bio_vec *vec = bio->bi_io_vec, *end = vec + bio->bi_vcnt;
 
-	if (iomap__unlikely(bio->bi_vcnt != 1)) {
+	for (; vec < end; at += vec->bv_len, vec++) {
 		if (read)
-			iomap_bio_copy_in(bio, 0, at, bio->bi_iter.bi_size);
+			iomap__copy_medium(vec->bv_base, at, vec->bv_len);
 		else
-			iomap_bio_copy_out(bio, 0, at, bio->bi_iter.bi_size);
-	} else if (read) {
-		iomap__copy_to_folio(vec->bv_base, at, vec->bv_len);
-	} else {
-		iomap__copy_from_folio(at, vec->bv_base, vec->bv_len);
+			iomap__copy_medium(at, vec->bv_base, vec->bv_len);
 	}
 }
 
@@ -56,7 +52,7 @@ void iomap__memory_do(struct iomap_bio *bio)
 				read ? IOMAP__BLKSTAT_READ_BYTES : IOMAP__BLKSTAT_WRITTEN_BYTES,
 				bio->bi_iter.bi_size);
 	} else {
-		memset(at, 0, bio->bi_iter.bi_size);
+		iomap__fill_folio_mem(at, 0, bio->bi_iter.bi_size);
 	}
 	iomap_bio_endio(bio);
 }

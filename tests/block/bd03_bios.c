@@ -170,6 +170,64 @@ Test(bd03_bios, bd03_discard_and_zeroing_of_memory)
 	bt_stop(&bt);
 }
 
+/* ---- transfers of one range at the same time ---- */
+
+#define OVERLAP_TURNS 2000
+
+struct overlap {
+	struct iomap_bdev *bdev;
+	uint32_t opf;
+	atomic_int *together; /* counts to three before the first transfer */
+};
+
+/* Whole blocks of one byte, read, written or zeroed beside the others. */
+static void *overlap_main(void *arg)
+{
+	struct overlap *o = arg;
+	unsigned char *buf = bt_buffer(8 * KIB);
+	int turn;
+
+	atomic_fetch_add(o->together, 1);
+	while (atomic_load(o->together) < 3)
+		sched_yield();
+	for (turn = 0; turn < OVERLAP_TURNS; turn++) {
+		memset(buf, 1 + turn % 250, 8 * KIB);
+		if (o->opf == IOMAP_REQ_OP_WRITE_ZEROES)
+			cr_assert_eq(range_io(o->bdev, o->opf, 4 * KIB, 8 * KIB), 0);
+		else
+			cr_assert_eq(bt_io(o->bdev, o->opf, 4 * KIB, buf, 8 * KIB), 0);
+	}
+	free(buf);
+	return NULL;
+}
+
+/* As on a disk: what a reader gets is not said, and that is all; TSan looks on. */
+Test(bd03_bios, bd03_transfers_of_one_range_of_memory_may_overlap)
+{
+	static const uint32_t ops[] = { IOMAP_REQ_OP_READ, IOMAP_REQ_OP_WRITE,
+					IOMAP_REQ_OP_WRITE_ZEROES };
+	struct overlap o[3];
+	atomic_int together = 0;
+	pthread_t threads[3];
+	unsigned char *in = bt_buffer(16 * KIB);
+	struct bt bt;
+	int i;
+
+	bt_start(&bt, 1, 0);
+	cr_assert_eq(iomap_bdev_open_memory(&bt.engine, 2 * MIB, &o[0].bdev), 0);
+	for (i = 0; i < 3; i++) {
+		o[i] = (struct overlap){ o[0].bdev, ops[i], &together };
+		cr_assert_eq(pthread_create(&threads[i], NULL, overlap_main, &o[i]), 0);
+	}
+	for (i = 0; i < 3; i++)
+		cr_assert_eq(pthread_join(threads[i], NULL), 0);
+	cr_assert_eq(bt_read(o[0].bdev, 0, in, 16 * KIB), 0);
+	cr_assert(t_all(in, 4 * KIB, 0) && t_all(in + 12 * KIB, 4 * KIB, 0), "the blocks beside");
+	cr_assert_eq(iomap_bdev_close(o[0].bdev), 0);
+	bt_stop(&bt);
+	free(in);
+}
+
 Test(bd03_bios, bd03_discard_and_zeroing_of_a_block_device)
 {
 	char *path = t_temp(2 * MIB), name[64];
