@@ -15,7 +15,11 @@
  * object->size, which a commit writes, follows completions, and truncations at once: what
  * lies below it and has not been written then is zeros.  It does not pass a tail block that
  * is written but not clean: bytes behind the old size in it, zeroed in the cache when the
- * object grew over them, would be seen as they were before a truncation.
+ * object grew over them, would be seen as they were before a truncation.  As a rule the
+ * completion of the tail block lets the size go on (size_reached()).  But the block may have
+ * been written before i_size had grown, with its zeros, and then no completion comes: so a
+ * sync, and whoever needs the size as it will be, writes out the tail and goes by that
+ * (settle_size()).
  */
 #include <errno.h>
 
@@ -326,6 +330,49 @@ const struct iomap_address_space_operations xs_a_ops = {
 
 /* ---- size and sync ---- */
 
+/* lock held, and given up meanwhile.  The tail block, and all behind it that starts before @to. */
+static int write_tail(struct xs_object *object, uint64_t to)
+{
+	uint64_t tail = object->size & ~(uint64_t)(XS_BLOCK_BYTES - 1);
+	uint64_t end = xs_blocks_up(to) << XS_BLOCK_SHIFT;
+	int error;
+
+	if (end <= tail)
+		end = tail + XS_BLOCK_BYTES;
+	pthread_mutex_unlock(&object->store->lock);
+	error = iomap_filemap_write_and_wait_range(&object->inode.i_data, (int64_t)tail,
+						   (int64_t)end - 1);
+	pthread_mutex_lock(&object->store->lock);
+	return error;
+}
+
+/*
+ * The size waits for its tail block no longer: that is written out here, with what lies
+ * behind it below @to.  What the size waits for came into the cache after the zeros behind
+ * the end; only a cut makes other bytes of them.
+ */
+static int settle_size(struct xs_object *object, uint64_t to)
+{
+	uint64_t size, cuts_nr;
+	int error = 0;
+
+	pthread_mutex_lock(&object->store->lock);
+	while (!error && object->pending_size > object->size) {
+		size = object->size;
+		cuts_nr = object->cuts_nr;
+		error = write_tail(object, to);
+		if (!error && object->size == size && object->cuts_nr == cuts_nr)
+			size_reached(object, 0, UINT64_MAX, 0);
+	}
+	pthread_mutex_unlock(&object->store->lock);
+	return error;
+}
+
+void xs_size_settled(struct xs_object *object)
+{
+	size_reached(object, 0, UINT64_MAX, 0);
+}
+
 static int grow(struct xs_object *object, int64_t old_size, int64_t new_size)
 {
 	int error =
@@ -355,8 +402,11 @@ static int shrink(struct xs_object *object, int64_t new_size)
 {
 	uint64_t size = (uint64_t)new_size;
 	size_t reserved;
-	int error = cut_room(object, size, &reserved);
+	/* the size must not pass the new end later, while old bytes are behind it on the device */
+	int error = settle_size(object, size);
 
+	if (!error)
+		error = cut_room(object, size, &reserved);
 	if (error)
 		return error;
 	error = iomap_truncate_page(&object->inode, new_size, NULL, &xs_ops, &xs_write_ops, NULL);
@@ -369,6 +419,7 @@ static int shrink(struct xs_object *object, int64_t new_size)
 	iomap_truncate_setsize(&object->inode, new_size);
 	pthread_mutex_lock(&object->store->lock);
 	xs_extents_cut(object, xs_blocks_up(size), reserved);
+	object->cuts_nr++;
 	if (object->pending_size > size)
 		object->pending_size = size;
 	if (object->size > size) {
@@ -451,12 +502,16 @@ static int xs_commit_metadata(struct iomap_inode *inode, int datasync)
 {
 	struct xs_object *object = object_of(inode);
 	bool nameless;
+	int error;
 
 	(void)datasync;
 	pthread_mutex_lock(&object->store->lock);
 	nameless = !object->name;
 	pthread_mutex_unlock(&object->store->lock);
-	return nameless ? 0 : xs_commit(object->store);
+	if (nameless)
+		return 0;
+	error = settle_size(object, 0);
+	return error ? error : xs_commit(object->store);
 }
 
 /* Where the block lies whose writing the size waits for; -1: for none. */

@@ -226,28 +226,32 @@ static int cut_behind_end(struct xs_object *object)
 	return error;
 }
 
-/* open_lock held.  The first opener brings the inode. */
-static int get_opener(struct xs_object *object)
+/* open_lock held, no openers: nobody else looks at the object's size. */
+static int first_opener(struct xs_object *object)
 {
-	struct xs_store *store = object->store;
 	struct iomap_inode_args args = {
 		.size = sizeof(args),
 		.a_ops = &xs_a_ops,
 		.i_op = &xs_inode_ops,
 		.i_fop = &xs_file_ops,
-		.bdev = store->bdev,
+		.bdev = object->store->bdev,
 		.i_size = (int64_t)object->size,
 		.i_maxbytes = (int64_t)XS_FILE_BYTES_MAX,
 		.i_ino = object->id,
 		.i_private = object,
 		.blkbits = XS_BLOCK_SHIFT,
 	};
-	int error = 0;
+	int error = cut_behind_end(object);
 
-	if (!object->openers_nr)
-		error = cut_behind_end(object);
-	if (!error && !object->openers_nr)
-		error = iomap_inode_init(store->engine, &object->inode, &args);
+	return error ? error : iomap_inode_init(object->store->engine, &object->inode, &args);
+}
+
+/* open_lock held.  The first opener brings the inode. */
+static int get_opener(struct xs_object *object)
+{
+	struct xs_store *store = object->store;
+	int error = object->openers_nr ? 0 : first_opener(object);
+
 	if (error)
 		return error;
 	pthread_mutex_lock(&store->lock);
@@ -376,6 +380,8 @@ int xs_put(struct xs_object *object)
 	if (last && error != -EBUSY) {
 		pthread_mutex_lock(&store->lock);
 		object->openers_nr = 0;
+		if (!error && !nameless)
+			xs_size_settled(object);
 		pthread_mutex_unlock(&store->lock);
 		if (nameless)
 			drop_nameless(object);

@@ -36,6 +36,7 @@ struct xs_object {
 	uint64_t id;
 	uint64_t size;		   /* what a commit writes; see file.c */
 	uint64_t pending_size;	   /* to become `size` when the tail block is written; or 0 */
+	uint64_t cuts_nr;	   /* so far: a cut leaves old bytes in the new tail block */
 	bool tail_lost;		   /* ... which will not be: writing it has failed */
 	struct xs_extent *extents; /* by place in the object, no two adjoining mergeable */
 	uint32_t extents_nr, extents_max;
@@ -245,6 +246,8 @@ int xs_preallocate(struct xs_object *object, int64_t pos, int64_t len, bool keep
 
 /* ---- file.c ---- */
 
+/* lock held, all of the object written out: its size waits for nothing. */
+void xs_size_settled(struct xs_object *object);
 extern const struct iomap_address_space_operations xs_a_ops;
 extern const struct iomap_inode_ops xs_inode_ops;
 extern const struct iomap_file_operations xs_file_ops;

@@ -165,6 +165,25 @@ IOMAP_API void iomap_finish_folio_write(struct iomap_inode *inode, struct iomap_
  */
 IOMAP_API void iomap_writeback_resume(struct iomap_inode *inode);
 
+/**
+ * iomap_filemap_write_and_wait_range - write a range of an inode out, and wait
+ * @start: first byte
+ * @end: last byte, inclusive as in the kernel; INT64_MAX for all
+ *
+ * For extent maps that need data on the device before the metadata that speaks of it.  It
+ * makes nothing durable, and spares no fsync the error.  Data that is held back is waited
+ * for as iomap_fsync() does.
+ *
+ * In commit_metadata, setsize and a file's own fsync; not in other callbacks nor in
+ * completions.  i_rwsem and invalidate_lock may be held, a folio lock not.  Blocks.  Kernel
+ * counterpart: filemap_write_and_wait_range.
+ *
+ * Return: 0; an error of writing that came meanwhile, of another range perhaps; -EINVAL;
+ * -EAGAIN when data is held back and the engine has no threads.
+ */
+IOMAP_API IOMAP_MUST_CHECK int
+iomap_filemap_write_and_wait_range(struct iomap_address_space *mapping, int64_t start, int64_t end);
+
 #ifdef __cplusplus
 }
 #endif

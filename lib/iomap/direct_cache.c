@@ -44,29 +44,16 @@ static bool dio_has_tag(struct iomap_address_space *mapping, const uint64_t *pag
 int iomap__dio_write_out(struct iomap_inode *inode, int64_t start, int64_t end)
 {
 	struct iomap_address_space *mapping = &inode->i_data;
-	uint32_t since, deferred = 0;
-	uint64_t errors_nr;
-	int err, waited, recorded = 0;
+	uint32_t deferred = 0;
+	int err;
 
 	/* in this order: DIRTY goes when WRITEBACK is there */
 	if (!dio_has_tag(mapping, &mapping->nr_dirty_pages, start, end, IOMAP__TAG_DIRTY) &&
 	    !dio_has_tag(mapping, &mapping->nr_writeback_pages, start, end, IOMAP__TAG_WRITEBACK))
 		return 0;
-	/*
-	 * wb_err cannot tell: while nobody has been told of an error it stays what it is when
-	 * the same comes once more.  One of another range that comes just now counts: better an
-	 * error too many than bytes from before a write.
-	 */
-	since = iomap__errseq_sample(&mapping->wb_err);
-	errors_nr = iomap__load_acquire(&mapping->wb_errors_nr);
-	err = iomap__filemap_write_range(mapping, start, end, IOMAP_WB_SYNC_ALL, &deferred);
-	waited = iomap__filemap_wait_range(mapping, start, end);
-	if (iomap__load_acquire(&mapping->wb_errors_nr) != errors_nr)
-		recorded = iomap__errseq_check(&mapping->wb_err, since);
-	if (recorded)
-		return recorded;
-	if (err || waited)
-		return err ? err : waited;
+	err = iomap__sync_write_once(mapping, start, end, &deferred);
+	if (err)
+		return err;
 	return deferred ? -ENOTBLK : 0;
 }
 

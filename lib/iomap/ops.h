@@ -208,10 +208,13 @@ void iomap__bio_for_each_folio(const struct iomap_bio *bio, struct iomap__cache 
 /* ---- durability (sync.c) ---- */
 
 /*
- * Write dirty data of [start, end) and wait for it and for writeback already running, until
- * none is held back.  Errors of I/O are in wb_err.  0; what writepages returned; -EAGAIN when
- * data is held back and the engine has no threads.
+ * Write dirty data of [start, end) and wait for it and for writeback already running.
+ * @deferred counts folios held back.  0, the error of the mapping recorded meanwhile, what
+ * writepages returned, or -ETIMEDOUT.
  */
+int iomap__sync_write_once(struct iomap_address_space *mapping, int64_t start, int64_t end,
+			   uint32_t *deferred);
+/* ... until none is held back.  -EAGAIN when data is and the engine has no threads. */
 int iomap__sync_write_wait(struct iomap_inode *inode, int64_t start, int64_t end);
 /* Before data goes to @bdev: an fsync that has waited for it must know which device to flush. */
 void iomap__sync_note_device(struct iomap_inode *inode, const struct iomap_bdev *bdev);

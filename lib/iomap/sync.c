@@ -36,9 +36,30 @@
 
 #define SYNC_RANGE_FLAGS (IOMAP_SYNC_WAIT_BEFORE | IOMAP_SYNC_WRITE | IOMAP_SYNC_WAIT_AFTER)
 
+int iomap__sync_write_once(struct iomap_address_space *mapping, int64_t start, int64_t end,
+			   uint32_t *deferred)
+{
+	/*
+	 * wb_err cannot tell: while nobody has been told of an error it stays what it is when
+	 * the same comes once more.  One of another range that comes just now counts: better an
+	 * error too many than bytes from before a write.
+	 */
+	uint32_t since = iomap__errseq_sample(&mapping->wb_err);
+	uint64_t errors_nr = iomap__load_acquire(&mapping->wb_errors_nr);
+	int err, waited, recorded = 0;
+
+	err = iomap__filemap_write_range(mapping, start, end, IOMAP_WB_SYNC_ALL, deferred);
+	/* what was sent before an error is waited for all the same */
+	waited = iomap__filemap_wait_range(mapping, start, end);
+	if (iomap__load_acquire(&mapping->wb_errors_nr) != errors_nr)
+		recorded = iomap__errseq_check(&mapping->wb_err, since);
+	if (recorded)
+		return recorded;
+	return err ? err : waited;
+}
+
 int iomap__sync_write_wait(struct iomap_inode *inode, int64_t start, int64_t end)
 {
-	struct iomap_address_space *mapping = &inode->i_data;
 	struct iomap_engine *engine = inode->i_engine;
 	uint64_t interval_ns = (uint64_t)engine->opts.flush_interval_ms * 1000000U;
 
@@ -46,13 +67,8 @@ int iomap__sync_write_wait(struct iomap_inode *inode, int64_t start, int64_t end
 		/* acquire: pairs with iomap_writeback_resume() */
 		uint32_t seq = iomap__load_acquire(&inode->i_resume_seq);
 		uint32_t deferred = 0;
-		int err, waited;
+		int err = iomap__sync_write_once(&inode->i_data, start, end, &deferred);
 
-		err = iomap__filemap_write_range(mapping, start, end, IOMAP_WB_SYNC_ALL, &deferred);
-		/* what was sent before an error is waited for all the same */
-		waited = iomap__filemap_wait_range(mapping, start, end);
-		if (!err)
-			err = waited;
 		if (err || !deferred)
 			return err;
 		if (engine->opts.flags & IOMAP_ENGINE_NO_THREADS)
@@ -61,6 +77,19 @@ int iomap__sync_write_wait(struct iomap_inode *inode, int64_t start, int64_t end
 			return iomap__engine_refusal(engine);
 		iomap__io_wait_timeout(engine->blk, &inode->i_resume_seq, seq, interval_ns);
 	}
+}
+
+int iomap_filemap_write_and_wait_range(struct iomap_address_space *mapping, int64_t start,
+				       int64_t end)
+{
+	struct iomap_inode *inode = mapping->host;
+
+	iomap__inode_check(inode);
+	if (start < 0 || end < start)
+		return -EINVAL;
+	if (iomap__engine_closed(inode->i_engine))
+		return iomap__engine_refusal(inode->i_engine);
+	return iomap__sync_write_wait(inode, start, end == INT64_MAX ? end : end + 1);
 }
 
 void iomap_writeback_resume(struct iomap_inode *inode)

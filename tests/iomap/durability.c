@@ -368,3 +368,34 @@ Test(durability, fy03_sync_engine_goes_on_after_an_error_and_leaves_it_for_fsync
 	ts_close(b);
 	ts_close(a);
 }
+
+/* ---- for extent maps ---- */
+
+Test(durability, fy02_an_extent_map_has_a_range_written_out_first)
+{
+	struct ts *ts = new_store();
+	struct iomap_address_space *mapping = &ts->inode.i_data;
+
+	ts_write(ts, 0, 64 * KIB, 1);
+	/* the end is inclusive */
+	cr_assert_eq(iomap_filemap_write_and_wait_range(mapping, 8 * KIB, 12 * KIB), 0);
+	cr_assert(ts_dirty(ts, 4 * KIB));
+	cr_assert_not(ts_dirty(ts, 8 * KIB));
+	cr_assert_not(ts_dirty(ts, 12 * KIB));
+	cr_assert(ts_dirty(ts, 16 * KIB));
+	cr_assert_eq(td_bytes(ts->dev, TD_WRITE), (uint64_t)(8 * KIB));
+	cr_assert_neq(td_nth(ts->dev, TD_WRITE, 0).completed, 0U, "it waits");
+	cr_assert_eq(ts_calls(ts, TS_COMMIT) + td_count(ts->dev, TD_FLUSH), 0U);
+
+	/* the error is told here and, the first time and the second, is left for fsync */
+	td_fail(ts->dev, TD_WRITE, 0, ts->dev->bytes, -EIO, 2);
+	cr_assert_eq(iomap_filemap_write_and_wait_range(mapping, 16 * KIB, 20 * KIB - 1), -EIO);
+	cr_assert_eq(iomap_filemap_write_and_wait_range(mapping, 20 * KIB, 24 * KIB - 1), -EIO);
+	cr_assert_eq(iomap_filemap_write_and_wait_range(mapping, 16 * KIB, INT64_MAX), 0);
+	cr_assert_eq(ts_fsync(ts), -EIO);
+	cr_assert_eq(ts_fsync(ts), 0);
+
+	cr_assert_eq(iomap_filemap_write_and_wait_range(mapping, -1, INT64_MAX), -EINVAL);
+	cr_assert_eq(iomap_filemap_write_and_wait_range(mapping, 10, 9), -EINVAL);
+	ts_close(ts);
+}

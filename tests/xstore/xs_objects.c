@@ -2,6 +2,8 @@
 /*
  * xs_objects.c - objects against a model in memory.
  */
+#include <stdatomic.h>
+
 #include "xst.h"
 
 Test(xs_objects, round_trips_of_many_sizes_with_and_without_reopening)
@@ -65,6 +67,78 @@ Test(xs_objects, random_writes_and_truncations_agree_with_a_model)
 	}
 	free(model);
 	free(noise);
+	xst_end(&f);
+}
+
+struct beside {
+	struct iomap_file *file;
+	atomic_bool over;
+};
+
+static void *sync_range_beside(void *arg)
+{
+	struct beside *beside = arg;
+
+	while (!atomic_load(&beside->over))
+		XST_OK(iomap_sync_range(beside->file, 0, INT64_MAX,
+					IOMAP_SYNC_WAIT_BEFORE | IOMAP_SYNC_WRITE |
+						IOMAP_SYNC_WAIT_AFTER));
+	return NULL;
+}
+
+/*
+ * Write-out may take the zeros of the tail block at any moment before i_size grows, and then
+ * writes it no more.  Each growth must be in the size that a sync commits, and in the one
+ * that the next opener finds.
+ */
+Test(xs_objects, a_tail_written_before_the_size_has_grown_keeps_no_size_back)
+{
+	enum { MAX = 3 << 20, ROUNDS = 150 };
+	struct xst_fixture f = xst_begin(16 << 20, 1 << 20);
+	unsigned char *data = xst_pattern(30000, 3);
+	struct beside beside = { .over = false };
+	struct xs_object *object;
+	uint64_t random = 5;
+	int64_t size = 0;
+	pthread_t thread;
+	struct xs_info info;
+
+	XST_OK(xst_put(f.store, "o", data, 0));
+	for (int round = 0; round < ROUNDS; round++) {
+		XST_OK(xs_lookup(f.store, "o", &object));
+		XST_OK(iomap_file_open(&object->inode, 0, &beside.file));
+		atomic_store(&beside.over, false);
+		cr_assert_eq(pthread_create(&thread, NULL, sync_range_beside, &beside), 0);
+		for (int n = 0; n < 10; n++) {
+			size_t len = xst_random(&random) % 30000 + 1;
+			int64_t pos = size + (int64_t)(xst_random(&random) % 30000);
+
+			if (pos > MAX) {
+				size = (int64_t)(xst_random(&random) % 9000);
+				XST_OK(iomap_truncate(beside.file, size));
+				continue;
+			}
+			if (n % 3)
+				cr_assert_eq(iomap_write(beside.file, data, len, pos), (ssize_t)len);
+			else
+				XST_OK(iomap_truncate(beside.file, pos + (int64_t)len));
+			size = pos + (int64_t)len;
+			if (round % 2 || n % 2)
+				continue;
+			XST_OK(iomap_file_fsync(beside.file, 0));
+			pthread_mutex_lock(&f.store->lock);
+			cr_assert_eq((int64_t)object->size, size, "synced: %lld",
+				     (long long)object->size);
+			pthread_mutex_unlock(&f.store->lock);
+		}
+		atomic_store(&beside.over, true);
+		pthread_join(thread, NULL);
+		XST_OK(iomap_file_close(beside.file));
+		XST_OK(xs_put(object));
+		XST_OK(xs_info_nth(f.store, 0, &info));
+		cr_assert_eq((int64_t)info.size, size, "put: %lld", (long long)info.size);
+	}
+	free(data);
 	xst_end(&f);
 }
 
