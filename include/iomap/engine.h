@@ -157,6 +157,9 @@ struct iomap_engine_opts {
 	uint32_t slow_io_ms;	      /* a log line for I/O that takes longer [10000] */
 	const struct iomap_queue_faults *queue_faults; /* for tests; lives as long as the engine
 							* [none] */
+	uint64_t max_cache_bytes;     /* what iomap_engine_set_cache_bytes() can make of it;
+				       * address space is reserved for that, no memory
+				       * [8 * cache_bytes]; below 16 TiB */
 };
 
 /*
@@ -356,9 +359,37 @@ IOMAP_API int64_t iomap_engine_poll_timeout(struct iomap_engine *engine);
  */
 IOMAP_API uint64_t iomap_engine_drop_cache(struct iomap_engine *engine);
 
+/**
+ * iomap_engine_set_cache_bytes - another size for the cache, at run time
+ * @bytes: the new bound on folio memory, rounded down to whole pages: at least eight base folios
+ *	for each of max_callers, and what the blocks and smallest folios of the inodes there are
+ *	need; at most max_cache_bytes
+ *
+ * The dirty limits, watermarks and the largest folio (cache_bytes / 16, if that is smaller than
+ * max_folio_bytes) follow.  An address space keeps the orders it has been given; they are cut to
+ * what the size allows.
+ *
+ * Growing takes effect at once.  Shrinking: at once nothing is given out any more beyond the new
+ * size; what is cached there is moved, evicted or, where there is no room for what is dirty,
+ * written.  What is locked, referenced (pins) or under writeback is waited for.  When a second has
+ * brought nothing the call gives up on it with -EBUSY: all the rest is gone, `cache_bytes` of the
+ * statistics is the new size and what is left above it, and goes on falling as that is let go.
+ * Memory goes back to the kernel, but what a queue of one thread (IOMAP_REQ_POLLED) has registered,
+ * and pieces of less than 2 MiB (more in a cache of over 2 GiB) of what io_uring may register.
+ *
+ * Hits go on meanwhile at full speed, and so does everything else.  Any thread that holds no
+ * lock of an inode or folio and is in no callback; blocks; writes dirty data when it must.  One
+ * call at a time.
+ *
+ * Return: 0; -EBUSY: see above, or another thread is resizing; -EINVAL: @bytes is out of range;
+ * -ENOMEM: it could not grow, or not so far; -ESHUTDOWN; -ECHILD.
+ */
+IOMAP_API IOMAP_MUST_CHECK int iomap_engine_set_cache_bytes(struct iomap_engine *engine,
+							    uint64_t bytes);
+
 /* Counters since creation unless said otherwise; bytes unless the name says otherwise. */
 struct iomap_engine_stats {
-	uint64_t cache_bytes;	    /* the bound */
+	uint64_t cache_bytes;	    /* now: the bound */
 	uint64_t cached_bytes;	    /* now: folio memory in use */
 	uint64_t peak_cached_bytes; /* highest cached_bytes */
 	uint64_t dirty_bytes;	    /* now */

@@ -119,6 +119,7 @@ struct iomap_engine {
 	uint32_t state; /* enum iomap__engine_state; atomic */
 	struct iomap__env env;
 	struct iomap_engine_opts opts; /* with defaults filled in */
+	uint64_t folio_bytes_max; /* largest folio where the cache is large enough */
 	struct iomap__blk *blk;
 	struct iomap__cache *cache;
 	struct iomap__fs *fs;

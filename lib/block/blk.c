@@ -281,3 +281,10 @@ void iomap__blk_set_memory(struct iomap_engine *engine, void *memory, uint64_t b
 	bytes = (bytes >> IOMAP_PAGE_SHIFT) * opts->register_pct / 100 << IOMAP_PAGE_SHIFT;
 	blk->backend->set_memory(blk, memory, bytes);
 }
+
+bool iomap__blk_let_go(struct iomap_engine *engine, const void *addr, uint64_t *bytes)
+{
+	struct iomap__blk *blk = engine->blk;
+
+	return !blk->backend->let_go || blk->backend->let_go(blk, addr, bytes);
+}

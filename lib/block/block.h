@@ -51,10 +51,17 @@ int iomap__backend_available(struct iomap_engine *engine, unsigned nth, char *wh
 const char *iomap__backend_taken(struct iomap_engine *engine);
 /*
  * Folio memory, which is most of what I/O is done on: it may be registered with the devices'
- * queues, which pins it.  It stays mapped, and no page of it is punched out, until it is taken
- * back with NULL.  No bdev is open at either moment.
+ * queues, which pins it.  It stays mapped until it is taken back with NULL, and no page of it is
+ * punched out of which iomap__blk_let_go() has not said that it may.  No bdev is open at either
+ * moment.
  */
 void iomap__blk_set_memory(struct iomap_engine *engine, void *memory, uint64_t bytes);
+/*
+ * Whether the piece of that memory at @addr may be given back to the kernel: no ring has it pinned,
+ * any more.  *bytes is cut to what the answer is about.  Nobody uses the piece, or will before
+ * this has returned and it has been given back.
+ */
+bool iomap__blk_let_go(struct iomap_engine *engine, const void *addr, uint64_t *bytes);
 /* How devices of @engine, which has IOMAP_ENGINE_IOPOLL, complete, and why. */
 void iomap__iopoll_say(struct iomap_engine *engine, char *buf, size_t size);
 /* Fill the block counters of @stats (bios_nr, read_bytes, written_bytes, flushes_nr). */

@@ -358,6 +358,8 @@ struct iomap__backend {
 	 * request until after its last one.
 	 */
 	void (*set_memory)(struct iomap__blk *blk, void *memory, uint64_t bytes);
+	/* iomap__blk_let_go() of the memory */
+	bool (*let_go)(struct iomap__blk *blk, const void *addr, uint64_t *bytes);
 	void (*add_file)(struct iomap__blk *blk, struct iomap_bdev *bdev);
 	void (*del_file)(struct iomap__blk *blk, struct iomap_bdev *bdev);
 };

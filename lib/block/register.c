@@ -18,8 +18,11 @@
  * inside a huge page, which is charged whole.
  *
  * What is pinned may not be taken away under the rings: they would go on with the old pages.
- * Folio memory is mapped when the cache is created and unmapped when all is over, and is not
- * punched out in between (lib/cache/arena.c); iomap__blk_set_memory(NULL) comes before the
+ * So before the cache gives memory back to the kernel it has the rings forget it
+ * (iomap__uring_let_go()), in whole slots: a part of one would be pinned again by the next
+ * transfer in the rest.  In a slot that is let go there is no folio, so there is none in flight
+ * and none comes, and it is registered anew when it is used again.  A ring of one thread could
+ * only be told by its thread: what it knows stays.  iomap__blk_set_memory(NULL) comes before the
  * unmapping.
  *
  * A ring of one thread (private.c) is told of memory as the others are, if there is room for one
@@ -168,7 +171,53 @@ void iomap__uring_open_own(struct iomap__queue *queue)
 
 void iomap__uring_close_own(struct iomap__queue *queue)
 {
+	struct iomap__uring_all *all = register_all(queue->blk);
+	struct iomap__uring *uring = iomap__uring(queue);
+
+	for (unsigned nr = 0; uring->memory && nr < all->nr_slots; nr++)
+		if (uring->slots[nr] == IOMAP__SLOT_REGISTERED)
+			atomic_fetch_sub(&all->own_nr[nr], 1);
 	register_close_slots(queue);
+}
+
+/* A shared ring forgets slot @nr. */
+static bool register_forget(struct iomap__queue *queue, unsigned nr)
+{
+	struct iomap__uring *uring = iomap__uring(queue);
+	struct iovec none = { .iov_base = NULL };
+	__u64 tag = 0;
+	bool forgot = true;
+
+	iomap__mutex_lock(&queue->lock);
+	if (uring->memory && uring->slots[nr] == IOMAP__SLOT_REGISTERED) {
+		iomap__count(syscalls_nr);
+		forgot = io_uring_register_buffers_update_tag(&uring->ring, nr, &none, &tag, 1) >= 0;
+		if (forgot)
+			uring->slots[nr] = IOMAP__SLOT_NEW;
+	}
+	iomap__mutex_unlock(&queue->lock);
+	return forgot;
+}
+
+bool iomap__uring_let_go(struct iomap__blk *blk, const void *addr, uint64_t *bytes)
+{
+	struct iomap__uring_all *all = register_all(blk);
+	uint64_t at = (uintptr_t)addr - (uintptr_t)all->memory, slot_bytes;
+	bool free = true;
+	unsigned nr;
+
+	if (!all->memory || at >= all->bytes)
+		return true;
+	nr = (unsigned)(at >> all->slot_shift);
+	at -= (uint64_t)nr << all->slot_shift;
+	slot_bytes = iomap__min(UINT64_C(1) << all->slot_shift,
+				all->bytes - ((uint64_t)nr << all->slot_shift));
+	*bytes = iomap__min(*bytes, slot_bytes - at);
+	if (*bytes < slot_bytes || atomic_load(&all->own_nr[nr]))
+		return false;
+	for (unsigned i = 0; i < blk->nr_queues; i++)
+		free = register_forget(&blk->queues[i], nr) && free;
+	return free;
 }
 
 /* The first transfer in slot @nr. */
@@ -188,6 +237,8 @@ static void register_slot(struct iomap__queue *queue, unsigned nr)
 	if (!iomap__fails(queue->blk->env, IOMAP_FAIL_RING_REGISTER))
 		error = io_uring_register_buffers_update_tag(&uring->ring, nr, &iov, &tag, 1);
 	uring->slots[nr] = error < 0 ? IOMAP__SLOT_REFUSED : IOMAP__SLOT_REGISTERED;
+	if (error >= 0 && queue->owner)
+		atomic_fetch_add(&all->own_nr[nr], 1);
 	if (error >= 0)
 		return;
 	register_complain(queue->blk, REGISTER_MEMORY, error);

@@ -570,6 +570,7 @@ const struct iomap__backend iomap__uring_backend = {
 	.private_watch = uring_private_watch,
 	.private_hold_max = URING_PRIVATE_HOLD_MAX,
 	.set_memory = iomap__uring_set_memory,
+	.let_go = iomap__uring_let_go,
 	.add_file = iomap__uring_add_file,
 	.del_file = iomap__uring_del_file,
 };

@@ -36,6 +36,8 @@ struct iomap__uring_all {
 	uint64_t bytes;
 	unsigned slot_shift;
 	unsigned nr_slots;
+	/* rings of one thread that know the slot; they alone can forget it */
+	_Atomic uint8_t own_nr[IOMAP__URING_SLOTS_MAX];
 	_Atomic uint32_t complained; /* bits: what a log line has been written about */
 };
 
@@ -57,5 +59,6 @@ void iomap__uring_open_files(struct iomap__queue *queue);
 void iomap__uring_add_file(struct iomap__blk *blk, struct iomap_bdev *bdev);
 void iomap__uring_del_file(struct iomap__blk *blk, struct iomap_bdev *bdev);
 void iomap__uring_set_memory(struct iomap__blk *blk, void *memory, uint64_t bytes);
+bool iomap__uring_let_go(struct iomap__blk *blk, const void *addr, uint64_t *bytes);
 
 #endif

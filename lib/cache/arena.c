@@ -10,14 +10,24 @@
  *
  * States of a descriptor (buddy_state): PAGE_FREE the first page of a free block of `order`;
  * PAGE_USED the first page of a folio; PAGE_HELD of a free block that is kept for a hold, and so
- * on no list; PAGE_TAIL inside a block, free or in use.  A block is
- * made and taken apart without a look at its tails: their descriptors are not touched at all,
+ * on no list; PAGE_OFF of a block that is not the cache's any more; PAGE_TAIL inside a block.  A
+ * block is made and taken apart without a look at its tails: their descriptors are not touched at all,
  * so that a folio of 2 MiB costs one cache line and not 512.  All under arena_lock, but that
  * the holder of a folio may read its own pages' states.
  *
- * The memory may be pinned by the rings (iomap__blk_set_memory()), which would go on with the
- * old pages if others came in their place: so from creation to the end nothing of it is
- * unmapped, punched out or given back.
+ * Size.  Address space is reserved for the largest size that there can be, so that both arrays
+ * stay where they are; what the cache has never been as large as may not be touched.  Folios come
+ * from below nr_pages.  When that falls, what is free above it goes off, and what is in use there
+ * goes off as it is freed, so that pages in use, free ones and those that are off always add up to
+ * end_pages, and folio memory never exceeds end_pages - nr_off.  resize.c empties what is left,
+ * and gives memory back: of pages that are off, and that the rings do not have pinned
+ * (iomap__blk_let_go()), since these would go on with the old pages if others came in their place.
+ * A page is never unmapped or protected: a copying reader may still look at it.  What it reads
+ * there, old bytes or the zeros of a page that was given back, it throws away, since the version of
+ * the folio moved when it left the index, before its memory was free.  For the same reason no
+ * grace period is needed, and none could be had: copying readers are in no epoch (hit.h).  All
+ * others who look at the memory have the folio's lock or a reference.  Descriptors are not given
+ * back at all.
  *
  * The child of a fork() has none of the memory, and finds the descriptors zeroed (MADV_WIPEONFORK):
  * free, of no file.  So a read that would hit in the parent misses there, see engine.c.
@@ -33,7 +43,10 @@
 
 #include "cache/internal.h"
 
-enum { PAGE_TAIL, PAGE_FREE, PAGE_USED, PAGE_HELD };
+enum { PAGE_TAIL, PAGE_FREE, PAGE_USED, PAGE_HELD, PAGE_OFF };
+
+/* Pages that are looked at in one hold of the lock; a multiple of every block. */
+#define STRIDE 4096ULL
 
 static inline uint32_t page_number(const struct iomap__cache *cache, const struct iomap_folio *f)
 {
@@ -89,34 +102,86 @@ static void list_del(struct iomap__cache *cache, uint32_t nr)
 	f->buddy_state = PAGE_TAIL;
 }
 
+/* Under arena_lock. */
+static void add_free(struct iomap__cache *cache, int64_t pages)
+{
+	uint64_t free = atomic_load_explicit(&cache->nr_free, memory_order_relaxed);
+
+	atomic_store_explicit(&cache->nr_free, free + (uint64_t)pages, memory_order_relaxed);
+}
+
+/* Onto the free lists, as part of the largest block that is free. */
+static void merge(struct iomap__cache *cache, uint32_t nr, unsigned order)
+{
+	while (order < IOMAP__MAX_ORDER) {
+		uint32_t buddy = nr ^ (1U << order);
+
+		if (buddy + (1ULL << order) > atomic_load(&cache->nr_pages) ||
+		    cache->folios[buddy].buddy_state != PAGE_FREE ||
+		    cache->folios[buddy].order != order)
+			break;
+		list_del(cache, buddy);
+		nr &= ~(1U << order);
+		order++;
+	}
+	list_add(cache, nr, order);
+}
+
+/* Address space that costs nothing: not touched, and not counted as memory that may be needed. */
 static void *reserve(struct iomap__cache *cache, size_t bytes)
 {
 	struct iomap__env *env = &cache->engine->env;
 	void *p = MAP_FAILED;
 
 	if (!iomap__fails(env, IOMAP_FAIL_ARENA_MAP))
-		p = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
-			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+		p = mmap(NULL, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1,
+			 0);
 	if (p != MAP_FAILED)
 		return p;
 	iomap__log(env, IOMAP_LOG_ERROR, "engine: no address space for %zu bytes of cache", bytes);
 	return NULL;
 }
 
-int iomap__arena_create(struct iomap__cache *cache, uint64_t bytes)
+/* Pages [from, to) and their descriptors may be touched. */
+static int open_pages(struct iomap__cache *cache, uint64_t from, uint64_t to)
 {
-	uint64_t nr = bytes >> IOMAP_PAGE_SHIFT;
+	size_t first = iomap__round_down(from * sizeof(struct iomap_folio), IOMAP_PAGE_SIZE);
+	size_t end = iomap__round_up(to * sizeof(struct iomap_folio), IOMAP_PAGE_SIZE);
 
-	if (!nr || nr >= IOMAP__NO_PAGE)
+	if (mprotect(cache->data + (from << IOMAP_PAGE_SHIFT), (to - from) << IOMAP_PAGE_SHIFT,
+		     PROT_READ | PROT_WRITE) != 0 ||
+	    mprotect((char *)cache->folios + first, end - first, PROT_READ | PROT_WRITE) != 0)
+		return -ENOMEM;
+	return 0;
+}
+
+/* Pages [from, to), on no list and in nobody's hands, are free. */
+static void put_pages(struct iomap__cache *cache, uint64_t from, uint64_t to)
+{
+	while (from < to) {
+		unsigned order = IOMAP__MAX_ORDER;
+
+		while (from & ((1ULL << order) - 1) || from + (1ULL << order) > to)
+			order--;
+		merge(cache, (uint32_t)from, order);
+		from += 1ULL << order;
+	}
+}
+
+int iomap__arena_create(struct iomap__cache *cache, uint64_t bytes, uint64_t max_bytes)
+{
+	uint64_t nr = bytes >> IOMAP_PAGE_SHIFT, max = max_bytes >> IOMAP_PAGE_SHIFT;
+
+	if (!nr || nr > max || max >= IOMAP__NO_PAGE)
 		return -EINVAL;
-	cache->nr_pages = nr;
-	cache->data_bytes = nr << IOMAP_PAGE_SHIFT;
-	cache->folios_bytes = nr * sizeof(struct iomap_folio);
+	cache->max_pages = max;
+	cache->data_bytes = max << IOMAP_PAGE_SHIFT;
+	cache->folios_bytes = iomap__round_up(max * sizeof(struct iomap_folio), IOMAP_PAGE_SIZE);
 	iomap__mutex_init(&cache->arena_lock, IOMAP__RANK_ARENA);
 	cache->data = reserve(cache, cache->data_bytes);
 	if (cache->data)
 		cache->folios = reserve(cache, cache->folios_bytes);
-	if (!cache->folios) {
+	if (!cache->folios || open_pages(cache, 0, nr) != 0) {
 		iomap__arena_destroy(cache);
 		return -ENOMEM;
 	}
@@ -128,16 +193,9 @@ int iomap__arena_create(struct iomap__cache *cache, uint64_t bytes)
 
 	for (unsigned order = 0; order <= IOMAP__MAX_ORDER; order++)
 		cache->free_head[order] = IOMAP__NO_PAGE;
-	for (uint64_t page = 0; page < nr;) {
-		unsigned order = IOMAP__MAX_ORDER;
-
-		while (page & ((1ULL << order) - 1) || page + (1ULL << order) > nr)
-			order--;
-		list_add(cache, (uint32_t)page, order);
-		page += 1ULL << order;
-	}
-	for (uint64_t page = 0; page < nr; page++)
-		cache->folios[page].cache = cache;
+	cache->end_pages = nr;
+	atomic_store(&cache->nr_pages, nr);
+	put_pages(cache, 0, nr);
 	atomic_store(&cache->nr_free, nr);
 	return 0;
 }
@@ -190,11 +248,22 @@ static void check_poison(struct iomap_folio *folio)
 
 /* ---- allocation ---- */
 
+/*
+ * Descriptors know their cache from the first time on that they are a folio's, so that those that
+ * never are need not exist.  Once: who looks at a stale one may read it at any time.
+ */
+static void set_cache(struct iomap__cache *cache, struct iomap_folio *folio)
+{
+	if (!folio->cache)
+		folio->cache = cache;
+}
+
 static void prepare(struct iomap__cache *cache, uint32_t nr, unsigned order)
 {
 	struct iomap_folio *f = &cache->folios[nr];
 
 	f->buddy_state = PAGE_USED;
+	set_cache(cache, f);
 	atomic_store_explicit(&f->order, (uint8_t)order, memory_order_relaxed);
 	f->ifs = NULL;
 	f->read_valid = 0;
@@ -204,17 +273,18 @@ static void prepare(struct iomap__cache *cache, uint32_t nr, unsigned order)
 	atomic_store_explicit(&f->refs, 1, memory_order_relaxed);
 }
 
-/* Under arena_lock: so many pages are in use from now on. */
-static void count_used(struct iomap__cache *cache, unsigned order)
+/* Under arena_lock: the block at @nr is in use from now on. */
+static void count_used(struct iomap__cache *cache, uint32_t nr, unsigned order)
 {
-	uint64_t free, used;
-
-	free = atomic_load_explicit(&cache->nr_free, memory_order_relaxed) - (1ULL << order);
-	atomic_store_explicit(&cache->nr_free, free, memory_order_relaxed);
-	used = cache->nr_pages - free;
-	iomap__assert(used <= cache->nr_pages);
-	if (used > cache->peak_used)
-		cache->peak_used = used;
+	add_free(cache, -(1LL << order));
+	cache->nr_used += 1ULL << order;
+	iomap__assert(nr + (1ULL << order) <= atomic_load(&cache->nr_pages));
+	/* the size in force: each page above nr_pages that is not in use is off */
+	iomap__assert(cache->nr_used <= cache->end_pages - cache->nr_off);
+	iomap__assert(cache->nr_used + atomic_load(&cache->nr_free) + cache->nr_off ==
+		      cache->end_pages);
+	if (cache->nr_used > cache->peak_used)
+		cache->peak_used = cache->nr_used;
 }
 
 struct iomap_folio *iomap__arena_alloc(struct iomap__cache *cache, unsigned order)
@@ -236,7 +306,7 @@ struct iomap_folio *iomap__arena_alloc(struct iomap__cache *cache, unsigned orde
 		list_add(cache, nr + (1U << have), have);
 	}
 	prepare(cache, nr, order);
-	count_used(cache, order);
+	count_used(cache, nr, order);
 	iomap__mutex_unlock(&cache->arena_lock);
 	check_poison(&cache->folios[nr]);
 	return &cache->folios[nr];
@@ -257,31 +327,33 @@ static struct iomap__hold *hold_at(const struct iomap__cache *cache, uint32_t nr
 	return hold;
 }
 
-/* Onto the free lists, as part of the largest block that is free. */
-static void merge(struct iomap__cache *cache, uint32_t nr, unsigned order)
+/* A free block above nr_pages. */
+static void put_off(struct iomap__cache *cache, uint32_t nr, unsigned order)
 {
-	while (order < IOMAP__MAX_ORDER) {
-		uint32_t buddy = nr ^ (1U << order);
-
-		if (buddy + (1ULL << order) > cache->nr_pages ||
-		    cache->folios[buddy].buddy_state != PAGE_FREE ||
-		    cache->folios[buddy].order != order)
-			break;
-		list_del(cache, buddy);
-		nr &= ~(1U << order);
-		order++;
-	}
-	list_add(cache, nr, order);
+	cache->folios[nr].buddy_state = PAGE_OFF;
+	atomic_store_explicit(&cache->folios[nr].order, (uint8_t)order, memory_order_relaxed);
+	add_free(cache, -(1LL << order));
+	cache->nr_off += 1ULL << order;
+	/* who resizes gives it back itself, or sees this afterwards */
+	if (!atomic_load(&cache->trim_wanted))
+		atomic_store(&cache->trim_wanted, true);
 }
 
-/* A block has come free: for who holds it, or for all.  Its first page is a tail by now. */
+/*
+ * A block has come free: for who holds it, or for all; above nr_pages it goes off.  Its first page
+ * is a tail by now.
+ */
 static void put_block(struct iomap__cache *cache, uint32_t nr, unsigned order)
 {
+	uint64_t nr_pages = atomic_load_explicit(&cache->nr_pages, memory_order_relaxed);
 	struct iomap__hold *hold = hold_at(cache, nr, order);
+	bool inside = nr + (1ULL << order) <= nr_pages;
 
-	if (!hold) {
+	if (nr >= nr_pages) {
+		put_off(cache, nr, order);
+	} else if (inside && !hold) {
 		merge(cache, nr, order);
-	} else if (order <= hold->order) {
+	} else if (inside && order <= hold->order) {
 		cache->folios[nr].buddy_state = PAGE_HELD;
 		atomic_store_explicit(&cache->folios[nr].order, (uint8_t)order,
 				      memory_order_relaxed);
@@ -304,10 +376,8 @@ void iomap__arena_free(struct iomap_folio *folio)
 	poison(folio);
 	iomap__mutex_lock(&cache->arena_lock);
 	iomap__assert(folio->buddy_state == PAGE_USED);
-	atomic_store_explicit(&cache->nr_free,
-			      atomic_load_explicit(&cache->nr_free, memory_order_relaxed) +
-				      (1ULL << order),
-			      memory_order_relaxed);
+	add_free(cache, 1LL << order);
+	cache->nr_used -= 1ULL << order;
 	folio->buddy_state = PAGE_TAIL;
 	put_block(cache, nr, order);
 	iomap__mutex_unlock(&cache->arena_lock);
@@ -324,7 +394,8 @@ bool iomap__arena_hold(struct iomap__cache *cache, struct iomap__hold *hold, uin
 	*hold = (struct iomap__hold){ .first = first, .order = order };
 	iomap__mutex_lock(&cache->arena_lock);
 	block = &cache->folios[block_of(cache, first)];
-	can = !hold_at(cache, first, order) &&
+	can = first + (1ULL << order) <= atomic_load(&cache->nr_pages) &&
+	      !hold_at(cache, first, order) &&
 	      (block->buddy_state != PAGE_FREE || block->order < order);
 	for (uint32_t i = 0; can && i < 1U << order;) {
 		struct iomap_folio *f = &cache->folios[first + i];
@@ -363,7 +434,7 @@ struct iomap_folio *iomap__arena_hold_end(struct iomap__cache *cache, struct iom
 
 	iomap__mutex_lock(&cache->arena_lock);
 	hold_del(cache, hold);
-	all = hold->have == nr;
+	all = hold->have == nr && hold->first + nr <= atomic_load(&cache->nr_pages);
 	for (uint32_t i = 0; i < nr;) {
 		struct iomap_folio *f = &cache->folios[hold->first + i];
 		unsigned order = f->order;
@@ -378,7 +449,7 @@ struct iomap_folio *iomap__arena_hold_end(struct iomap__cache *cache, struct iom
 	if (all) {
 		folio = &cache->folios[hold->first];
 		prepare(cache, hold->first, hold->order);
-		count_used(cache, hold->order);
+		count_used(cache, hold->first, hold->order);
 	}
 	iomap__mutex_unlock(&cache->arena_lock);
 	if (folio)
@@ -397,7 +468,155 @@ void iomap__arena_split(struct iomap__split *split)
 		struct iomap_folio *folio = split->folio + split->piece[i].page;
 
 		folio->buddy_state = PAGE_USED;
+		set_cache(cache, folio);
 		atomic_store_explicit(&folio->order, split->piece[i].order, memory_order_relaxed);
 	}
 	iomap__mutex_unlock(&cache->arena_lock);
+}
+
+/* ---- the size ---- */
+
+/* Under arena_lock: the block that @page lies in, and where it ends. */
+static struct iomap_folio *block_at(struct iomap__cache *cache, uint64_t page, uint64_t *end)
+{
+	struct iomap_folio *block = &cache->folios[block_of(cache, (uint32_t)page)];
+
+	*end = page_number(cache, block) + (1ULL << block->order);
+	return block;
+}
+
+/* Under arena_lock: what is free of [from, to), which lies above nr_pages now, goes off. */
+static void take_off(struct iomap__cache *cache, uint64_t from, uint64_t to)
+{
+	while (from < to) {
+		struct iomap_folio *block = block_at(cache, from, &from);
+
+		if (block->buddy_state != PAGE_FREE)
+			continue;
+		list_del(cache, page_number(cache, block));
+		put_block(cache, page_number(cache, block), block->order);
+	}
+}
+
+void iomap__arena_shrink(struct iomap__cache *cache, uint64_t nr_pages)
+{
+	uint64_t end = atomic_load(&cache->nr_pages), from;
+
+	/* from the top, a stretch at a time: others want the lock too */
+	while (end > nr_pages) {
+		from = iomap__max(nr_pages, iomap__round_down(end - 1, STRIDE));
+		iomap__mutex_lock(&cache->arena_lock);
+		atomic_store(&cache->nr_pages, from);
+		take_off(cache, from, end);
+		iomap__mutex_unlock(&cache->arena_lock);
+		end = from;
+	}
+}
+
+/* Under arena_lock: what is off of [from, to), which lies below nr_pages now, is free. */
+static void take_back(struct iomap__cache *cache, uint64_t from, uint64_t to)
+{
+	while (from < to) {
+		struct iomap_folio *block = block_at(cache, from, &from);
+		unsigned order = block->order;
+
+		if (block->buddy_state != PAGE_OFF)
+			continue;
+		block->buddy_state = PAGE_TAIL;
+		cache->nr_off -= 1ULL << order;
+		add_free(cache, 1LL << order);
+		/* of one that is only partly below, the rest goes off again */
+		put_block(cache, page_number(cache, block), order);
+	}
+}
+
+/* Pages that have never been the cache's. */
+static int add_pages(struct iomap__cache *cache, uint64_t nr_pages)
+{
+	uint64_t from = cache->end_pages;
+
+	if (iomap__fails(&cache->engine->env, IOMAP_FAIL_ARENA_MAP) ||
+	    open_pages(cache, from, nr_pages) != 0) {
+		iomap__log(&cache->engine->env, IOMAP_LOG_ERROR,
+			   "engine: no memory to let the cache grow");
+		return -ENOMEM;
+	}
+	iomap__mutex_lock(&cache->arena_lock);
+	cache->end_pages = nr_pages;
+	atomic_store(&cache->nr_pages, nr_pages);
+	put_pages(cache, from, nr_pages);
+	add_free(cache, (int64_t)(nr_pages - from));
+	iomap__mutex_unlock(&cache->arena_lock);
+	return 0;
+}
+
+int iomap__arena_grow(struct iomap__cache *cache, uint64_t nr_pages)
+{
+	uint64_t from = atomic_load(&cache->nr_pages), known, to;
+
+	known = iomap__min(nr_pages, cache->end_pages);
+	while (from < known) {
+		to = iomap__min(iomap__round_down(from + STRIDE, STRIDE), known);
+		iomap__mutex_lock(&cache->arena_lock);
+		atomic_store(&cache->nr_pages, to);
+		take_back(cache, from, to);
+		iomap__mutex_unlock(&cache->arena_lock);
+		from = to;
+	}
+	return nr_pages > cache->end_pages ? add_pages(cache, nr_pages) : 0;
+}
+
+uint64_t iomap__arena_left(struct iomap__cache *cache)
+{
+	uint64_t left;
+
+	iomap__mutex_lock(&cache->arena_lock);
+	left = cache->end_pages - atomic_load(&cache->nr_pages) - cache->nr_off;
+	iomap__mutex_unlock(&cache->arena_lock);
+	return left;
+}
+
+uint64_t iomap__arena_pages(struct iomap__cache *cache)
+{
+	uint64_t pages;
+
+	iomap__mutex_lock(&cache->arena_lock);
+	pages = cache->end_pages - cache->nr_off;
+	iomap__mutex_unlock(&cache->arena_lock);
+	return pages;
+}
+
+/* Under arena_lock: the first run of pages in [at, stop) that are off; its end may be beyond. */
+static bool off_run(struct iomap__cache *cache, uint64_t at, uint64_t stop, uint64_t *first,
+		    uint64_t *end)
+{
+	bool found = false;
+
+	for (uint64_t next; at < stop; at = next) {
+		if (block_at(cache, at, &next)->buddy_state == PAGE_OFF) {
+			if (!found)
+				*first = at;
+			found = true;
+			*end = next;
+		} else if (found) {
+			break;
+		}
+	}
+	return found;
+}
+
+bool iomap__arena_off(struct iomap__cache *cache, uint64_t *first, uint64_t *end)
+{
+	bool found = false;
+
+	for (uint64_t at = *first; !found && at < cache->end_pages;) {
+		uint64_t stop = iomap__min(iomap__round_down(at + STRIDE, STRIDE),
+					   cache->end_pages);
+
+		iomap__mutex_lock(&cache->arena_lock);
+		found = off_run(cache, at, stop, first, end);
+		iomap__mutex_unlock(&cache->arena_lock);
+		at = stop;
+	}
+	return found;
 }

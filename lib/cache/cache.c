@@ -26,15 +26,12 @@ int iomap__cache_create(struct iomap_engine *engine,
 	iomap__list_init(&cache->dirty_inodes);
 	iomap__list_init(&cache->inodes);
 	engine->cache = cache;
-	err = iomap__arena_create(cache, opts->cache_bytes);
+	err = iomap__arena_create(cache, opts->cache_bytes, opts->max_cache_bytes);
 	if (err)
 		goto free_cache;
-	while (cache->max_order < IOMAP__MAX_ORDER &&
-	       IOMAP_PAGE_SIZE << (cache->max_order + 1) <= opts->max_folio_bytes)
-		cache->max_order++;
-	cache->background_pages = cache->nr_pages * opts->dirty_background_pct / 100;
-	cache->hard_pages = cache->nr_pages * opts->dirty_hard_pct / 100;
-	iomap__blk_set_memory(engine, cache->data, cache->data_bytes);
+	iomap__cache_set_limits(cache, atomic_load(&cache->nr_pages));
+	iomap__blk_set_memory(engine, cache->data,
+			      atomic_load(&cache->nr_pages) << IOMAP_PAGE_SHIFT);
 	err = iomap__index_init(cache);
 	if (err)
 		goto free_arena;
@@ -62,7 +59,7 @@ void iomap__cache_destroy(struct iomap_engine *engine)
 		return;
 	iomap__flusher_stop(cache);
 	iomap__index_exit(cache);
-	iomap__assert_msg(atomic_load(&cache->nr_free) == cache->nr_pages,
+	iomap__assert_msg(!cache->nr_used,
 			  "folios in use at the end of the engine");
 	iomap__blk_set_memory(engine, NULL, 0);
 	iomap__arena_destroy(cache);
@@ -109,9 +106,9 @@ void iomap__cache_stats(struct iomap_engine *engine, struct iomap_engine_stats *
 {
 	struct iomap__cache *cache = engine->cache;
 
-	stats->cache_bytes = cache->data_bytes;
-	stats->cached_bytes = (cache->nr_pages - atomic_load(&cache->nr_free)) << IOMAP_PAGE_SHIFT;
+	stats->cache_bytes = iomap__arena_pages(cache) << IOMAP_PAGE_SHIFT;
 	iomap__mutex_lock(&cache->arena_lock);
+	stats->cached_bytes = cache->nr_used << IOMAP_PAGE_SHIFT;
 	stats->peak_cached_bytes = cache->peak_used << IOMAP_PAGE_SHIFT;
 	iomap__mutex_unlock(&cache->arena_lock);
 	stats->dirty_bytes = atomic_load(&cache->nr_dirty) << IOMAP_PAGE_SHIFT;

@@ -41,6 +41,10 @@
 
 #include "base/base.h"
 
+/* Base folios that one caller may need at once; folios of a block that is larger. */
+#define IOMAP__CALLER_FOLIOS 8U
+#define IOMAP__CALLER_BLOCKS 2U
+
 /* ---- folio ---- */
 
 #define IOMAP__FOLIO_LOCKED 0x1U
@@ -319,10 +323,13 @@ void iomap__mapping_init(struct iomap_address_space *mapping, struct iomap_inode
  * On the engine's list of inodes, and off it.  Off goes by two steps: freeze keeps the flusher
  * and walks away, and waits for i_pins_nr to fall to 0; then thaw, or unregister.
  */
-void iomap__inode_register(struct iomap_inode *inode);
+/* Registering: -EINVAL when the cache is too small for it. */
+int iomap__inode_register(struct iomap_inode *inode);
 void iomap__inode_freeze(struct iomap_inode *inode);
 void iomap__inode_thaw(struct iomap_inode *inode);
 void iomap__inode_unregister(struct iomap_inode *inode);
+/* Whether a cache of so many pages has room for what it needs. */
+bool iomap__inode_fits(const struct iomap_inode *inode, uint64_t pages);
 bool iomap__cache_has_inodes(struct iomap_engine *engine);
 /*
  * Go over all inodes of an engine, each pinned while the caller has it: zero a walk, set

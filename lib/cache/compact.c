@@ -47,7 +47,8 @@ static uint32_t pages_of(const struct iomap_folio *folio)
 }
 
 /* A folio that is larger than the block, and holds all of it; or NULL. */
-static struct iomap_folio *covering(struct iomap__cache *cache, uint32_t first, unsigned order)
+struct iomap_folio *iomap__folio_covering(struct iomap__cache *cache, uint32_t first,
+					  unsigned order)
 {
 	for (; order < IOMAP__MAX_ORDER; order++) {
 		struct iomap_folio *folio = &cache->folios[first & ~((2U << order) - 1)];
@@ -60,7 +61,7 @@ static struct iomap_folio *covering(struct iomap__cache *cache, uint32_t first, 
 
 static bool worth_a_try(struct iomap__cache *cache, uint32_t first, unsigned order)
 {
-	struct iomap_folio *large = covering(cache, first, order);
+	struct iomap_folio *large = iomap__folio_covering(cache, first, order);
 
 	if (large)
 		return idle(large) && !iomap__folio_test(large, IOMAP__FOLIO_DIRTY);
@@ -142,8 +143,7 @@ static bool move(struct iomap_folio *folio)
 	return moved;
 }
 
-/* Evict it, or move it away. */
-static bool send_away(struct iomap_folio *folio)
+bool iomap__folio_send_away(struct iomap_folio *folio)
 {
 	uint32_t flags = atomic_load_explicit(&folio->flags, memory_order_relaxed);
 
@@ -154,7 +154,7 @@ static bool send_away(struct iomap_folio *folio)
 
 static void empty_block(struct iomap__cache *cache, uint32_t first, unsigned order)
 {
-	struct iomap_folio *large = covering(cache, first, order);
+	struct iomap_folio *large = iomap__folio_covering(cache, first, order);
 
 	if (large) {
 		(void)iomap__folio_evict(large);
@@ -166,7 +166,7 @@ static void empty_block(struct iomap__cache *cache, uint32_t first, unsigned ord
 
 		if (in_index(folio)) {
 			pages = pages_of(folio);
-			if (!send_away(folio))
+			if (!iomap__folio_send_away(folio))
 				return;
 		}
 		i += pages;
@@ -175,7 +175,7 @@ static void empty_block(struct iomap__cache *cache, uint32_t first, unsigned ord
 
 struct iomap_folio *iomap__compact(struct iomap__cache *cache, unsigned order)
 {
-	uint64_t blocks = cache->nr_pages >> order;
+	uint64_t blocks = atomic_load(&cache->nr_pages) >> order;
 	struct iomap_folio *folio = NULL;
 
 	for (uint64_t seen = 0; !folio && seen < blocks; seen++) {

@@ -82,7 +82,7 @@ int iomap__filemap_add(struct iomap_address_space *mapping, uint64_t index, bool
 /* The largest folio that begins at @index and ends at @end at the latest; or the smallest. */
 static unsigned fit_order(const struct iomap_address_space *mapping, uint64_t index, uint64_t end)
 {
-	unsigned order = mapping->max_order;
+	unsigned order = iomap__mapping_max_order(mapping);
 
 	while (order > mapping->min_order &&
 	       (index & ((1ULL << order) - 1) || index + (1ULL << order) > end))

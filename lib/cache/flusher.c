@@ -301,6 +301,7 @@ unsigned iomap__flusher_poll(struct iomap_engine *engine)
 	if (iomap__engine_closed(engine) || atomic_exchange(&cache->poll_busy, true))
 		return 0;
 	atomic_store(&cache->flusher_kicked, false);
+	iomap__cache_trim(cache);
 	done = poll_amount(cache, FLUSH_PAGES);
 	if (done < FLUSH_PAGES)
 		done += poll_expired(cache, FLUSH_PAGES - done);
@@ -376,6 +377,7 @@ static void *flusher_main(void *arg)
 		flush_amount(cache);
 		flush_expired(cache);
 		iomap__index_reap(cache, true);
+		iomap__cache_trim(cache);
 		iomap__io_poll(engine->blk);
 		iomap__slow_look(engine->blk);
 		if (!atomic_load(&cache->flusher_stop))

@@ -34,32 +34,44 @@ void iomap__mapping_init(struct iomap_address_space *mapping, struct iomap_inode
 int iomap_mapping_set_folio_order_range(struct iomap_address_space *mapping, unsigned min_order,
 					unsigned max_order)
 {
+	struct iomap__cache *cache = iomap__cache_of(mapping);
 	unsigned blkbits = mapping->host->i_blkbits;
+	bool fits;
 
-	if (min_order > max_order || max_order > iomap__cache_of(mapping)->max_order ||
-	    min_order + IOMAP_PAGE_SHIFT < blkbits)
+	if (min_order > max_order || min_order + IOMAP_PAGE_SHIFT < blkbits)
 		return -EINVAL;
 	/* look-ups, readahead and writes count on what they have found */
 	if (iomap__load_acquire(&mapping->nrpages))
 		return -EBUSY;
-	mapping->min_order = (uint8_t)min_order;
-	mapping->max_order = (uint8_t)max_order;
-	return 0;
+	/* or the cache would shrink meanwhile */
+	iomap__mutex_lock(&cache->inodes_lock);
+	fits = max_order <= atomic_load(&cache->max_order);
+	if (fits) {
+		mapping->min_order = (uint8_t)min_order;
+		mapping->max_order = (uint8_t)max_order;
+	}
+	iomap__mutex_unlock(&cache->inodes_lock);
+	return fits ? 0 : -EINVAL;
 }
 
 int iomap_mapping_set_large_folios(struct iomap_address_space *mapping)
 {
-	return iomap_mapping_set_folio_order_range(mapping, mapping->min_order,
-						   iomap__cache_of(mapping)->max_order);
+	unsigned order = atomic_load(&iomap__cache_of(mapping)->max_order);
+
+	return iomap_mapping_set_folio_order_range(mapping, mapping->min_order, order);
 }
 
-void iomap__inode_register(struct iomap_inode *inode)
+int iomap__inode_register(struct iomap_inode *inode)
 {
 	struct iomap__cache *cache = inode->i_engine->cache;
+	bool fits;
 
 	iomap__mutex_lock(&cache->inodes_lock);
-	iomap__list_add_tail(&inode->i_engine_list, &cache->inodes);
+	fits = iomap__inode_fits(inode, cache->target_pages);
+	if (fits)
+		iomap__list_add_tail(&inode->i_engine_list, &cache->inodes);
 	iomap__mutex_unlock(&cache->inodes_lock);
+	return fits ? 0 : -EINVAL;
 }
 
 void iomap__inode_freeze(struct iomap_inode *inode)

@@ -29,16 +29,25 @@ struct iomap__cache {
 	/* arena.c: constant after creation */
 	char *data;
 	struct iomap_folio *folios;
-	uint64_t nr_pages;
-	size_t data_bytes, folios_bytes;
-	uint8_t max_order; /* largest folio that fits the options */
+	uint64_t max_pages;		 /* that there is address space for */
+	size_t data_bytes, folios_bytes; /* of address space */
 
 	/* arena.c: under arena_lock */
 	struct iomap__mutex arena_lock;
 	uint32_t free_head[IOMAP__MAX_ORDER + 1];
-	uint64_t peak_used;	  /* pages */
-	_Atomic uint64_t nr_free; /* pages, held ones too; written under the lock */
+	uint64_t end_pages;	   /* pages below it have been the cache's at some time */
+	uint64_t nr_used, nr_off;  /* of these, in folios; not the cache's any more */
+	uint64_t peak_used;	   /* pages */
+	/* written under the lock: */
+	_Atomic uint64_t nr_pages; /* folios come from below it */
+	_Atomic uint64_t nr_free;  /* pages, held ones too */
 	struct iomap__hold *holds;
+
+	/* resize.c */
+	_Atomic bool resizing;	   /* a role: end_pages and nr_pages change, memory is given back */
+	_Atomic bool trim_wanted;  /* pages went off with nobody there to give them back */
+	_Atomic uint8_t max_order; /* largest folio of the size there is; under inodes_lock */
+	uint64_t target_pages;	   /* under inodes_lock: nr_pages, or what it will be */
 
 	/* index.c */
 	struct iomap__pool nodes;
@@ -61,7 +70,7 @@ struct iomap__cache {
 
 	/* dirty.c */
 	_Atomic uint64_t nr_dirty, nr_writeback; /* pages */
-	uint64_t background_pages, hard_pages;	 /* limits, constant */
+	_Atomic uint64_t background_pages, hard_pages; /* limits; they follow the size */
 	uint32_t wb_seq; /* moves when a folio leaves writeback or becomes clean; waited on */
 	_Atomic uint32_t nr_wb_waiters;
 	struct iomap__mutex dirty_lock;
@@ -113,6 +122,17 @@ static inline const uint32_t *iomap__folio_lock_key(const struct iomap_folio *fo
 /* For a log line: what a thread waits for when it waits for this. */
 struct iomap__slow iomap__folio_slow(const struct iomap_folio *folio, const char *what);
 
+/* The largest folio that the address space gets, with the size that the cache has now. */
+static inline unsigned iomap__mapping_max_order(const struct iomap_address_space *mapping)
+{
+	/* relaxed: of two sizes either will do */
+	unsigned order = atomic_load_explicit(&iomap__cache_of(mapping)->max_order,
+					      memory_order_relaxed);
+
+	return iomap__max(iomap__min(order, (unsigned)mapping->max_order),
+			  (unsigned)mapping->min_order);
+}
+
 /* Memory of a folio, by the place of its descriptor. */
 static inline char *iomap__folio_mem(const struct iomap__cache *cache,
 				     const struct iomap_folio *folio)
@@ -132,7 +152,7 @@ static inline uint64_t iomap__end_index(int64_t end)
 }
 
 /* ---- arena.c ---- */
-int iomap__arena_create(struct iomap__cache *cache, uint64_t bytes);
+int iomap__arena_create(struct iomap__cache *cache, uint64_t bytes, uint64_t max_bytes);
 void iomap__arena_destroy(struct iomap__cache *cache);
 /* A folio of 2^order pages with one reference, unlocked, no identity; NULL when full. */
 struct iomap_folio *iomap__arena_alloc(struct iomap__cache *cache, unsigned order);
@@ -155,6 +175,20 @@ bool iomap__arena_hold(struct iomap__cache *cache, struct iomap__hold *hold, uin
 struct iomap_folio *iomap__arena_hold_end(struct iomap__cache *cache, struct iomap__hold *hold);
 /* The folio's pieces are folios. */
 void iomap__arena_split(struct iomap__split *split);
+/*
+ * By who has the role `resizing`.
+ * grow: there are @nr_pages; 0 or -ENOMEM.
+ * shrink: no folio comes from @nr_pages on any more; what is free there is off, and what is freed
+ *   there goes off.
+ * left: pages from there on that are not off.
+ * off: the next run of pages at or after *first that are off; false: there is none.
+ */
+int iomap__arena_grow(struct iomap__cache *cache, uint64_t nr_pages);
+void iomap__arena_shrink(struct iomap__cache *cache, uint64_t nr_pages);
+uint64_t iomap__arena_left(struct iomap__cache *cache);
+bool iomap__arena_off(struct iomap__cache *cache, uint64_t *first, uint64_t *end);
+/* Folio memory that may be in use at most: the size, or what of a larger one is left. */
+uint64_t iomap__arena_pages(struct iomap__cache *cache);
 
 /* ---- await.c ---- */
 void iomap__await_init(struct iomap__cache *cache);
@@ -212,7 +246,21 @@ bool iomap__folio_evict_from(struct iomap_address_space *mapping, struct iomap_f
 /* Take a locked folio out of the index, by its owner; drops the index's reference. */
 void iomap__filemap_remove(struct iomap_address_space *mapping, struct iomap_folio *folio);
 
+/* Evict what is not in use until about @want pages are free; how many it were. */
+uint64_t iomap__reclaim(struct iomap__cache *cache, uint64_t want);
+
+/* ---- resize.c ---- */
+/* The limits that go with @pages: of dirty data, and of folios. */
+void iomap__cache_set_limits(struct iomap__cache *cache, uint64_t pages);
+/* Give memory back that has gone off since a resizing ended. */
+void iomap__cache_trim(struct iomap__cache *cache);
+
 /* ---- compact.c ---- */
+/* Evict it, or move it to another folio of its size; false: it is in use, or there is no room. */
+bool iomap__folio_send_away(struct iomap_folio *folio);
+/* The folio that holds page @first and the pages behind up to a block of @order, or NULL. */
+struct iomap_folio *iomap__folio_covering(struct iomap__cache *cache, uint32_t first,
+					  unsigned order);
 /* A folio from a block that was emptied for it, of which nothing is in use; NULL: none can be. */
 struct iomap_folio *iomap__compact(struct iomap__cache *cache, unsigned order);
 

@@ -27,15 +27,15 @@ static uint64_t window_max(const struct iomap_file *file)
 	uint64_t pages = engine->opts.readahead_bytes >> IOMAP_PAGE_SHIFT;
 
 	/* a window must not fill a small cache by itself; nor does the largest folio */
-	return iomap__max(1ULL << file->inode->i_data.max_order,
-			  iomap__min(pages, engine->cache->nr_pages / 16));
+	return iomap__max(1ULL << iomap__mapping_max_order(&file->inode->i_data),
+			  iomap__min(pages, atomic_load(&engine->cache->nr_pages) / 16));
 }
 
 /* Where a stream's window that begins at @start and has @size pages is to end. */
 static uint64_t window_end(const struct iomap_file *file, uint64_t start, uint64_t size)
 {
 	const struct iomap_address_space *mapping = &file->inode->i_data;
-	unsigned order = mapping->max_order;
+	unsigned order = iomap__mapping_max_order(mapping);
 
 	while (order > mapping->min_order && 1ULL << order > size)
 		order--;

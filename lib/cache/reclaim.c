@@ -118,16 +118,16 @@ static bool evictable(struct iomap_folio *folio)
 }
 
 /* At most two rounds of the clock; pages freed. */
-static uint64_t reclaim(struct iomap__cache *cache, uint64_t want)
+uint64_t iomap__reclaim(struct iomap__cache *cache, uint64_t want)
 {
-	uint64_t freed = 0, seen = 0;
+	uint64_t freed = 0, seen = 0, nr_pages = atomic_load(&cache->nr_pages);
 
-	while (freed < want && seen < 2 * cache->nr_pages + CLOCK_STEP) {
+	while (freed < want && seen < 2 * nr_pages + CLOCK_STEP) {
 		uint64_t at = atomic_fetch_add_explicit(&cache->clock_hand, CLOCK_STEP,
 							memory_order_relaxed);
 
 		for (unsigned i = 0; i < CLOCK_STEP; i++, seen++) {
-			struct iomap_folio *folio = &cache->folios[(at + i) % cache->nr_pages];
+			struct iomap_folio *folio = &cache->folios[(at + i) % nr_pages];
 			uint64_t pages = 1ULL << folio->order;
 
 			if (evictable(folio) && iomap__folio_evict(folio))
@@ -147,7 +147,7 @@ static void wait_for_clean(struct iomap__cache *cache, unsigned class)
 		if (cache->flusher_runs)
 			iomap__flusher_kick(cache->engine);
 		else
-			iomap__flush_some(cache, class, cache->nr_pages / 4);
+			iomap__flush_some(cache, class, atomic_load(&cache->nr_pages) / 4);
 	}
 	/* what is neither dirty nor under writeback is locked or pinned by a running call */
 	(void)iomap__wb_wait(cache, seq);
@@ -159,7 +159,7 @@ static struct iomap_folio *alloc_by_force(struct iomap__cache *cache, unsigned o
 {
 	struct iomap_folio *folio;
 
-	*freed = reclaim(cache, iomap__max(RECLAIM_TARGET, 1ULL << order));
+	*freed = iomap__reclaim(cache, iomap__max(RECLAIM_TARGET, 1ULL << order));
 	folio = iomap__arena_alloc(cache, order);
 	if (!folio && must && order)
 		folio = iomap__compact(cache, order);

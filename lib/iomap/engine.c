@@ -25,7 +25,7 @@
  *
  * Locks: one of the process for that list.  Create has the engine to itself, and destroy must not
  * race other calls.
- * Left out: limits that change at run time.
+ * Left out: options that change at run time, but for the size of the cache (cache/resize.c).
  */
 #include <limits.h>
 #include <sys/mman.h>
@@ -41,7 +41,8 @@
 #define ENGINE_FOLIO_BYTES (64ULL << 10)
 #define ENGINE_FOLIO_BYTES_MAX (2ULL << 20)
 #define ENGINE_FOLIO_SHARE 16U	/* of these, at most one is the largest folio */
-#define ENGINE_CALLER_FOLIOS 8U /* base folios that one caller may need at once */
+#define ENGINE_GROWTH 8U	/* times its size that a cache can grow to, if nothing is said */
+#define ENGINE_CACHE_BYTES_MAX ((16ULL << 40) - 2 * IOMAP_PAGE_SIZE) /* 32 bits of pages */
 #define ENGINE_DIRTY_PCT_MAX 80U
 #define ENGINE_QUEUES_MAX 32U
 #define ENGINE_QUEUE_DEPTH_MAX 4096U
@@ -123,18 +124,33 @@ static void engine_fill_opts(struct iomap_engine_opts *opts)
 	opts->nr_workers = engine_default(opts->nr_workers, 2);
 	opts->slow_io_ms = engine_default(opts->slow_io_ms, 10000);
 	opts->register_pct = engine_default(opts->register_pct, 100);
+	opts->max_cache_bytes = iomap__round_down(
+		engine_default(opts->max_cache_bytes,
+			       iomap__max(opts->cache_bytes,
+					  iomap__min(opts->cache_bytes * ENGINE_GROWTH,
+						     ENGINE_CACHE_BYTES_MAX))),
+		IOMAP_PAGE_SIZE);
 }
 
 /* The cache has to have room for what its callers and its largest folio need. */
 static int engine_check_cache(struct iomap__env *env, const struct iomap_engine_opts *opts)
 {
-	uint64_t needed = (uint64_t)opts->max_callers * ENGINE_CALLER_FOLIOS * IOMAP_PAGE_SIZE;
+	uint64_t needed = (uint64_t)opts->max_callers * IOMAP__CALLER_FOLIOS * IOMAP_PAGE_SIZE;
 
 	if (opts->cache_bytes < needed) {
 		iomap__log(env, IOMAP_LOG_ERROR,
 			   "engine: cache of %llu bytes is too small for %u callers: %llu needed",
 			   (unsigned long long)opts->cache_bytes, opts->max_callers,
 			   (unsigned long long)needed);
+		return -EINVAL;
+	}
+	if (opts->max_cache_bytes < opts->cache_bytes ||
+	    opts->max_cache_bytes > ENGINE_CACHE_BYTES_MAX) {
+		iomap__log(env, IOMAP_LOG_ERROR,
+			   "engine: max_cache_bytes of %llu is not in %llu to %llu",
+			   (unsigned long long)opts->max_cache_bytes,
+			   (unsigned long long)opts->cache_bytes,
+			   (unsigned long long)ENGINE_CACHE_BYTES_MAX);
 		return -EINVAL;
 	}
 	if (!iomap__is_pow2(opts->max_folio_bytes) || opts->max_folio_bytes < IOMAP_PAGE_SIZE ||
@@ -330,6 +346,8 @@ int iomap_engine_create(const struct iomap_engine_opts *user_opts, struct iomap_
 	}
 	engine->state = IOMAP__ENGINE_OPEN;
 	engine->opts = opts;
+	engine->folio_bytes_max = user_opts && user_opts->max_folio_bytes ? opts.max_folio_bytes
+									 : ENGINE_FOLIO_BYTES;
 	iomap__env_go_on(&engine->env, &opts, &env);
 	err = engine_create_layers(engine);
 	if (err)

@@ -28,7 +28,6 @@
 
 #define INODE_BLKBITS_MIN 9U
 #define INODE_BLKBITS_MAX 16U
-#define INODE_CALLER_FOLIOS 2U /* folios of a block that one caller may need at once */
 #define INODE_CLASS_MAX 7U
 #define INODE_DESTROY_FLAGS (IOMAP_DESTROY_WAIT | IOMAP_DESTROY_DISCARD)
 
@@ -59,22 +58,6 @@ static int inode_check_bdev(struct iomap_engine *engine, const struct iomap_inod
 	return -EINVAL;
 }
 
-/* Every folio holds a block at least. */
-static int inode_check_cache(struct iomap_engine *engine, const struct iomap_inode_args *args,
-			     unsigned blkbits)
-{
-	uint64_t block = 1ULL << blkbits;
-
-	if (block <= IOMAP_PAGE_SIZE)
-		return 0;
-	if (block > engine->opts.max_folio_bytes)
-		return inode_refuse(engine, args, "its blocks are larger than max_folio_bytes");
-	if (block * INODE_CALLER_FOLIOS * engine->opts.max_callers > engine->opts.cache_bytes)
-		return inode_refuse(engine, args,
-				    "the cache is too small for its blocks and max_callers");
-	return 0;
-}
-
 static int inode_check_args(struct iomap_engine *engine, const struct iomap_inode_args *args,
 			    unsigned blkbits)
 {
@@ -91,8 +74,6 @@ static int inode_check_args(struct iomap_engine *engine, const struct iomap_inod
 	for (size_t i = 0; i < iomap__array_len(args->reserved); i++)
 		if (args->reserved[i])
 			return inode_refuse(engine, args, "a reserved argument is not zero");
-	if (inode_check_cache(engine, args, blkbits))
-		return -EINVAL;
 	return args->bdev ? inode_check_bdev(engine, args, blkbits) : 0;
 }
 
@@ -129,9 +110,14 @@ int iomap_inode_init(struct iomap_engine *engine, struct iomap_inode *inode,
 	iomap__list_init(&inode->i_dirty_list);
 	iomap__rwsem_init(&inode->i_rwsem, IOMAP__RANK_INODE, args.lock_class);
 	iomap__mapping_init(&inode->i_data, inode, args.a_ops);
+	/* every folio holds a block at least */
+	if (iomap__inode_register(inode)) {
+		inode->i_engine = NULL;
+		return inode_refuse(engine, &args, "its blocks are larger than max_folio_bytes, "
+				    "or the cache is too small for them and max_callers");
+	}
 	if (inode->i_bdev)
 		iomap__bdev_get(inode->i_bdev);
-	iomap__inode_register(inode);
 	return 0;
 }
 
