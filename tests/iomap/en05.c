@@ -144,7 +144,7 @@ static void child_engine(struct fk *fk)
 	t_must(iomap_engine_fd(fk->engine) == -ECHILD);
 	t_must(iomap_engine_shutdown(fk->engine, UINT64_MAX) == -ECHILD);
 	t_must(iomap_engine_drop_cache(fk->engine) == 0);
-	t_must(iomap_engine_set_cache_bytes(fk->engine, MIB) == -ECHILD);
+	t_must(iomap_engine_set_cache_bytes(fk->engine, 1 << 20) == -ECHILD);
 	t_must(iomap_sync_engine(fk->engine) == -ECHILD);
 	t_must(iomap_features(fk->engine, &feature, sizeof(feature), 1) == -ECHILD);
 	t_must(!strcmp(iomap_engine_backend(fk->engine), "none"));
