@@ -486,6 +486,7 @@ struct iomap_debug_counters {
 	uint64_t allocs_nr;	 /* allocations through the hooks or a pool */
 	uint64_t syscalls_nr;	 /* system calls */
 	uint64_t ifs_allocs_nr;	 /* per-folio block states allocated */
+	uint64_t waits_nr;	 /* times it began to wait: for I/O, a lock, memory, another thread */
 };
 
 /**

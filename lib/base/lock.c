@@ -36,6 +36,7 @@ void iomap__futex_wait(const uint32_t *word, uint32_t expected)
 {
 	int saved = errno;
 
+	iomap__count(waits_nr);
 	lock_futex(word, FUTEX_WAIT, expected, NULL);
 	errno = saved;
 }
@@ -49,6 +50,7 @@ bool iomap__futex_wait_timeout(const uint32_t *word, uint32_t expected, uint64_t
 	int saved = errno;
 	bool in_time;
 
+	iomap__count(waits_nr);
 	in_time = lock_futex(word, FUTEX_WAIT, expected, timeout_ns ? &timeout : NULL) == 0 ||
 		  errno != ETIMEDOUT;
 	errno = saved;

@@ -516,6 +516,7 @@ static bool park_wait(struct iomap__blk *blk, const uint32_t *word, uint32_t exp
 		return true;
 	}
 
+	iomap__count(waits_nr);
 	waiter.own = iomap__private_mine(blk);
 	iomap__list_init(&waiter.sleepers);
 	iomap__mutex_lock(&blk->park_lock);
