@@ -64,6 +64,8 @@ extern "C" {
 #define IOMAP_IOCB_SYNC 0x0004U	  /* (open) data and metadata durable before return; with DSYNC */
 #define IOMAP_IOCB_DIRECT 0x0008U /* (open) for read_iter and write_iter to look at; the calls
 				   * for buffered and for direct I/O take no notice of it */
+#define IOMAP_IOCB_NOWAIT 0x0010U /* -EAGAIN, or a short count, rather than any wait */
+#define IOMAP_IOCB_DONTCACHE 0x0020U /* what the call brings into the cache does not stay */
 
 /* Flag families, for iomap_format_flags(). */
 enum iomap_flag_family {

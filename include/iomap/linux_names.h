@@ -191,6 +191,8 @@ static inline void *ERR_CAST(const void *ptr)
 #define IOCB_DSYNC IOMAP_IOCB_DSYNC
 #define IOCB_SYNC IOMAP_IOCB_SYNC
 #define IOCB_DIRECT IOMAP_IOCB_DIRECT
+#define IOCB_NOWAIT IOMAP_IOCB_NOWAIT
+#define IOCB_DONTCACHE IOMAP_IOCB_DONTCACHE
 
 #define generic_file_read_iter iomap_file_read_iter
 #define generic_write_sync iomap_write_sync

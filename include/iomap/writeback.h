@@ -41,6 +41,7 @@ struct iomap_writeback_control {
 #define IOMAP_IOEND_SHARED 0x0001U    /* blocks were shared */
 #define IOMAP_IOEND_UNWRITTEN 0x0002U /* extent is unwritten */
 #define IOMAP_IOEND_BOUNDARY 0x0004U  /* starts at a boundary, is not merged backwards */
+#define IOMAP_IOEND_DONTCACHE 0x0010U /* its folios leave the cache when it has ended */
 
 /*
  * One contiguous piece of writeback (kernel: struct iomap_ioend).  Belongs to the library;

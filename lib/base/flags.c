@@ -62,6 +62,8 @@ static const struct flags_name flags_iocb[] = {
 	{ IOMAP_IOCB_DSYNC, "DSYNC" },
 	{ IOMAP_IOCB_SYNC, "SYNC" },
 	{ IOMAP_IOCB_DIRECT, "DIRECT" },
+	{ IOMAP_IOCB_NOWAIT, "NOWAIT" },
+	{ IOMAP_IOCB_DONTCACHE, "DONTCACHE" },
 	{ 0, NULL },
 };
 
@@ -91,6 +93,7 @@ static const struct flags_name flags_ioend[] = {
 	{ IOMAP_IOEND_SHARED, "SHARED" },
 	{ IOMAP_IOEND_UNWRITTEN, "UNWRITTEN" },
 	{ IOMAP_IOEND_BOUNDARY, "BOUNDARY" },
+	{ IOMAP_IOEND_DONTCACHE, "DONTCACHE" },
 	{ 0, NULL },
 };
 

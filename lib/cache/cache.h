@@ -62,6 +62,12 @@
 #define IOMAP__FOLIO_RA_UNUSED 0x40U /* read ahead, not asked for yet */
 #define IOMAP__FOLIO_HELD_BACK 0x80U /* dirty, and the last writeback took nothing of it */
 #define IOMAP__FOLIO_COUNTED 0x100U  /* hits count for the inode as well */
+/*
+ * Brought in by a call with DONTCACHE and used by no other: it goes when that call has read it,
+ * or when its data has been written.  Never together with ACCESSED, so that a plain hit need not
+ * ask for it: whoever sets the one takes off the other.
+ */
+#define IOMAP__FOLIO_DONTCACHE 0x200U
 
 struct iomap_folio {
 	_Alignas(IOMAP__CACHE_LINE) _Atomic uint64_t lock;
@@ -95,6 +101,20 @@ _Static_assert(sizeof(struct iomap_folio) == IOMAP__CACHE_LINE, "one cache line 
 static inline bool iomap__folio_test(const struct iomap_folio *folio, uint32_t flag)
 {
 	return atomic_load_explicit(&folio->flags, memory_order_acquire) & flag;
+}
+/*
+ * It is used, and had @flags, by a call with @how.  One that two use at once may keep both flags
+ * for a moment: it is dropped then although it was used, which costs a read.
+ */
+static inline void iomap__folio_accessed(struct iomap_folio *folio, uint32_t flags, unsigned how)
+{
+	if (iomap__unlikely(flags & IOMAP__FOLIO_DONTCACHE)) {
+		if (how & IOMAP_DONTCACHE)
+			return;
+		atomic_fetch_and_explicit(&folio->flags, ~IOMAP__FOLIO_DONTCACHE,
+					  memory_order_relaxed);
+	}
+	atomic_fetch_or_explicit(&folio->flags, IOMAP__FOLIO_ACCESSED, memory_order_acq_rel);
 }
 static inline size_t iomap__folio_bytes(const struct iomap_folio *folio)
 {
@@ -169,11 +189,11 @@ struct iomap_folio *iomap__filemap_get(struct iomap_address_space *mapping, uint
 /*
  * Find or make the folio at @index: locked, referenced, in the index.  One that is made is as
  * large as the address space allows and memory gives, but ends at @end at the latest, unless
- * the smallest does not.  May reclaim and wait; no folio lock held.  0, -ENOMEM, or -EAGAIN
- * never.
+ * the smallest does not.  @how: IOMAP_NOWAIT, IOMAP_DONTCACHE.  May reclaim and wait; no folio
+ * lock held.  0, -ENOMEM; with NOWAIT -EAGAIN in place of a wait, and of -ENOMEM.
  */
 int iomap__filemap_grab(struct iomap_address_space *mapping, uint64_t index, uint64_t end,
-			struct iomap_folio **out);
+			unsigned how, struct iomap_folio **out);
 
 /*
  * Start reading what is not cached of the range, of at most a window, up to i_size; where no
@@ -236,6 +256,34 @@ bool iomap__filemap_referenced(struct iomap_address_space *mapping);
 void iomap__filemap_quiesce(struct iomap_address_space *mapping);
 /* Throttle: the caller has dirtied data.  No folio lock held.  May write and wait. */
 void iomap__balance_dirty(struct iomap_address_space *mapping);
+/*
+ * The same for who must not wait: 0, or -EAGAIN when there is too much dirty data for more of it.
+ * Has the flusher write, as iomap__balance_dirty() does.  Folio locks may be held.
+ */
+int iomap__balance_dirty_nowait(struct iomap_address_space *mapping);
+
+/* ---- DONTCACHE (dontcache.c) ---- */
+
+/*
+ * Drop the folios of the range that are marked, clean, and not used by anybody just now; waits
+ * for nothing.  @whole: not one that is only touched by the end of the range.
+ */
+void iomap__filemap_drop_behind(struct iomap_address_space *mapping, int64_t start, int64_t end,
+				bool whole);
+/*
+ * Drop @folio if it is such a one; the caller need have no reference to it.  put: gives one back
+ * first.  Any context.
+ */
+void iomap__folio_drop_behind(struct iomap_address_space *mapping, struct iomap_folio *folio);
+void iomap__folio_put_behind(struct iomap_address_space *mapping, struct iomap_folio *folio);
+/*
+ * A write has come from @start to @end / ends at @end, which began at @start: start the write-out
+ * of whole pieces, of the rest.  @how: with IOMAP_NOWAIT the flusher does it.  No folio lock held.
+ */
+void iomap__filemap_wrote_behind(struct iomap_address_space *mapping, int64_t start, int64_t end,
+				 unsigned how);
+void iomap__filemap_end_behind(struct iomap_address_space *mapping, int64_t start, int64_t end,
+			       unsigned how);
 
 /* ---- copies: atomic words under TSan, memcpy else (copy.h has the reason) ---- */
 
@@ -313,9 +361,10 @@ static inline bool iomap__file_is_open(const struct iomap_file *file)
 void iomap__file_init_hits(struct iomap_file *file);
 /*
  * Copy what is cached and uptodate of [pos, pos + n), which is below i_size, from its start up
- * to the first byte that is not.  Bytes, 0 if that is the first one.
+ * to the first byte that is not.  @how: IOMAP_NOWAIT: starts no readahead; IOMAP_DONTCACHE.
+ * Bytes, 0 if that is the first one.
  */
-size_t iomap__hit_run(struct iomap_file *file, void *to, size_t n, int64_t pos);
+size_t iomap__hit_run(struct iomap_file *file, void *to, size_t n, int64_t pos, unsigned how);
 
 void iomap__mapping_init(struct iomap_address_space *mapping, struct iomap_inode *inode,
 			 const struct iomap_address_space_operations *a_ops);

@@ -163,6 +163,9 @@ void iomap__folio_end_writeback(struct iomap_folio *folio)
 	/* or whoever waits for room would ask for the same folio again, and so without end */
 	if (!(old & IOMAP__FOLIO_HELD_BACK))
 		iomap__wb_progress(cache);
+	/* last: an address is all that is needed of either */
+	if (iomap__unlikely(old & IOMAP__FOLIO_DONTCACHE))
+		iomap__folio_drop_behind(mapping, folio);
 }
 
 struct iomap__slow iomap__folio_slow(const struct iomap_folio *folio, const char *what)
@@ -257,7 +260,7 @@ int iomap__filemap_wait_range(struct iomap_address_space *mapping, int64_t start
 						       folios, IOMAP__BATCH)))
 		for (unsigned i = 0; i < nr; i++) {
 			over = over && iomap__folio_wait_writeback_until(folios[i], deadline_ns);
-			iomap_folio_put(folios[i]);
+			iomap__folio_put_behind(mapping, folios[i]);
 		}
 	return over ? 0 : -ETIMEDOUT;
 }
@@ -308,16 +311,27 @@ static void throttle(struct iomap__cache *cache, struct iomap_address_space *map
 	iomap__cache_took(cache->engine, IOMAP_HIST_WRITE, began_ns);
 }
 
-void iomap__balance_dirty(struct iomap_address_space *mapping)
+/* True: over the hard limit. */
+static bool balance(struct iomap__cache *cache)
 {
-	struct iomap__cache *cache = iomap__cache_of(mapping);
-
 	if (iomap__likely(!over(cache, cache->background_pages)))
-		return;
+		return false;
 	if (atomic_load_explicit(&cache->nr_dirty, memory_order_relaxed) >
 		    cache->background_pages &&
 	    !atomic_load_explicit(&cache->flusher_kicked, memory_order_relaxed))
 		iomap__flusher_kick(cache->engine);
-	if (over(cache, cache->hard_pages))
+	return over(cache, cache->hard_pages);
+}
+
+void iomap__balance_dirty(struct iomap_address_space *mapping)
+{
+	struct iomap__cache *cache = iomap__cache_of(mapping);
+
+	if (iomap__unlikely(balance(cache)))
 		throttle(cache, mapping);
+}
+
+int iomap__balance_dirty_nowait(struct iomap_address_space *mapping)
+{
+	return iomap__unlikely(balance(iomap__cache_of(mapping))) ? -EAGAIN : 0;
 }

@@ -6,6 +6,13 @@
  * is copied (hit.c), then one folio that is not cached, or not uptodate, is brought in under
  * its lock and copied from, and so on.  A read that is one plain hit never comes here.
  *
+ * With IOMAP_IOCB_NOWAIT nothing is brought in: what is neither a hit nor to be had by a lock
+ * that is free is -EAGAIN.  A hit that meets the mark of a window leaves it where it is, since
+ * starting the next one may wait in the extent map; the next reader that may finds it.
+ *
+ * With IOMAP_IOCB_DONTCACHE what is brought in, and read ahead, is marked, and dropped as soon as
+ * such a read has come past it, unless somebody else has used it meanwhile or uses it just then.
+ *
  * i_size is read before the copy and again after it, see hit.h.
  */
 #include "cache/internal.h"
@@ -118,25 +125,51 @@ static void count_miss(struct iomap_address_space *mapping)
 	iomap__mapping_count(mapping, IOMAP__ISTAT_MISSES, 1);
 }
 
+/* A new one.  -EEXIST: it is not needed any more. */
+static int grab_new(struct iomap_address_space *mapping, uint64_t index, uint64_t end, unsigned how,
+		    struct iomap_folio **out)
+{
+	int err = iomap__filemap_add_upto(mapping, index, end, !(how & IOMAP_NOWAIT), out);
+
+	if (err == -EEXIST)
+		return err;
+	count_miss(mapping);
+	if (!err && how & IOMAP_DONTCACHE)
+		iomap__folio_set(*out, IOMAP__FOLIO_DONTCACHE);
+	/* there may be some for who waits for it */
+	return err == -ENOMEM && how & IOMAP_NOWAIT ? -EAGAIN : err;
+}
+
+static bool grab_lock(struct iomap_folio *folio, unsigned how)
+{
+	if (how & IOMAP_NOWAIT)
+		return iomap_folio_trylock(folio);
+	iomap_folio_lock(folio);
+	return true;
+}
+
 int iomap__filemap_grab(struct iomap_address_space *mapping, uint64_t index, uint64_t end,
-			struct iomap_folio **out)
+			unsigned how, struct iomap_folio **out)
 {
 	for (;;) {
 		struct iomap_folio *folio = iomap__filemap_get(mapping, index);
 		int err;
 
 		if (!folio) {
-			err = iomap__filemap_add_upto(mapping, index, end, true, out);
-			if (err != -EEXIST) {
-				count_miss(mapping);
+			err = grab_new(mapping, index, end, how, out);
+			if (err != -EEXIST)
 				return err;
-			}
 			continue;
 		}
-		iomap_folio_lock(folio);
+		if (!grab_lock(folio, how)) {
+			iomap_folio_put(folio);
+			return -EAGAIN;
+		}
 		if (iomap__likely(iomap_folio_mapping(folio) == mapping)) {
-			if (!iomap__folio_test(folio, IOMAP__FOLIO_ACCESSED))
-				iomap__folio_set(folio, IOMAP__FOLIO_ACCESSED);
+			uint32_t flags = atomic_load_explicit(&folio->flags, memory_order_relaxed);
+
+			if (!(flags & IOMAP__FOLIO_ACCESSED))
+				iomap__folio_accessed(folio, flags, how);
 			if (iomap__folio_test(folio, IOMAP__FOLIO_UPTODATE)) {
 				iomap__cache_count(mapping->host->i_engine, IOMAP__STAT_HITS, 1);
 				iomap__mapping_count(mapping, IOMAP__ISTAT_HITS, 1);
@@ -150,26 +183,26 @@ int iomap__filemap_grab(struct iomap_address_space *mapping, uint64_t index, uin
 	}
 }
 
-void iomap__filemap_used(struct iomap_file *file, struct iomap_folio *folio, uint64_t index)
+void iomap__filemap_used(struct iomap_file *file, struct iomap_folio *folio, uint64_t index,
+			 unsigned how)
 {
 	uint32_t old = atomic_load_explicit(&folio->flags, memory_order_relaxed);
+	uint32_t met = IOMAP__FOLIO_RA_UNUSED | (how & IOMAP_NOWAIT ? 0 : IOMAP__FOLIO_RA_MARK);
 	struct iomap__cache *cache = folio->cache;
 
 	if (!(old & IOMAP__FOLIO_ACCESSED))
-		iomap__folio_set(folio, IOMAP__FOLIO_ACCESSED);
-	if (iomap__likely(!(old & (IOMAP__FOLIO_RA_MARK | IOMAP__FOLIO_RA_UNUSED))))
+		iomap__folio_accessed(folio, old, how);
+	if (iomap__likely(!(old & met)))
 		return;
 	/* of two who come at once, one goes on */
-	old = atomic_fetch_and_explicit(&folio->flags,
-					~(IOMAP__FOLIO_RA_MARK | IOMAP__FOLIO_RA_UNUSED),
-					memory_order_acq_rel);
+	old = atomic_fetch_and_explicit(&folio->flags, ~met, memory_order_acq_rel) & met;
 	if (old & IOMAP__FOLIO_RA_UNUSED) {
 		iomap__cache_count(cache->engine, IOMAP__STAT_RA_USED, iomap__folio_bytes(folio));
 		iomap__mapping_count(&file->inode->i_data, IOMAP__ISTAT_RA_USED,
 				     iomap__folio_bytes(folio));
 	}
 	if (old & IOMAP__FOLIO_RA_MARK)
-		iomap__readahead_mark(file, index);
+		iomap__readahead_mark(file, index, how);
 }
 
 /* ---- misses ---- */
@@ -181,6 +214,7 @@ struct read_at {
 	int64_t pos;
 	size_t n; /* contiguous bytes wanted in this step, up to i_size and the segment's end */
 	char *to;
+	unsigned how;	      /* IOMAP_NOWAIT, IOMAP_DONTCACHE */
 	uint64_t deadline_ns; /* of the waits; 0: none */
 	uint64_t pages_ahead; /* pages that the whole request still wants, from pos on */
 	/* not NULL: no copy, but the folio, uptodate and referenced; then `to` is not used */
@@ -270,7 +304,7 @@ static ssize_t miss_fill(const struct read_at *at)
 			if (!missed && mapping->a_ops->readahead) {
 				missed = true;
 				count_miss(mapping);
-				iomap__readahead_miss(at->file, index, at->pages_ahead);
+				iomap__readahead_miss(at->file, index, at->pages_ahead, at->how);
 				continue;
 			}
 			if (!missed)
@@ -281,9 +315,11 @@ static ssize_t miss_fill(const struct read_at *at)
 				continue;
 			if (ret)
 				return ret;
+			if (at->how & IOMAP_DONTCACHE)
+				iomap__folio_set(folio, IOMAP__FOLIO_DONTCACHE);
 			ret = fill_and_copy(at, folio);
 		} else {
-			iomap__filemap_used(at->file, folio, index);
+			iomap__filemap_used(at->file, folio, index, at->how);
 			ret = copy_or_fill(at, folio);
 		}
 		iomap_folio_put(folio);
@@ -300,6 +336,26 @@ static ssize_t miss_copy(const struct read_at *at)
 
 	iomap__cache_took(engine, IOMAP_HIST_READ, began_ns);
 	return ret;
+}
+
+/* What can be had of what is no hit, without a wait: bytes, or -EAGAIN. */
+static ssize_t nowait_copy(const struct read_at *at)
+{
+	uint64_t index = (uint64_t)at->pos >> IOMAP_PAGE_SHIFT;
+	struct iomap_folio *folio = iomap__filemap_get(at->mapping, index);
+	ssize_t ret = 0;
+
+	if (!folio)
+		return -EAGAIN;
+	if (iomap_folio_trylock(folio)) {
+		if (iomap_folio_mapping(folio) == at->mapping)
+			ret = locked_copy(at, folio);
+		iomap_folio_unlock(folio);
+	}
+	if (ret)
+		iomap__filemap_used(at->file, folio, index, at->how);
+	iomap_folio_put(folio);
+	return ret ? ret : -EAGAIN;
 }
 
 int iomap__filemap_read_folio(struct iomap_file *file, int64_t pos, struct iomap_folio **out)
@@ -340,8 +396,9 @@ static char *iter_segment(struct iomap_iov_iter *to, size_t *n)
 	return to->ubuf + to->iov_offset;
 }
 
+/* @how: IOMAP_NOWAIT, IOMAP_DONTCACHE. */
 static ssize_t read_step(struct iomap_file *file, int64_t pos, struct iomap_iov_iter *to,
-			 uint64_t deadline_ns)
+			 unsigned how, uint64_t deadline_ns)
 {
 	struct iomap_inode *inode = file->inode;
 	struct iomap_address_space *mapping = &inode->i_data;
@@ -353,20 +410,24 @@ static ssize_t read_step(struct iomap_file *file, int64_t pos, struct iomap_iov_
 		return iomap__engine_forked(inode->i_engine) ? -ECHILD : 0;
 	at.to = iter_segment(to, &at.n);
 	at.n = iomap__min(at.n, (uint64_t)(size - pos));
-	ret = (ssize_t)iomap__hit_run(file, at.to, at.n, pos);
+	/* a run may go on for as long as what is read ahead comes in time: drop what was used */
+	if (iomap__unlikely(how & IOMAP_DONTCACHE))
+		at.n = iomap__min(at.n, iomap__readahead_window(file));
+	ret = (ssize_t)iomap__hit_run(file, at.to, at.n, pos, how);
 	if (iomap__unlikely(!ret)) {
 		uint64_t want = iomap__min(to->count, (uint64_t)(size - pos));
 
 		if (iomap__engine_closed(inode->i_engine))
 			return iomap__engine_refusal(inode->i_engine);
 		at.deadline_ns = iomap__deadline(inode->i_engine, deadline_ns);
+		at.how = how;
 		at.folio = NULL;
 		at.file = file;
 		at.mapping = mapping;
 		at.pos = pos;
 		at.pages_ahead = (((uint64_t)pos & (IOMAP_PAGE_SIZE - 1)) + want +
 				  IOMAP_PAGE_SIZE - 1) >> IOMAP_PAGE_SHIFT;
-		ret = miss_copy(&at);
+		ret = how & IOMAP_NOWAIT ? nowait_copy(&at) : miss_copy(&at);
 		if (ret < 0)
 			return ret;
 	}
@@ -378,22 +439,43 @@ static ssize_t read_step(struct iomap_file *file, int64_t pos, struct iomap_iov_
 	return ret;
 }
 
+/* Flags of an iocb that mean nothing to a buffered read. */
+#define READ_IGNORED (IOMAP_IOCB_APPEND | IOMAP_IOCB_DSYNC | IOMAP_IOCB_SYNC | IOMAP_IOCB_DIRECT)
+
+static unsigned read_how(const struct iomap_kiocb *iocb)
+{
+	return (iocb->ki_flags & IOMAP_IOCB_NOWAIT ? IOMAP_NOWAIT : 0) |
+	       (iocb->ki_flags & IOMAP_IOCB_DONTCACHE ? IOMAP_DONTCACHE : 0);
+}
+
 ssize_t iomap_file_read_iter(struct iomap_kiocb *iocb, struct iomap_iov_iter *to)
 {
 	struct iomap_file *file = iocb->ki_filp;
-	ssize_t done = 0, ret = 0;
+	const int64_t start = iocb->ki_pos;
+	const unsigned how = read_how(iocb);
+	int64_t dropped = start;
+	ssize_t ret = 0;
 
 	iomap__file_check(file);
-	if (iomap__unlikely(iocb->ki_pos < 0 || to->data_source != IOMAP_ITER_DEST ||
-			    iocb->ki_flags & ~(IOMAP_IOCB_APPEND | IOMAP_IOCB_DSYNC |
-					       IOMAP_IOCB_SYNC | IOMAP_IOCB_DIRECT)))
+	if (iomap__unlikely(start < 0 || to->data_source != IOMAP_ITER_DEST ||
+			    iocb->ki_flags & ~(READ_IGNORED | IOMAP_IOCB_NOWAIT |
+					       IOMAP_IOCB_DONTCACHE)))
 		return -EINVAL;
 	while (to->count) {
-		ret = read_step(file, iocb->ki_pos, to, iocb->ki_deadline);
+		ret = read_step(file, iocb->ki_pos, to, how, iocb->ki_deadline);
 		if (ret <= 0)
 			break;
 		iocb->ki_pos += ret;
-		done += ret;
+		/* as it goes: the call may be for more than the cache holds */
+		if (how & IOMAP_DONTCACHE) {
+			iomap__filemap_drop_behind(&file->inode->i_data, dropped, iocb->ki_pos,
+						   true);
+			dropped = iocb->ki_pos;
+		}
 	}
-	return done ? done : ret;
+	/* the one that the read ended in */
+	if (how & IOMAP_DONTCACHE && iocb->ki_pos > start)
+		iomap__filemap_drop_behind(&file->inode->i_data, iocb->ki_pos - 1, iocb->ki_pos,
+					   false);
+	return iocb->ki_pos > start ? (ssize_t)(iocb->ki_pos - start) : ret;
 }

@@ -31,7 +31,8 @@ void iomap__file_init_hits(struct iomap_file *file)
 }
 
 /* Up to @n bytes out of one folio, of any flags.  0: not cached, not uptodate, or changing. */
-static size_t hit_one(struct iomap_file *file, uintptr_t entry, void *to, size_t n, int64_t pos)
+static size_t hit_one(struct iomap_file *file, uintptr_t entry, void *to, size_t n, int64_t pos,
+		      unsigned how)
 {
 	uint64_t bytes = iomap__entry_bytes(entry), word;
 	uint32_t flags = iomap__hit_check(file, entry, pos, &word);
@@ -47,12 +48,12 @@ static size_t hit_one(struct iomap_file *file, uintptr_t entry, void *to, size_t
 		iomap__mapping_count(&file->inode->i_data, IOMAP__ISTAT_HITS, 1);
 	if ((flags & IOMAP__HIT_FLAGS) != (IOMAP__FOLIO_UPTODATE | IOMAP__FOLIO_ACCESSED))
 		iomap__filemap_used(file, iomap__entry_folio(entry),
-				    (uint64_t)pos >> IOMAP_PAGE_SHIFT);
+				    (uint64_t)pos >> IOMAP_PAGE_SHIFT, how);
 	return n;
 }
 
 /* Look again, where it may be that the folio was only changing. */
-static size_t hit_retry(struct iomap_file *file, void *to, size_t n, int64_t pos)
+static size_t hit_retry(struct iomap_file *file, void *to, size_t n, int64_t pos, unsigned how)
 {
 	const struct iomap_address_space *mapping = &file->inode->i_data;
 	size_t got = 0;
@@ -63,7 +64,7 @@ static size_t hit_retry(struct iomap_file *file, void *to, size_t n, int64_t pos
 		if (!entry || !iomap__folio_test(iomap__entry_folio(entry), IOMAP__FOLIO_UPTODATE))
 			return 0;
 		iomap__cpu_relax();
-		got = hit_one(file, entry, to, n, pos);
+		got = hit_one(file, entry, to, n, pos, how);
 	}
 	return got;
 }
@@ -85,7 +86,7 @@ static uintptr_t hit_ahead(const struct iomap_file *file, size_t n, int64_t pos)
 	return entry;
 }
 
-size_t iomap__hit_run(struct iomap_file *file, void *to, size_t n, int64_t pos)
+size_t iomap__hit_run(struct iomap_file *file, void *to, size_t n, int64_t pos, unsigned how)
 {
 	uintptr_t entry = hit_ahead(file, n, pos), next;
 	size_t done = 0, got;
@@ -97,9 +98,9 @@ size_t iomap__hit_run(struct iomap_file *file, void *to, size_t n, int64_t pos)
 		size_t end = done + (size_t)(bytes - ((uint64_t)at & (bytes - 1)));
 
 		next = end < n ? hit_ahead(file, n - end, pos + (int64_t)end) : 0;
-		got = entry ? hit_one(file, entry, (char *)to + done, n - done, at) : 0;
+		got = entry ? hit_one(file, entry, (char *)to + done, n - done, at, how) : 0;
 		if (iomap__unlikely(!got)) {
-			got = hit_retry(file, (char *)to + done, n - done, at);
+			got = hit_retry(file, (char *)to + done, n - done, at, how);
 			if (!got)
 				break;
 			/* perhaps another folio than before: of another size */

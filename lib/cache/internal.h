@@ -241,8 +241,12 @@ struct iomap_folio *iomap__folio_alloc(struct iomap_address_space *mapping, unsi
 				       bool may_wait);
 /* Drop a clean folio that nobody uses; true when it is gone. */
 bool iomap__folio_evict(struct iomap_folio *folio);
-/* The same, if it belongs to @mapping still; the caller need hold no reference. */
-bool iomap__folio_evict_from(struct iomap_address_space *mapping, struct iomap_folio *folio);
+/*
+ * The same, if it belongs to @mapping still and has these @flags; the caller need hold no
+ * reference.
+ */
+bool iomap__folio_evict_from(struct iomap_address_space *mapping, struct iomap_folio *folio,
+			     uint32_t flags);
 /* Take a locked folio out of the index, by its owner; drops the index's reference. */
 void iomap__filemap_remove(struct iomap_address_space *mapping, struct iomap_folio *folio);
 
@@ -292,8 +296,13 @@ void iomap__folio_split(struct iomap_address_space *mapping, struct iomap_folio 
 			size_t len);
 
 /* ---- filemap.c ---- */
-/* The folio is used: it stays cached for a while, and a mark of readahead in it is met. */
-void iomap__filemap_used(struct iomap_file *file, struct iomap_folio *folio, uint64_t index);
+/*
+ * The folio is used: it stays cached for a while, unless it was brought in by DONTCACHE and this
+ * is DONTCACHE as well, and a mark of readahead in it is met, but not with NOWAIT, which leaves
+ * it to the next one.
+ */
+void iomap__filemap_used(struct iomap_file *file, struct iomap_folio *folio, uint64_t index,
+			 unsigned how);
 /* The folio that holds byte @pos, which is below i_size: uptodate, referenced; reads it in. */
 int iomap__filemap_read_folio(struct iomap_file *file, int64_t pos, struct iomap_folio **out);
 /*
@@ -311,10 +320,10 @@ int iomap__filemap_add_upto(struct iomap_address_space *mapping, uint64_t index,
 			    bool may_wait, struct iomap_folio **out);
 
 /* ---- readahead.c ---- */
-/* A read of @nr pages at @index missed at its first page. */
-void iomap__readahead_miss(struct iomap_file *file, uint64_t index, uint64_t nr);
+/* A read of @nr pages at @index missed at its first page.  @how: IOMAP_DONTCACHE. */
+void iomap__readahead_miss(struct iomap_file *file, uint64_t index, uint64_t nr, unsigned how);
 /* A read met the mark of a window at @index. */
-void iomap__readahead_mark(struct iomap_file *file, uint64_t index);
+void iomap__readahead_mark(struct iomap_file *file, uint64_t index, unsigned how);
 
 /* ---- dirty.c ---- */
 /* wb_seq has moved / wait until it differs from @seq.  False when it timed out. */

@@ -62,7 +62,7 @@ static __attribute__((noinline)) int pin_slow(struct iomap_file *file, int64_t p
 		}
 		if (!folio)
 			return iomap__engine_forked(inode->i_engine) ? -ECHILD : -ENODATA;
-		iomap__filemap_used(file, folio, (uint64_t)pos >> IOMAP_PAGE_SHIFT);
+		iomap__filemap_used(file, folio, (uint64_t)pos >> IOMAP_PAGE_SHIFT, 0);
 	} else {
 		err = iomap__filemap_read_folio(file, pos, &folio);
 		if (err)

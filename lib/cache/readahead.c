@@ -66,6 +66,7 @@ struct stretch {
 	uint64_t asked, mark; /* folios from `asked` on were not asked for; that of `mark` has it */
 	uint64_t batch;	      /* first page that was not submitted yet */
 	uint32_t nr;	      /* pages from there on */
+	bool dontcache;	      /* they go when they have been read */
 };
 
 /* Fill [index, end) with folios.  Returns where it came to: a cached page, or no memory. */
@@ -86,6 +87,8 @@ static uint64_t fill_stretch(struct iomap_address_space *mapping, struct stretch
 			iomap__folio_set(folio, IOMAP__FOLIO_RA_MARK);
 		if (index >= s->asked)
 			iomap__folio_set(folio, IOMAP__FOLIO_RA_UNUSED);
+		if (s->dontcache)
+			iomap__folio_set(folio, IOMAP__FOLIO_DONTCACHE);
 		index += pages;
 		s->nr += (uint32_t)pages;
 	}
@@ -97,11 +100,11 @@ static uint64_t fill_stretch(struct iomap_address_space *mapping, struct stretch
  * gets the mark (UINT64_MAX: none), those from @asked on count as not asked for.  Inside a plug.
  */
 static void read_pages(struct iomap_file *file, uint64_t first, uint64_t end, uint64_t asked,
-			uint64_t mark)
+		       uint64_t mark, unsigned how)
 {
 	struct iomap_address_space *mapping = &file->inode->i_data;
 	uint64_t unit = 1ULL << mapping->min_order;
-	struct stretch s = { .asked = asked, .mark = mark };
+	struct stretch s = { .asked = asked, .mark = mark, .dontcache = how & IOMAP_DONTCACHE };
 	int64_t size = iomap_i_size_read(file->inode);
 
 	if (size <= 0)
@@ -134,16 +137,16 @@ void iomap__readahead_unplug(struct iomap_plug *plug, struct iomap_engine *engin
 
 /* The same by itself. */
 static void read_window(struct iomap_file *file, uint64_t first, uint64_t end, uint64_t asked,
-			uint64_t mark)
+			uint64_t mark, unsigned how)
 {
 	struct iomap_plug plug;
 
 	iomap_start_plug(&plug);
-	read_pages(file, first, end, asked, mark);
+	read_pages(file, first, end, asked, mark, how);
 	iomap__readahead_unplug(&plug, file->inode->i_engine);
 }
 
-void iomap__readahead_miss(struct iomap_file *file, uint64_t index, uint64_t nr)
+void iomap__readahead_miss(struct iomap_file *file, uint64_t index, uint64_t nr, unsigned how)
 {
 	struct iomap__ra_state *ra = &file->ra;
 	uint64_t max = window_max(file);
@@ -157,7 +160,7 @@ void iomap__readahead_miss(struct iomap_file *file, uint64_t index, uint64_t nr)
 		nr = iomap__min(nr, max);
 		iomap__store(&ra->size, 0);
 		iomap__store(&ra->prev_index, index + nr - 1);
-		read_window(file, index, index + nr, UINT64_MAX, UINT64_MAX);
+		read_window(file, index, index + nr, UINT64_MAX, UINT64_MAX, how);
 		return;
 	}
 	size = iomap__min(iomap__max(nr * 2, 4), max);
@@ -169,7 +172,7 @@ void iomap__readahead_miss(struct iomap_file *file, uint64_t index, uint64_t nr)
 	iomap__store(&ra->async, (uint32_t)async);
 	iomap__store(&ra->prev_index, index + size - 1);
 	/* with nothing ahead of the request the mark is its own last page */
-	read_window(file, index, index + size, index + nr, index + size - (async ? async : 1));
+	read_window(file, index, index + size, index + nr, index + size - (async ? async : 1), how);
 }
 
 size_t iomap__readahead_window(const struct iomap_file *file)
@@ -189,11 +192,11 @@ bool iomap__readahead_range(struct iomap_file *file, int64_t pos, size_t len)
 	end = iomap__end_index(pos + (int64_t)iomap__min(len, (uint64_t)(size - pos)));
 	end = iomap__min(end, first + window_max(file));
 	if (iomap__index_gap(mapping, first, end) < end)
-		read_pages(file, first, end, UINT64_MAX, UINT64_MAX);
+		read_pages(file, first, end, UINT64_MAX, UINT64_MAX, 0);
 	return true;
 }
 
-void iomap__readahead_mark(struct iomap_file *file, uint64_t index)
+void iomap__readahead_mark(struct iomap_file *file, uint64_t index, unsigned how)
 {
 	struct iomap__ra_state *ra = &file->ra;
 	uint64_t max = window_max(file);
@@ -212,7 +215,7 @@ void iomap__readahead_mark(struct iomap_file *file, uint64_t index)
 	iomap__store(&ra->size, (uint32_t)size);
 	iomap__store(&ra->async, (uint32_t)size);
 	iomap__store(&ra->prev_index, start + size - 1);
-	read_window(file, start, start + size, start, start);
+	read_window(file, start, start + size, start, start, how);
 }
 
 struct iomap_folio *iomap_readahead_folio(struct iomap_readahead_control *rac)

@@ -42,8 +42,8 @@ static void detach(struct iomap_address_space *mapping, struct iomap_folio *foli
 	iomap__folio_end_change(folio);
 }
 
-/* @only: an address space the folio must belong to, or NULL for any. */
-static bool evict(struct iomap_address_space *only, struct iomap_folio *folio)
+/* @only: an address space the folio must belong to, or NULL for any; @flags it must have. */
+static bool evict(struct iomap_address_space *only, struct iomap_folio *folio, uint32_t flags)
 {
 	struct iomap_address_space *mapping;
 	uint32_t one = 1;
@@ -54,6 +54,7 @@ static bool evict(struct iomap_address_space *only, struct iomap_folio *folio)
 	/* Locked and in the index: the address space cannot go away, it would need the lock. */
 	mapping = iomap_folio_mapping(folio);
 	if (!mapping || (only && mapping != only) ||
+	    (atomic_load_explicit(&folio->flags, memory_order_relaxed) & flags) != flags ||
 	    iomap__folio_test(folio, IOMAP__FOLIO_DIRTY | IOMAP__FOLIO_WRITEBACK) ||
 	    atomic_load_explicit(&folio->refs, memory_order_relaxed) != 1 ||
 	    !iomap__aops_release(mapping, folio)) {
@@ -79,12 +80,13 @@ static bool evict(struct iomap_address_space *only, struct iomap_folio *folio)
 
 bool iomap__folio_evict(struct iomap_folio *folio)
 {
-	return evict(NULL, folio);
+	return evict(NULL, folio, 0);
 }
 
-bool iomap__folio_evict_from(struct iomap_address_space *mapping, struct iomap_folio *folio)
+bool iomap__folio_evict_from(struct iomap_address_space *mapping, struct iomap_folio *folio,
+			     uint32_t flags)
 {
-	return evict(mapping, folio);
+	return evict(mapping, folio, flags);
 }
 
 void iomap__filemap_remove(struct iomap_address_space *mapping, struct iomap_folio *folio)

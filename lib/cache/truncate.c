@@ -140,7 +140,7 @@ uint64_t iomap_invalidate_inode_pages(struct iomap_inode *inode, int64_t start, 
 
 			/* our reference would keep it; without one it is the eviction's to check */
 			iomap_folio_put(folios[i]);
-			if (iomap__folio_evict_from(mapping, folios[i]))
+			if (iomap__folio_evict_from(mapping, folios[i], 0))
 				dropped += bytes;
 		}
 	iomap__index_reap(iomap__cache_of(mapping), false);

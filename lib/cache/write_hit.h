@@ -111,12 +111,11 @@ static inline bool iomap__write_hit_lock(const struct iomap_file *file, int64_t 
 
 /* What is locked has been written to, which counts; what is noted in its flags is seen to. */
 static inline void iomap__write_hit_count(const struct iomap_file *file,
-					  const struct iomap__write_hit *hit)
+					  const struct iomap__write_hit *hit, unsigned how)
 {
 	iomap__stat_add(file->stats, iomap__thread_self(), IOMAP__STAT_HITS, 1);
 	if (!(hit->flags & IOMAP__FOLIO_ACCESSED))
-		atomic_fetch_or_explicit(&hit->folio->flags, IOMAP__FOLIO_ACCESSED,
-					 memory_order_relaxed);
+		iomap__folio_accessed(hit->folio, hit->flags, how);
 	if (hit->flags & IOMAP__FOLIO_COUNTED)
 		iomap__folio_counted_hit(&file->inode->i_data);
 }

@@ -25,8 +25,10 @@
 #include "iomap/iter.h"
 #include "iomap/ops.h"
 
+/* iocb flags that a write takes, and those that change nothing in how it is done. */
+#define WR_IOCB_PLAIN (IOMAP_IOCB_DSYNC | IOMAP_IOCB_SYNC | IOMAP_IOCB_DIRECT)
 #define WR_IOCB_FLAGS                                                                              \
-	(IOMAP_IOCB_APPEND | IOMAP_IOCB_DSYNC | IOMAP_IOCB_SYNC | IOMAP_IOCB_DIRECT)
+	(WR_IOCB_PLAIN | IOMAP_IOCB_APPEND | IOMAP_IOCB_NOWAIT | IOMAP_IOCB_DONTCACHE)
 
 /* ---- errors as pointers: the last page of the address space ---- */
 
@@ -56,7 +58,7 @@ struct iomap_folio *iomap_get_folio(struct iomap_iter *iter, int64_t pos, size_t
 	int err;
 
 	err = iomap__filemap_grab(&iter->inode->i_data, (uint64_t)pos >> IOMAP_PAGE_SHIFT, end,
-				  &folio);
+				  iter->flags, &folio);
 	return err ? iomap_err_ptr(err) : folio;
 }
 
@@ -164,9 +166,12 @@ static int wr_fill_read(struct iomap__write *wr, size_t off, size_t block, size_
 	int64_t pos = iomap_folio_pos(wr->folio) + (int64_t)off;
 	size_t len = block;
 	struct iomap_engine *engine = iter->inode->i_engine;
-	uint64_t began_ns = iomap__now_ns(&engine->env);
+	uint64_t began_ns;
 	int err;
 
+	if (iter->flags & IOMAP_NOWAIT)
+		return -EAGAIN;
+	began_ns = iomap__now_ns(&engine->env);
 	if (wr->ops && wr->ops->read_folio_range) {
 		err = wr->ops->read_folio_range(iter, wr->folio, pos, len);
 	} else {
@@ -393,6 +398,21 @@ static inline void wr_hit_end(struct iomap_iter *iter, struct iomap__write_hit *
 		iomap__write_extend(iter, iter->pos);
 }
 
+int iomap__write_balance(const struct iomap_iter *iter)
+{
+	if (iter->flags & IOMAP_NOWAIT)
+		return iomap__balance_dirty_nowait(&iter->inode->i_data);
+	iomap__balance_dirty(&iter->inode->i_data);
+	return 0;
+}
+
+/* A clean folio becomes dirty, which others throttle behind it, but NOWAIT before it, or never. */
+static inline bool wr_hit_is_allowed(struct iomap_iter *iter, const struct iomap__write_hit *hit)
+{
+	return hit->flags & IOMAP__FOLIO_DIRTY || iomap__likely(!(iter->flags & IOMAP_NOWAIT)) ||
+	       !iomap__write_balance(iter);
+}
+
 /*
  * Write into one folio as far as it and the mapping go, if it is cached and uptodate and can be
  * locked at once.  False: it cannot, or the mapping was found stale.
@@ -408,16 +428,17 @@ static bool wr_hit(struct iomap_iter *iter, const struct iomap_file *file,
 	if (!iomap__write_hit_lock(file, iter->pos, IOMAP__FOLIO_UPTODATE, IOMAP__FOLIO_UPTODATE,
 				   &hit))
 		return false;
-	if (wr_hit_has_state(inode, &hit) && wr_hit_is_valid(iter, ops)) {
+	if (wr_hit_has_state(inode, &hit) && wr_hit_is_allowed(iter, &hit) &&
+	    wr_hit_is_valid(iter, ops)) {
 		n = (size_t)iomap__min(iomap__iter_length(iter), hit.bytes);
 		wr_hit_copy(&hit, n, from);
 		wr_hit_end(iter, &hit, n);
-		iomap__write_hit_count(file, &hit);
+		iomap__write_hit_count(file, &hit, iter->flags);
 		done = true;
 	}
 	iomap__write_hit_unlock(&hit);
 	if (done && !(hit.flags & IOMAP__FOLIO_DIRTY))
-		iomap__balance_dirty(&inode->i_data);
+		(void)iomap__write_balance(iter);
 	return done;
 }
 
@@ -436,7 +457,7 @@ static inline bool wr_may_overwrite(const struct iomap_kiocb *iocb,
 	uint64_t size = (uint64_t)iomap__load(&iocb->ki_filp->inode->i_size), n = from->count;
 
 	/* a negative position is beyond every size, and so is the last one of no bytes */
-	return iomap__likely(!(iocb->ki_flags & (~WR_IOCB_FLAGS | IOMAP_IOCB_APPEND))) &&
+	return iomap__likely(!(iocb->ki_flags & ~WR_IOCB_PLAIN)) &&
 	       iomap__likely(n - 1 < size) && iomap__likely((uint64_t)iocb->ki_pos <= size - n) &&
 	       iomap__likely(!from->iov) && iomap__likely(wr_finds_folios(ops));
 }
@@ -479,7 +500,9 @@ static int wr_folio(struct iomap_iter *iter, struct iomap_iov_iter *from,
 	size_t copied, done;
 	int err;
 
-	iomap__balance_dirty(&iter->inode->i_data);
+	err = iomap__write_balance(iter);
+	if (err)
+		return err;
 	err = iomap__write_begin(&wr, iomap__iter_length(iter));
 	if (err || !wr.folio)
 		return err;
@@ -502,13 +525,18 @@ static int wr_mapping(struct iomap_iter *iter, const struct iomap_file *file,
 	int err;
 
 	while (iter->len && !(iter->iomap.flags & IOMAP_F_STALE) && iomap__iter_length(iter)) {
-		if (may_hit && wr_hit(iter, file, from, ops))
-			continue;
-		if (iter->iomap.flags & IOMAP_F_STALE)
-			break;
-		err = wr_folio(iter, from, ops);
-		if (err)
-			return err;
+		const int64_t pos = iter->pos;
+
+		if (!may_hit || !wr_hit(iter, file, from, ops)) {
+			if (iter->iomap.flags & IOMAP_F_STALE)
+				break;
+			err = wr_folio(iter, from, ops);
+			if (err)
+				return err;
+		}
+		if (iomap__unlikely(iter->flags & IOMAP_DONTCACHE))
+			iomap__filemap_wrote_behind(&iter->inode->i_data, pos, iter->pos,
+						    iter->flags);
 	}
 	return 0;
 }
@@ -535,6 +563,9 @@ static ssize_t wr_go_on(struct iomap_iter *iter, struct iomap_kiocb *iocb,
 	int ret = wr_mappings(iter, iocb->ki_filp, from, ops, write_ops);
 	ssize_t done = (ssize_t)((uint64_t)iter->pos - (uint64_t)iocb->ki_pos);
 
+	if (iomap__unlikely(iter->flags & IOMAP_DONTCACHE))
+		iomap__filemap_end_behind(&iter->inode->i_data, iocb->ki_pos, iter->pos,
+					  iter->flags);
 	iocb->ki_pos = iter->pos;
 	return done ? done : ret;
 }
@@ -557,6 +588,13 @@ static ssize_t wr_refuse(struct iomap_kiocb *iocb, const struct iomap_iov_iter *
 	return iomap__engine_refusal(inode->i_engine);
 }
 
+/* Operation flags of the call. */
+static unsigned wr_flags(const struct iomap_kiocb *iocb)
+{
+	return IOMAP_WRITE | (iocb->ki_flags & IOMAP_IOCB_NOWAIT ? IOMAP_NOWAIT : 0) |
+	       (iocb->ki_flags & IOMAP_IOCB_DONTCACHE ? IOMAP_DONTCACHE : 0);
+}
+
 /* A write that is not a mere overwrite. */
 static ssize_t __attribute__((noinline))
 wr_general(struct iomap_kiocb *iocb, struct iomap_iov_iter *from, const struct iomap_ops *ops,
@@ -573,7 +611,7 @@ wr_general(struct iomap_kiocb *iocb, struct iomap_iov_iter *from, const struct i
 		return ret;
 	iomap__iter_init(&iter, inode, iocb->ki_pos,
 			 iomap__min(from->count, (uint64_t)(inode->i_maxbytes - iocb->ki_pos)),
-			 IOMAP_WRITE, private_data);
+			 wr_flags(iocb), private_data);
 	ret = iomap__iter_look(&iter, ops, iomap__iter_ask(&iter, ops));
 	return ret > 0 ? wr_go_on(&iter, iocb, from, ops, write_ops) : ret;
 }

@@ -20,8 +20,9 @@
  */
 #include "iomap/ops.h"
 
-#define INPLACE_IOCB_FLAGS \
-	(IOMAP_IOCB_APPEND | IOMAP_IOCB_DSYNC | IOMAP_IOCB_SYNC | IOMAP_IOCB_DIRECT)
+#define INPLACE_IOCB_FLAGS                                                           \
+	(IOMAP_IOCB_APPEND | IOMAP_IOCB_DSYNC | IOMAP_IOCB_SYNC | IOMAP_IOCB_DIRECT | \
+	 IOMAP_IOCB_NOWAIT)
 
 /* Where the write begins; 0 or -errno. */
 static int inplace_start(struct iomap_folio_writer *writer, struct iomap_kiocb *iocb, size_t len,
@@ -39,7 +40,7 @@ static int inplace_start(struct iomap_folio_writer *writer, struct iomap_kiocb *
 	if (iocb->ki_pos >= inode->i_maxbytes)
 		return -EFBIG;
 	iter->inode = inode;
-	iter->flags = IOMAP_WRITE;
+	iter->flags = IOMAP_WRITE | (iocb->ki_flags & IOMAP_IOCB_NOWAIT ? IOMAP_NOWAIT : 0);
 	iter->pos = iocb->ki_pos;
 	iter->len = iomap__min(len, (uint64_t)(inode->i_maxbytes - iocb->ki_pos));
 	return 0;
@@ -58,8 +59,9 @@ int iomap_folio_begin_write(struct iomap_kiocb *iocb, size_t len, const struct i
 		return ret;
 	writer->iter.private = private_data;
 	while ((ret = iomap_iter(&writer->iter, ops)) > 0) {
-		iomap__balance_dirty(&writer->iter.inode->i_data);
-		ret = iomap__write_begin(&wr, iomap_length(&writer->iter));
+		ret = iomap__write_balance(&writer->iter);
+		if (!ret)
+			ret = iomap__write_begin(&wr, iomap_length(&writer->iter));
 		if (!ret && wr.folio)
 			break;
 		/* 0: the mapping was found stale, and is sampled again */

@@ -257,10 +257,12 @@ static struct iomap_ioend *ioend_alloc(struct iomap_writepage_ctx *wpc, int64_t 
 	return ioend;
 }
 
-static unsigned ioend_flags(const struct iomap *iomap, int64_t pos)
+static unsigned ioend_flags(const struct iomap *iomap, const struct iomap_folio *folio, int64_t pos)
 {
 	unsigned flags = 0;
 
+	if (iomap__folio_test(folio, IOMAP__FOLIO_DONTCACHE))
+		flags |= IOMAP_IOEND_DONTCACHE;
 	if (iomap->type == IOMAP_UNWRITTEN)
 		flags |= IOMAP_IOEND_UNWRITTEN;
 	if (iomap->flags & IOMAP_F_SHARED)
@@ -275,7 +277,7 @@ static bool ioend_continues(const struct iomap_writepage_ctx *wpc, struct iomap_
 			    int64_t pos, unsigned flags)
 {
 	const struct iomap *iomap = &wpc->iomap;
-	const unsigned alike = IOMAP_IOEND_UNWRITTEN | IOMAP_IOEND_SHARED;
+	const unsigned alike = IOMAP_IOEND_UNWRITTEN | IOMAP_IOEND_SHARED | IOMAP_IOEND_DONTCACHE;
 	const struct ioend_box *box = ioend_box(ioend);
 	uint64_t anon = iomap->flags & IOMAP_F_ANON_WRITE;
 
@@ -375,7 +377,7 @@ static int ioend_check(const struct iomap_writepage_ctx *wpc, int64_t pos)
 static int ioend_append(struct iomap_writepage_ctx *wpc, struct iomap_folio *folio, int64_t pos,
 			size_t len)
 {
-	unsigned flags = ioend_flags(&wpc->iomap, pos);
+	unsigned flags = ioend_flags(&wpc->iomap, folio, pos);
 	size_t off = (size_t)(pos - iomap_folio_pos(folio));
 	struct iomap_ioend *ioend = wpc->wb_ctx;
 	int err;

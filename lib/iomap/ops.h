@@ -185,6 +185,8 @@ struct iomap__write {
 	size_t off, bytes; /* within the folio; as much of the mapping as it holds */
 };
 
+/* Throttle; with IOMAP_NOWAIT -EAGAIN in place of that.  No folio lock held but with NOWAIT. */
+int iomap__write_balance(const struct iomap_iter *iter);
 /*
  * Get the folio at iter->pos and make it ready to take at most @len bytes: parts of blocks
  * that these do not cover are read or zeroed.  0 with the folio locked; 0 with folio NULL:

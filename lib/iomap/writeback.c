@@ -308,7 +308,7 @@ int iomap_writepages(struct iomap_writepage_ctx *wpc)
 		for (i = 0; i < nr; i++) {
 			if (!wb_enough(wpc->wbc))
 				wb_folio(wpc, folios[i], &error);
-			iomap_folio_put(folios[i]);
+			iomap__folio_put_behind(mapping, folios[i]);
 		}
 	}
 	err = wb_submit(wpc);
