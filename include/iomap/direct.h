@@ -41,7 +41,8 @@ extern "C" {
  * end_io: called once for each call that got as far as iomap_begin, when all of its bios
  *   have ended, on the caller's thread, without a lock of the library; may block.  @size:
  *   bytes from iocb->ki_pos on that were transferred; @error: 0, or the first error, and
- *   then some of these were not.  Its error becomes the result unless @error is set.  A
+ *   then some of these were not; -ENOTBLK with @size 0 when nothing was, since the caller has
+ *   to go through the cache (dirty data held back, delayed allocation).  Its error becomes the result unless @error is set.  A
  *   write that extends the file moves i_size here and not later: after end_io the cache is
  *   invalidated for the last time, and what a buffered read brings in by an old i_size is
  *   zero beyond it.
