@@ -154,9 +154,10 @@ IOMAP_API const char *iomap_bdev_io_path(const struct iomap_bdev *bdev);
  * iomap_bdev_flush - make completed writes durable
  *
  * Blocks.  Left out when a flush that started after the last completed write has itself
- * completed.  Kernel counterpart: blkdev_issue_flush.
+ * completed.  Callers share flushes: one that is under way, if no write has completed since it
+ * started, or else the next one.  Kernel counterpart: blkdev_issue_flush.
  *
- * Return: 0 or the device's error.
+ * Return: 0 or the device's error, which all who have shared the flush get.
  */
 IOMAP_API IOMAP_MUST_CHECK int iomap_bdev_flush(struct iomap_bdev *bdev);
 

@@ -186,7 +186,8 @@ IOMAP_API IOMAP_MUST_CHECK int iomap_file_fsync(struct iomap_file *file, int dat
  * @datasync: leave out metadata that is not needed to read the data
  *
  * Writes dirty data of the range, waits for it and for writeback already running, calls
- * commit_metadata, flushes the devices.  Takes no inode lock.  Blocks.  Data of the range
+ * commit_metadata, flushes the devices, in which it shares flushes with other callers
+ * (iomap_bdev_flush()).  Takes no inode lock.  Blocks.  Data of the range
  * that the application holds back with IOMAP_WB_DEFER is waited for: until
  * iomap_writeback_resume(), and asked for again each flush_interval_ms.
  *

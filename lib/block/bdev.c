@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * bdev.c - what all block devices have in common: life, limits, numbers, flushing.
+ * bdev.c - what all block devices have in common: life, limits, numbers.
  *
  * Life of a bdev: iomap__bdev_new() takes it from the engine's pool -> filled by its kind ->
  * iomap__bdev_publish() puts it on the engine's list -> iomap_bdev_close(), refused while bios
@@ -16,10 +16,7 @@
  * The size only grows, since data in use may lie anywhere below it.  A device that is gone is
  * so for good; bios look at it whenever they come to a place where they could be started.
  *
- * The flush rule.  `written` counts completed writes that may be volatile; it moves before
- * the write's bi_end_io.  A flush remembers `written` when it starts; when it succeeds all
- * those writes are durable, and it raises `flushed` to that number.  iomap_bdev_flush() is
- * left out only if `flushed` has reached `written`.  A flush that fails raises nothing.
+ * Flushing one device is flush.c's business.
  */
 #include <sched.h>
 
@@ -466,121 +463,7 @@ void iomap_bdev_set_gone(struct iomap_bdev *bdev)
 			   bdev->name);
 }
 
-/* ---- flushing ---- */
-
-void iomap__bdev_flushed(struct iomap_bdev *bdev, uint64_t generation)
-{
-	uint64_t old = atomic_load_explicit(&bdev->flushed, memory_order_relaxed);
-
-	/* release: pairs with the acquire load of iomap_bdev_flush() */
-	while (old < generation &&
-	       !atomic_compare_exchange_weak_explicit(&bdev->flushed, &old, generation,
-						      memory_order_release, memory_order_relaxed))
-		;
-}
-
-/* A flush that goes on when nobody waits for it any more: whoever comes second frees it. */
-struct bdev_flush {
-	struct iomap_bio bio;
-	struct iomap_bdev *bdev; /* bi_bdev may be one below it in the end */
-	struct iomap__blk *blk;
-	uint64_t generation;
-	uint32_t state;
-	int error;
-};
-enum { BDEV_FLUSHING, BDEV_FLUSHED, BDEV_ABANDONED };
-
-static void bdev_flush_end(struct iomap_bio *bio)
-{
-	struct bdev_flush *flush = bio->bi_private;
-	struct iomap__blk *blk = flush->blk;
-	const uint32_t *word = &flush->state;
-
-	if (!bio->bi_status)
-		iomap__bdev_flushed(flush->bdev, flush->generation);
-	flush->error = bio->bi_status;
-	/* release and acquire: pair with those of bdev_flush_until() */
-	if (__atomic_exchange_n(&flush->state, BDEV_FLUSHED, __ATOMIC_ACQ_REL) == BDEV_ABANDONED)
-		iomap__free(blk->env, flush, sizeof(*flush));
-	else
-		iomap__io_wake(blk, word);
-}
-
-static int bdev_flush_until(struct bdev_flush *flush, uint64_t deadline_ns)
-{
-	struct iomap__slow slow = {
-		.begun_ns = iomap__now_ns(flush->blk->env),
-		.what = "flush",
-		.device = flush->bdev->name,
-	};
-	struct iomap__blk *blk = flush->blk;
-	uint32_t flushing = BDEV_FLUSHING;
-	int error;
-
-	iomap_submit_bio(&flush->bio);
-	iomap__slow_wait(&slow);
-	while (iomap__load_acquire(&flush->state) == BDEV_FLUSHING)
-		if (!iomap__io_wait_until(blk, &flush->state, BDEV_FLUSHING, deadline_ns) &&
-		    __atomic_compare_exchange_n(&flush->state, &flushing, BDEV_ABANDONED, false,
-						__ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
-			iomap__slow_wait_end(&slow);
-			return -ETIMEDOUT;
-		}
-	iomap__slow_wait_end(&slow);
-	error = flush->error;
-	iomap__free(blk->env, flush, sizeof(*flush));
-	return error;
-}
-
-static int bdev_flush_by(struct iomap_bdev *bdev, uint64_t deadline_ns)
-{
-	struct bdev_flush *flush;
-	uint64_t generation;
-
-	/* as iomap_bdev_flush() */
-	if (iomap__bdev_is_gone(bdev))
-		return -ENODEV;
-	generation = atomic_load_explicit(&bdev->written, memory_order_acquire);
-	if (atomic_load_explicit(&bdev->flushed, memory_order_acquire) >= generation)
-		return 0;
-	/* without memory it is waited for, however long: that is no reason not to flush */
-	flush = iomap__zalloc(&bdev->engine->env, sizeof(*flush));
-	if (!flush)
-		return iomap_bdev_flush(bdev);
-	flush->bdev = bdev;
-	flush->blk = bdev->engine->blk;
-	flush->generation = generation;
-	flush->bio.bi_bdev = bdev;
-	flush->bio.bi_opf = IOMAP_REQ_OP_FLUSH | IOMAP_REQ_SYNC;
-	flush->bio.bi_private = flush;
-	flush->bio.bi_end_io = bdev_flush_end;
-	return bdev_flush_until(flush, deadline_ns);
-}
-
-int iomap_bdev_flush(struct iomap_bdev *bdev)
-{
-	/* its own memory: that there is none otherwise is no reason for data not to be durable */
-	struct iomap_bio bio = {
-		.bi_bdev = bdev,
-		.bi_opf = IOMAP_REQ_OP_FLUSH | IOMAP_REQ_SYNC,
-	};
-	uint64_t generation;
-	int error;
-
-	iomap__bdev_check(bdev);
-	if (iomap__engine_forked(bdev->engine))
-		return -ECHILD;
-	/* also where there is nothing left to flush */
-	if (iomap__bdev_is_gone(bdev))
-		return -ENODEV;
-	generation = atomic_load_explicit(&bdev->written, memory_order_acquire);
-	if (atomic_load_explicit(&bdev->flushed, memory_order_acquire) >= generation)
-		return 0;
-	error = iomap_submit_bio_wait(&bio);
-	if (!error)
-		iomap__bdev_flushed(bdev, generation);
-	return error;
-}
+/* ---- all of them ---- */
 
 /* The first bdev on the list with @id, referenced, behind @after (NULL: from the head). */
 static struct iomap_bdev *bdev_next(struct iomap__blk *blk, struct iomap_bdev *after, uint64_t ids)
@@ -616,7 +499,7 @@ int iomap__bdevs_flush(struct iomap_engine *engine, uint64_t ids, uint64_t deadl
 	int first = 0, error;
 
 	for (bdev = bdev_next(engine->blk, NULL, ids); bdev; bdev = next) {
-		error = deadline_ns ? bdev_flush_by(bdev, deadline_ns) : iomap_bdev_flush(bdev);
+		error = iomap__bdev_flush_by(bdev, deadline_ns);
 		if (!first)
 			first = error;
 		next = bdev_next(engine->blk, bdev, ids);

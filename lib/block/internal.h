@@ -153,6 +153,22 @@ enum {
 
 #define IOMAP__BDEV_MAGIC 0x62646576U
 
+/* One who waits for a flush, on its stack. */
+struct iomap__flush_wait {
+	struct iomap__flush_wait *next;
+	int error;
+	uint32_t state; /* its word, see flush.c */
+};
+
+/* The flush that is under way, and those who wait for it or the next one: flush.c. */
+struct iomap__flush {
+	uint32_t lock; /* iomap__word_lock(), IOMAP__RANK_BDEV; protects all below but the bio */
+	bool busy;
+	uint64_t generation; /* `written` when it started */
+	struct iomap__flush_wait *now, *next;
+	struct iomap_bio bio; /* whose flush is under way has it */
+};
+
 /*
  * From a pool of the engine, so that one that has been closed is still memory to look at:
  * `magic` lies where a free object of a pool may be read (pool.c).
@@ -191,6 +207,7 @@ struct iomap_bdev {
 	 */
 	_Atomic uint64_t written;
 	_Atomic uint64_t flushed;
+	struct iomap__flush flush;
 	struct iomap__hist hist; /* from IOMAP_HIST_DEVICE_READ on */
 	struct iomap_bdev *next; /* under blk->bdevs_lock */
 };
@@ -247,6 +264,8 @@ static inline void iomap__measure_end(struct iomap_bdev *bdev, const struct ioma
 }
 /* A flush that started at generation @generation has succeeded. */
 void iomap__bdev_flushed(struct iomap_bdev *bdev, uint64_t generation);
+/* iomap_bdev_flush(); one that is not done by @deadline_ns (0: none) goes on, -ETIMEDOUT. */
+int iomap__bdev_flush_by(struct iomap_bdev *bdev, uint64_t deadline_ns);
 
 /*
  * What the file or device @bdev->fd, which fstat() calls @st, can do, and its size.
@@ -270,6 +289,8 @@ struct iomap__batch {
 /* Start a checked, accounted bio, splitting it where needed. */
 void iomap__dispatch(struct iomap_bio *bio, struct iomap__batch *batch);
 void iomap__batch_send(struct iomap__blk *blk, struct iomap__batch *batch, bool will_wait);
+/* iomap_submit_bio() by a thread that goes on to iomap__io_wait(): nobody else is woken for it. */
+void iomap__submit_before_wait(struct iomap_bio *bio);
 /* The plug took the bio. */
 bool iomap__plug_add(struct iomap_bio *bio);
 

@@ -541,6 +541,20 @@ void iomap_submit_bio(struct iomap_bio *bio)
 	iomap__batch_send(blk, &batch, false);
 }
 
+void iomap__submit_before_wait(struct iomap_bio *bio)
+{
+	struct iomap__batch batch = { .bios = { 0 } };
+	struct iomap_bdev *bdev = bio->bi_bdev;
+	struct iomap__blk *blk = bdev->engine->blk;
+	enum submit_way way = submit_begin(bdev, bio);
+
+	if (way == SUBMIT_ENDED)
+		return;
+	iomap__plug_flush(blk);
+	submit_go_on(bio, way, &batch);
+	iomap__batch_send(blk, &batch, true);
+}
+
 /* ---- submit and wait ---- */
 
 struct submit_wait {
