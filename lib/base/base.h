@@ -212,7 +212,7 @@ void iomap__bug(const char *file, int line, const char *fmt, ...)
 struct iomap__thread {
 	_Alignas(IOMAP__CACHE_LINE) _Atomic uint64_t epoch;
 	uint32_t id;	    /* small number, unique among living threads */
-	uint32_t stat_slot; /* < IOMAP__STAT_SLOTS */
+	uint32_t stat_offset; /* bytes, of the thread's slot in each struct iomap__stats */
 	uint32_t tid;	    /* kernel's */
 	bool stat_shared;   /* the slot is not this thread's alone */
 	_Atomic bool in_use;
@@ -322,10 +322,16 @@ void iomap__epoch_synchronize(void);
 struct iomap__stats {
 	_Alignas(IOMAP__CACHE_LINE) _Atomic uint64_t slot[IOMAP__STAT_SLOTS][IOMAP__STAT_LINE];
 };
+static inline _Atomic uint64_t *iomap__stat_of(struct iomap__stats *stats,
+					       const struct iomap__thread *self, unsigned which)
+{
+	_Static_assert(sizeof(stats->slot[0]) == IOMAP__CACHE_LINE, "a line for each thread");
+	return (_Atomic uint64_t *)((uintptr_t)stats->slot + self->stat_offset) + which;
+}
 static inline void iomap__stat_add(struct iomap__stats *stats, struct iomap__thread *self,
 				   unsigned which, uint64_t n)
 {
-	_Atomic uint64_t *c = &stats->slot[self->stat_slot][which];
+	_Atomic uint64_t *c = iomap__stat_of(stats, self, which);
 
 	if (iomap__unlikely(self->stat_shared))
 		atomic_fetch_add_explicit(c, n, memory_order_relaxed);
@@ -337,7 +343,7 @@ static inline void iomap__stat_add(struct iomap__stats *stats, struct iomap__thr
 static inline void iomap__stat_add_release(struct iomap__stats *stats, struct iomap__thread *self,
 					   unsigned which, uint64_t n)
 {
-	_Atomic uint64_t *c = &stats->slot[self->stat_slot][which];
+	_Atomic uint64_t *c = iomap__stat_of(stats, self, which);
 
 	if (iomap__unlikely(self->stat_shared))
 		atomic_fetch_add_explicit(c, n, memory_order_release);

@@ -130,7 +130,7 @@ static struct iomap__thread *thread_find_record(void)
 		memset(thread, 0, sizeof(*thread));
 	}
 	thread->id = registry_nr++;
-	thread->stat_slot = iomap__min(thread->id, IOMAP__STAT_SLOTS - 1U);
+	thread->stat_offset = IOMAP__CACHE_LINE * iomap__min(thread->id, IOMAP__STAT_SLOTS - 1U);
 	thread->stat_shared = thread->id >= IOMAP__STAT_SLOTS - 1U;
 	thread->next = atomic_load_explicit(&registry, memory_order_relaxed);
 	/* pairs with the acquire load of iomap__thread_first() */

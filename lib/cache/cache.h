@@ -72,7 +72,7 @@
 struct iomap_folio {
 	_Alignas(IOMAP__CACHE_LINE) _Atomic uint64_t lock;
 	_Atomic(struct iomap_address_space *) mapping; /* NULL when not in the index */
-	_Atomic uint64_t index;
+	_Atomic uint64_t place; /* where it begins in the file, and its order: iomap__folio_place() */
 	_Atomic uint32_t flags;
 	_Atomic uint32_t refs;
 	union {
@@ -83,7 +83,7 @@ struct iomap_folio {
 	struct iomap__cache *cache;
 	uint32_t read_valid; /* lock held for reading: bytes below i_size when the read began */
 	int16_t read_error;  /* lock held: first error of the last read, negative errno */
-	_Atomic uint8_t order; /* set while free; copying readers look at it */
+	_Atomic uint8_t order; /* set while free; copying readers look at `place` */
 	uint8_t buddy_state; /* arena's */
 	union {
 		struct {
@@ -98,6 +98,19 @@ struct iomap_folio {
 };
 _Static_assert(sizeof(struct iomap_folio) == IOMAP__CACHE_LINE, "one cache line a descriptor");
 
+/*
+ * Byte position and order in one word, so that one comparison tells whether a folio is the one
+ * that a slot of an index promises.
+ */
+static inline uint64_t iomap__folio_place(uint64_t index, unsigned order)
+{
+	_Static_assert(IOMAP_PAGE_SIZE > 64, "the order fits below the position");
+	return (index << IOMAP_PAGE_SHIFT) | order;
+}
+static inline void iomap__folio_set_place(struct iomap_folio *folio, uint64_t index, unsigned order)
+{
+	atomic_store_explicit(&folio->place, iomap__folio_place(index, order), memory_order_relaxed);
+}
 static inline bool iomap__folio_test(const struct iomap_folio *folio, uint32_t flag)
 {
 	return atomic_load_explicit(&folio->flags, memory_order_acquire) & flag;

@@ -116,7 +116,7 @@ static bool move_to(struct iomap_folio *from, struct iomap_folio *to)
 		return false;
 	/* whoever tries to evict what @to was lets go at once, as in iomap__filemap_add() */
 	iomap_folio_lock(to);
-	atomic_store_explicit(&to->index, iomap_folio_index(from), memory_order_relaxed);
+	iomap__folio_set_place(to, iomap_folio_index(from), to->order);
 	iomap__copy_to_folio(iomap_folio_address(to), iomap_folio_address(from),
 			     iomap__folio_bytes(from));
 	moved = take_place(mapping, from, to);

@@ -57,8 +57,7 @@ static int add_order(struct iomap_address_space *mapping, uint64_t index, unsign
 	folio = iomap__folio_alloc(mapping, order, may_wait);
 	if (!folio)
 		return -ENOMEM;
-	atomic_store_explicit(&folio->index, iomap__round_down(index, 1ULL << order),
-			      memory_order_relaxed);
+	iomap__folio_set_place(folio, iomap__round_down(index, 1ULL << order), order);
 	/*
 	 * Nobody else has a reference, but somebody may have the lock: whoever tries to evict
 	 * needs none, and may have got hold of what was another folio when it looked.  It finds

@@ -30,7 +30,7 @@ size_t iomap_folio_size(const struct iomap_folio *folio)
 
 uint64_t iomap_folio_index(const struct iomap_folio *folio)
 {
-	return atomic_load_explicit(&folio->index, memory_order_relaxed);
+	return atomic_load_explicit(&folio->place, memory_order_relaxed) >> IOMAP_PAGE_SHIFT;
 }
 
 struct iomap_address_space *iomap_folio_mapping(const struct iomap_folio *folio)

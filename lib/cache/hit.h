@@ -13,8 +13,7 @@
  *                                           folio lock)
  *   1 find the folio in the index           a set CHANGING
  *   2 v = lock word (acquire), not CHANGING b release fence
- *   3 mapping, index, order, UPTODATE as    c store bytes, or mapping = NULL, or order
- *     expected
+ *   3 mapping, place, UPTODATE as expected  c store bytes, or mapping = NULL, or place
  *   4 copy                                  d clear CHANGING, version + 1 (release)
  *   5 acquire fence
  *   6 lock word == v but for the lock bits
@@ -23,7 +22,7 @@
  * sees a or something later, so CHANGING or another version: the copy is thrown away.
  * Suppose the folio was given another identity between 1 and 4.  It left the index by c and
  * d first.  If 2 came before a, 6 finds another version.  If 2 came after d, its acquire
- * makes mapping == NULL (or a later identity) visible to 3; a new identity sets index, order
+ * makes mapping == NULL (or a later identity) visible to 3; a new identity sets place
  * and flags before mapping (release), and 3 reads mapping first (acquire), so it cannot mix
  * the two.  A 61-bit version does not wrap in the time of a copy, ever.
  *
@@ -35,8 +34,8 @@
  *   - descriptors and folio memory are type-stable (arena.c), and the address of the data
  *     follows from slot and position without a look at the descriptor.  Both are inside the
  *     arena whatever has become of the folio, since the order in the slot is one it had.
- * So a walk that has lost its way ends with nothing, or with a folio whose mapping, index or
- * order is not the one looked for.  For the same reason the walk need not ask whether the tree
+ * So a walk that has lost its way ends with nothing, or with a folio whose mapping or place
+ * (index and order, in one word) is not the one looked for.  For the same reason the walk need not ask whether the tree
  * is high enough for the index: it comes to the folio of another one.  Both look like a miss
  * here, and the miss looks again inside an epoch, which is exact.
  *
@@ -123,20 +122,24 @@ static inline char *iomap__hit_address(const struct iomap_file *file, uintptr_t 
 			(size_t)((uint64_t)pos & (iomap__entry_bytes(entry) - 1)));
 }
 
+/* Of the folio that a slot promises for the byte at @pos. */
+static inline uint64_t iomap__hit_place(uintptr_t entry, int64_t pos)
+{
+	return ((uint64_t)pos & -iomap__entry_bytes(entry)) + (entry & IOMAP__ENTRY_ORDER);
+}
+
 /* Steps 2 and 3: the folio's flags, or 0 when it is not the one looked for, or changing. */
 static inline uint32_t iomap__hit_check(const struct iomap_file *file, uintptr_t entry, int64_t pos,
 					uint64_t *word)
 {
 	struct iomap_folio *folio = iomap__entry_folio(entry);
-	unsigned order = (unsigned)(entry & IOMAP__ENTRY_ORDER);
 
 	*word = atomic_load_explicit(&folio->lock, memory_order_acquire);
 	if (iomap__unlikely(*word & IOMAP__FOLIO_CHANGING) ||
 	    iomap__unlikely(atomic_load_explicit(&folio->mapping, memory_order_acquire) !=
 			    &file->inode->i_data) ||
-	    iomap__unlikely(atomic_load_explicit(&folio->index, memory_order_relaxed) !=
-			    (uint64_t)pos >> IOMAP_PAGE_SHIFT >> order << order) ||
-	    iomap__unlikely(atomic_load_explicit(&folio->order, memory_order_relaxed) != order))
+	    iomap__unlikely(atomic_load_explicit(&folio->place, memory_order_relaxed) !=
+			    iomap__hit_place(entry, pos)))
 		return 0;
 	/* acquire: pairs with iomap_folio_mark_uptodate(); the bytes came before it */
 	return atomic_load_explicit(&folio->flags, memory_order_acquire);
@@ -153,25 +156,28 @@ static inline bool iomap__hit_stands(uintptr_t entry, uint64_t word)
 	       !((now ^ word) & ~(uint64_t)(IOMAP__FOLIO_LOCKED | IOMAP__FOLIO_WAITERS));
 }
 
-/*
- * Read @n bytes at @pos that lie in one folio which has been used before: what most reads are.
- * 0: it is not that, and *@to may hold anything.
- */
-static inline size_t iomap__hit_copy(const struct iomap_file *file, uintptr_t entry, void *to,
-				     size_t n, int64_t pos)
+/* Whether [pos, pos + n) is something, and all in the folio that a slot promises. */
+static inline bool iomap__hit_fits(uintptr_t entry, size_t n, int64_t pos)
 {
 	uint64_t bytes = iomap__entry_bytes(entry);
-	const char *from = iomap__hit_address(file, entry, pos);
+
+	return n - 1 < bytes - ((uint64_t)pos & (bytes - 1));
+}
+
+/*
+ * Copy @n bytes, which iomap__hit_fits(), of a folio that has been used before: what most reads
+ * are.  @from: iomap__hit_address() of @pos.  False: it is not that, and *@to may hold anything.
+ */
+static inline bool iomap__hit_copy(const struct iomap_file *file, uintptr_t entry, void *to,
+				   const char *from, size_t n, int64_t pos)
+{
 	uint64_t word;
 
-	__builtin_prefetch(from);
-	/* also when there is nothing to be read */
-	if (iomap__unlikely(n - 1 >= bytes - ((uint64_t)pos & (bytes - 1))) ||
-	    iomap__unlikely((iomap__hit_check(file, entry, pos, &word) & IOMAP__HIT_FLAGS) !=
+	if (iomap__unlikely((iomap__hit_check(file, entry, pos, &word) & IOMAP__HIT_FLAGS) !=
 			    (IOMAP__FOLIO_UPTODATE | IOMAP__FOLIO_ACCESSED)))
-		return 0;
+		return false;
 	iomap__copy_from_folio(to, from, n);
-	return iomap__hit_stands(entry, word) ? n : 0;
+	return iomap__hit_stands(entry, word);
 }
 
 /*
@@ -183,6 +189,7 @@ static inline size_t iomap__hit_read(const struct iomap_file *file, void *to, si
 {
 	const struct iomap_inode *inode = file->inode;
 	int64_t size = iomap__load_acquire(&inode->i_size);
+	const char *from;
 	uintptr_t entry;
 	size_t n;
 
@@ -193,9 +200,11 @@ static inline size_t iomap__hit_read(const struct iomap_file *file, void *to, si
 	entry = iomap__index_hint(&inode->i_data, (uint64_t)pos >> IOMAP_PAGE_SHIFT);
 	if (iomap__unlikely(!entry))
 		return 0;
-	n = iomap__hit_copy(file, entry, to, n, pos);
-	/* LK01: no lock kept i_size where it was */
-	if (iomap__unlikely(!n) ||
+	from = iomap__hit_address(file, entry, pos);
+	__builtin_prefetch(from);
+	if (iomap__unlikely(!iomap__hit_fits(entry, n, pos)) ||
+	    iomap__unlikely(!iomap__hit_copy(file, entry, to, from, n, pos)) ||
+	    /* LK01: no lock kept i_size where it was */
 	    iomap__unlikely(iomap__load_acquire(&file->inode->i_size) != size))
 		return 0;
 	iomap__stat_add(file->stats, iomap__thread_self(), IOMAP__STAT_HITS, 1);

@@ -20,16 +20,22 @@
 
 #define PIN_FLAGS IOMAP_PIN_NOREAD
 
-/* Whether a referenced folio is the one of @pos in @mapping. */
-static inline bool pin_holds(const struct iomap_folio *folio, uintptr_t entry,
-			     const struct iomap_address_space *mapping, int64_t pos)
+/*
+ * Whether the referenced folio of a slot is the one of @pos in the file, and of @mask its flags are
+ * those of a plain hit.
+ */
+static inline bool pin_holds(const struct iomap_file *file, uintptr_t entry, int64_t pos,
+			     uint32_t mask)
 {
-	unsigned order = (unsigned)(entry & IOMAP__ENTRY_ORDER);
+	const struct iomap_folio *folio = iomap__entry_folio(entry);
 
-	return atomic_load_explicit(&folio->mapping, memory_order_acquire) == mapping &&
-	       atomic_load_explicit(&folio->index, memory_order_relaxed) ==
-		       (uint64_t)pos >> IOMAP_PAGE_SHIFT >> order << order &&
-	       atomic_load_explicit(&folio->order, memory_order_relaxed) == order;
+	/* acquire, and mapping first, as in hit.h; the flags are those of what it is then */
+	return iomap__likely(atomic_load_explicit(&folio->mapping, memory_order_acquire) ==
+			     &file->inode->i_data) &&
+	       iomap__likely(atomic_load_explicit(&folio->place, memory_order_relaxed) ==
+			     iomap__hit_place(entry, pos)) &&
+	       iomap__likely((atomic_load_explicit(&folio->flags, memory_order_acquire) & mask) ==
+			     (IOMAP__FOLIO_UPTODATE | IOMAP__FOLIO_ACCESSED));
 }
 
 static inline void pin_fill(struct iomap_pin *pin, struct iomap_folio *folio, char *addr,
@@ -74,59 +80,68 @@ static __attribute__((noinline)) int pin_slow(struct iomap_file *file, int64_t p
 	return 0;
 }
 
+/* The folio of a slot; its address is there already. */
+static inline void pin_fill_hit(struct iomap_pin *pin, uintptr_t entry, int64_t pos, int64_t to_eof)
+{
+	uint64_t bytes = iomap__entry_bytes(entry);
+
+	pin_fill(pin, iomap__entry_folio(entry), pin->addr,
+		 bytes - ((uint64_t)pos & (bytes - 1)), to_eof);
+}
+
 /* The reference is to another folio, or this one needs more than a look. */
 static __attribute__((noinline)) int pin_other(struct iomap_file *file, int64_t pos, unsigned flags,
-					       struct iomap_pin *pin, struct iomap_folio *folio)
+					       struct iomap_pin *pin, uintptr_t entry)
 {
-	iomap_folio_put(folio);
+	int64_t to_eof = iomap_i_size_read(file->inode) - pos;
+	bool holds = to_eof > 0 && pin_holds(file, entry, pos,
+					     IOMAP__HIT_FLAGS & ~IOMAP__FOLIO_COUNTED);
+
+	if (!holds)
+		iomap_folio_put(iomap__entry_folio(entry));
 	iomap__epoch_exit(iomap__thread_self());
-	return pin_slow(file, pos, flags, pin);
+	if (!holds)
+		return pin_slow(file, pos, flags, pin);
+	/* but for being counted it is a plain hit */
+	iomap__stat_add(file->stats, iomap__thread_self(), IOMAP__STAT_HITS, 1);
+	iomap__folio_counted_hit(&file->inode->i_data);
+	pin_fill_hit(pin, entry, pos, to_eof);
+	return 0;
 }
 
 /*
- * No call but in the tail: what is called with something left to do costs the plain hit the
- * saving of its registers.
+ * No call but in the tail, and nothing kept in a register that can be computed or read again: what
+ * has to be saved costs the plain hit more.  A position beyond the end finds no folio, or one in
+ * which the file ends before it, so i_size is looked at last.
  */
 int iomap_folio_pin(struct iomap_file *file, int64_t pos, unsigned flags, struct iomap_pin *pin)
 {
 	struct iomap__thread *self = iomap__thread_self_ptr;
-	const struct iomap_address_space *mapping;
-	struct iomap_folio *folio;
 	uintptr_t entry;
-	uint64_t bytes;
-	uint32_t has;
-	int64_t size;
-	char *addr;
+	int64_t to_eof;
 
 	iomap__file_check(file);
-	mapping = &file->inode->i_data;
-	size = iomap__load_acquire(&file->inode->i_size);
-	if (iomap__unlikely(flags & ~PIN_FLAGS) || iomap__unlikely(!self) ||
-	    iomap__unlikely((uint64_t)pos >= (uint64_t)size))
+	if (iomap__unlikely(flags & ~PIN_FLAGS) || iomap__unlikely(!self))
 		return pin_slow(file, pos, flags, pin);
 	iomap__epoch_enter_self(self);
-	entry = iomap__index_hint(mapping, (uint64_t)pos >> IOMAP_PAGE_SHIFT);
-	folio = iomap__entry_folio(entry);
-	addr = iomap__hit_address(file, entry, pos);
+	entry = iomap__index_hint(&file->inode->i_data, (uint64_t)pos >> IOMAP_PAGE_SHIFT);
 	/* whoever pins is going to look */
-	__builtin_prefetch(addr);
-	if (iomap__unlikely(!entry) || iomap__unlikely(!iomap__folio_tryget(folio))) {
+	pin->addr = iomap__hit_address(file, entry, pos);
+	__builtin_prefetch(pin->addr);
+	if (iomap__unlikely(!entry) ||
+	    iomap__unlikely(!iomap__folio_tryget(iomap__entry_folio(entry)))) {
 		iomap__epoch_exit(self);
 		return pin_slow(file, pos, flags, pin);
 	}
-	/* the flags are those of what the folio is, once that is known */
-	if (iomap__unlikely(!pin_holds(folio, entry, mapping, pos)))
-		return pin_other(file, pos, flags, pin, folio);
-	has = atomic_load_explicit(&folio->flags, memory_order_acquire);
-	if (iomap__unlikely((has & IOMAP__HIT_FLAGS & ~IOMAP__FOLIO_COUNTED) !=
-			    (IOMAP__FOLIO_UPTODATE | IOMAP__FOLIO_ACCESSED)))
-		return pin_other(file, pos, flags, pin, folio);
+	if (iomap__unlikely(!pin_holds(file, entry, pos, IOMAP__HIT_FLAGS)))
+		return pin_other(file, pos, flags, pin, entry);
+	/* neither is negative: a folio's place is not */
+	to_eof = iomap__load_acquire(&file->inode->i_size) - pos;
+	if (iomap__unlikely(to_eof <= 0))
+		return pin_other(file, pos, flags, pin, entry);
+	pin_fill_hit(pin, entry, pos, to_eof);
 	iomap__epoch_exit(self);
 	iomap__stat_add(file->stats, self, IOMAP__STAT_HITS, 1);
-	if (iomap__unlikely(has & IOMAP__FOLIO_COUNTED))
-		iomap__folio_counted_hit(&file->inode->i_data);
-	bytes = iomap__entry_bytes(entry);
-	pin_fill(pin, folio, addr, bytes - ((uint64_t)pos & (bytes - 1)), size - pos);
 	return 0;
 }
 

@@ -101,7 +101,7 @@ static void make_piece(struct iomap__split *split, unsigned i, uint32_t flags, u
 	folio->ifs = piece->keep ? piece->state.blocks : NULL;
 	folio->read_valid = 0;
 	folio->read_error = 0;
-	atomic_store_explicit(&folio->index, index + piece->page, memory_order_relaxed);
+	iomap__folio_set_place(folio, index + piece->page, piece->order);
 	atomic_store_explicit(&folio->flags, flags, memory_order_relaxed);
 }
 

@@ -17,8 +17,8 @@
  * some descriptor, which is memory of its kind for ever (arena.c); it may have become another
  * folio's, or nobody's, before its lock was ours.  From then on it stays what it is: eviction,
  * truncation and splitting hold the lock while they change what a folio is, and a new owner
- * takes it before it gives the folio an address space.  So its address space, page number and
- * order, read under the lock, tell whether it is the one that was looked for; and the index's
+ * takes it before it gives the folio an address space.  So its address space and place,
+ * read under the lock, tell whether it is the one that was looked for; and the index's
  * own reference keeps it there for as long as we hold the lock.  A lock that was taken of
  * somebody else's folio is given back at once, with one version more, which costs a reader of
  * it a second look.
@@ -66,24 +66,33 @@ static inline void iomap__write_hit_unlock(struct iomap__write_hit *hit)
 }
 
 /*
- * Lock the folio that holds byte @pos if that takes no waiting and its flags are, of @mask,
- * @flags, of which UPTODATE is one; false: there is no such folio.  May be called with folios
- * locked.
+ * The slot of the folio that holds byte @pos, which will be written to, or 0.  Its descriptor and
+ * the byte are asked for: what the caller does before it takes the lock is done while they come.
  */
-static inline bool iomap__write_hit_lock(const struct iomap_file *file, int64_t pos, uint32_t mask,
-					 uint32_t flags, struct iomap__write_hit *hit)
+static inline uintptr_t iomap__write_hit_find(const struct iomap_file *file, int64_t pos)
 {
-	struct iomap_address_space *mapping = &file->inode->i_data;
-	uint64_t index = (uint64_t)pos >> IOMAP_PAGE_SHIFT, word;
-	uintptr_t entry = iomap__index_hint(mapping, index);
-	struct iomap_folio *folio = iomap__entry_folio(entry);
-	unsigned order = (unsigned)(entry & IOMAP__ENTRY_ORDER);
+	uintptr_t entry = iomap__index_hint(&file->inode->i_data,
+					    (uint64_t)pos >> IOMAP_PAGE_SHIFT);
 
-	if (iomap__unlikely(!entry))
-		return false;
+	__builtin_prefetch(iomap__entry_folio(entry), 1);
+	__builtin_prefetch(iomap__hit_address(file, entry, pos), 1);
+	return entry;
+}
+
+/*
+ * Lock the folio of @entry, which is not 0, if that takes no waiting, it holds byte @pos, and its
+ * flags are, of @mask, @flags, of which UPTODATE is one; false: it does not.  May be called with
+ * folios locked.
+ */
+static inline bool iomap__write_hit_lock(const struct iomap_file *file, uintptr_t entry,
+					 int64_t pos, uint32_t mask, uint32_t flags,
+					 struct iomap__write_hit *hit)
+{
+	struct iomap_folio *folio = iomap__entry_folio(entry);
+	uint64_t word;
+
 	hit->folio = folio;
 	hit->mem = iomap__hit_address(file, entry, pos);
-	__builtin_prefetch(hit->mem, 1);
 	word = atomic_load_explicit(&folio->lock, memory_order_relaxed);
 	/* acquire: pairs with the release of whoever has unlocked it */
 	if (iomap__unlikely(word & IOMAP__FOLIO_BUSY) ||
@@ -96,10 +105,9 @@ static inline bool iomap__write_hit_lock(const struct iomap_file *file, int64_t 
 	iomap__folio_note_lock(folio, true);
 	hit->flags = atomic_load_explicit(&folio->flags, memory_order_acquire);
 	if (iomap__unlikely(atomic_load_explicit(&folio->mapping, memory_order_acquire) !=
-			    mapping) ||
-	    iomap__unlikely(atomic_load_explicit(&folio->index, memory_order_relaxed) !=
-			    index >> order << order) ||
-	    iomap__unlikely(atomic_load_explicit(&folio->order, memory_order_relaxed) != order) ||
+			    &file->inode->i_data) ||
+	    iomap__unlikely(atomic_load_explicit(&folio->place, memory_order_relaxed) !=
+			    iomap__hit_place(entry, pos)) ||
 	    iomap__unlikely((hit->flags & mask) != flags)) {
 		iomap__write_hit_unlock(hit);
 		return false;

@@ -18,53 +18,61 @@
 
 /* Ranges of a group: their data has to stay in the first level of the processor's cache. */
 #define BATCH_GROUP 8U
-#define BATCH_AHEAD_BYTES 1024U
+/* The processor finds the rest by itself; more asked for at once makes the copies wait. */
+#define BATCH_AHEAD_BYTES 256U
 /* Ranges whose device reads are started together. */
 #define BATCH_START 32U
 
-/* Bytes of the range below i_size. */
-static size_t batch_bytes(const struct iomap_read_range *range, int64_t size)
-{
-	/* a negative position is beyond every size */
-	if ((uint64_t)range->pos >= (uint64_t)size)
-		return 0;
-	return (size_t)iomap__min(range->len, (uint64_t)(size - range->pos));
-}
+/* What the look-up of a range has found. */
+struct batch_hit {
+	uintptr_t entry;  /* slot of the index; 0: the range is not to be had from one folio */
+	const char *from; /* its bytes, if the slot tells the truth */
+	size_t n;
+	int64_t size; /* i_size, from which n follows */
+};
 
-static uintptr_t batch_look_up(const struct iomap_read_range *range)
+/*
+ * Look the range up, and ask for what is going to be read.  False: nothing is cached there, or it
+ * is not a read from the cache.
+ */
+static inline bool batch_look_up(const struct iomap_read_range *range, struct batch_hit *hit)
 {
 	const struct iomap_file *file = range->file;
 	const struct iomap_inode *inode = file->inode;
-	size_t n = batch_bytes(range, iomap__load_acquire(&inode->i_size));
-	const char *data;
-	uintptr_t entry;
+	uint64_t pos = (uint64_t)range->pos;
+	const char *line, *end;
 
-	if (!n || !file->cached)
-		return 0;
-	entry = iomap__index_hint(&inode->i_data, (uint64_t)range->pos >> IOMAP_PAGE_SHIFT);
-	if (!entry)
-		return 0;
-	__builtin_prefetch(iomap__entry_folio(entry));
-	data = iomap__hit_address(file, entry, range->pos);
-	n = iomap__min(n, BATCH_AHEAD_BYTES) + ((uintptr_t)data & (IOMAP__CACHE_LINE - 1));
-	for (size_t at = 0; at < n; at += IOMAP__CACHE_LINE)
-		__builtin_prefetch(data + at);
-	return entry;
+	hit->entry = 0;
+	hit->size = iomap__load_acquire(&inode->i_size);
+	/* a negative position is beyond every size */
+	if (iomap__unlikely(pos >= (uint64_t)hit->size) || iomap__unlikely(!file->cached))
+		return false;
+	hit->n = (size_t)iomap__min(range->len, (uint64_t)hit->size - pos);
+	hit->entry = iomap__index_hint(&inode->i_data, pos >> IOMAP_PAGE_SHIFT);
+	if (iomap__unlikely(!hit->entry))
+		return false;
+	__builtin_prefetch(iomap__entry_folio(hit->entry));
+	hit->from = iomap__hit_address(file, hit->entry, range->pos);
+	line = hit->from - ((uintptr_t)hit->from & (IOMAP__CACHE_LINE - 1));
+	end = hit->from + iomap__min(hit->n, BATCH_AHEAD_BYTES);
+	for (; line < end; line += IOMAP__CACHE_LINE)
+		__builtin_prefetch(line);
+	/* of none, or of several folios: the ordinary way */
+	if (iomap__unlikely(!iomap__hit_fits(hit->entry, hit->n, range->pos)))
+		hit->entry = 0;
+	return true;
 }
 
-/* The range out of one folio, if that is all, and a plain hit; else 0. */
-static inline size_t batch_copy(const struct iomap_read_range *range, uintptr_t entry,
-				struct iomap__thread *self)
+/* The range out of its folio.  False: it is no plain hit. */
+static inline bool batch_copy(struct iomap_read_range *range, const struct batch_hit *hit)
 {
-	const struct iomap_file *file = range->file;
-	int64_t size = iomap__load_acquire(&file->inode->i_size);
-	size_t n = batch_bytes(range, size);
-
-	n = iomap__hit_copy(file, entry, range->buf, n, range->pos);
-	if (!n || iomap__load_acquire(&file->inode->i_size) != size)
-		return 0;
-	iomap__stat_add(file->stats, self, IOMAP__STAT_HITS, 1);
-	return n;
+	if (iomap__unlikely(!hit->entry) ||
+	    iomap__unlikely(!iomap__hit_copy(range->file, hit->entry, range->buf, hit->from, hit->n,
+					     range->pos)))
+		return false;
+	range->ret = (ssize_t)hit->n;
+	/* LK01: no lock kept i_size where it was */
+	return iomap__likely(iomap__load_acquire(&range->file->inode->i_size) == hit->size);
 }
 
 /* Start reading what is not cached of @nr ranges. */
@@ -79,12 +87,41 @@ static void batch_start(const struct iomap_read_range *ranges, unsigned nr)
 	iomap__readahead_unplug(&plug, ranges[0].file->inode->i_engine);
 }
 
+static inline void batch_count(const struct iomap_file *file, uint64_t hits)
+{
+	iomap__stat_add(file->stats, iomap__thread_self(), IOMAP__STAT_HITS, hits);
+}
+
+/* Copy a group that has been looked up.  The first error. */
+static int batch_group(struct iomap_read_range *range, unsigned nr, const struct batch_hit *hit)
+{
+	const struct iomap_file *file = range->file; /* one of the cache that is counted for */
+	uint64_t hits = 0;
+	int err = 0;
+
+	for (const struct iomap_read_range *end = range + nr; range < end; range++, hit++) {
+		if (iomap__likely(batch_copy(range, hit))) {
+			if (iomap__unlikely(range->file->stats != file->stats)) {
+				batch_count(file, hits);
+				file = range->file;
+				hits = 0;
+			}
+			hits++;
+			continue;
+		}
+		range->ret = iomap_read(range->file, range->buf, range->len, range->pos);
+		if (iomap__unlikely(range->ret < 0) && !err)
+			err = (int)range->ret;
+	}
+	batch_count(file, hits);
+	return err;
+}
+
 int iomap_read_batch(struct iomap_read_range *ranges, unsigned nr, unsigned flags)
 {
-	struct iomap__thread *self = iomap__thread_self();
-	uintptr_t entry[BATCH_GROUP];
+	struct batch_hit hit[BATCH_GROUP];
 	unsigned started = 0;
-	int err = 0;
+	int err = 0, failed;
 
 	if (flags)
 		return -EINVAL;
@@ -94,8 +131,7 @@ int iomap_read_batch(struct iomap_read_range *ranges, unsigned nr, unsigned flag
 
 		for (unsigned i = 0; i < in_group; i++) {
 			iomap__file_check(ranges[first + i].file);
-			entry[i] = batch_look_up(&ranges[first + i]);
-			missing |= !entry[i];
+			missing |= !batch_look_up(&ranges[first + i], &hit[i]);
 		}
 		if (iomap__unlikely(missing) && first >= started) {
 			unsigned more = iomap__min(nr - first, BATCH_START);
@@ -103,16 +139,8 @@ int iomap_read_batch(struct iomap_read_range *ranges, unsigned nr, unsigned flag
 			batch_start(ranges + first, more);
 			started = first + more;
 		}
-		for (unsigned i = 0; i < in_group; i++) {
-			struct iomap_read_range *range = &ranges[first + i];
-			size_t n = entry[i] ? batch_copy(range, entry[i], self) : 0;
-
-			range->ret = iomap__likely(n) ? (ssize_t)n :
-						       iomap_read(range->file, range->buf,
-								  range->len, range->pos);
-			if (iomap__unlikely(range->ret < 0) && !err)
-				err = (int)range->ret;
-		}
+		failed = batch_group(ranges + first, in_group, hit);
+		err = err ? err : failed;
 	}
 	return err;
 }

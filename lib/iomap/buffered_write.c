@@ -421,12 +421,13 @@ static bool wr_hit(struct iomap_iter *iter, const struct iomap_file *file,
 		   struct iomap_iov_iter *from, const struct iomap_write_ops *ops)
 {
 	struct iomap_inode *inode = iter->inode;
+	uintptr_t entry = iomap__write_hit_find(file, iter->pos);
 	struct iomap__write_hit hit;
 	bool done = false;
 	size_t n;
 
-	if (!iomap__write_hit_lock(file, iter->pos, IOMAP__FOLIO_UPTODATE, IOMAP__FOLIO_UPTODATE,
-				   &hit))
+	if (!entry || !iomap__write_hit_lock(file, entry, iter->pos, IOMAP__FOLIO_UPTODATE,
+					     IOMAP__FOLIO_UPTODATE, &hit))
 		return false;
 	if (wr_hit_has_state(inode, &hit) && wr_hit_is_allowed(iter, &hit) &&
 	    wr_hit_is_valid(iter, ops)) {
@@ -451,31 +452,36 @@ static bool wr_hit(struct iomap_iter *iter, const struct iomap_file *file,
  * shrink under i_rwsem, and is below i_maxbytes.
  */
 static inline bool wr_may_overwrite(const struct iomap_kiocb *iocb,
-				    const struct iomap_iov_iter *from,
-				    const struct iomap_write_ops *ops)
+				    const struct iomap_iov_iter *from, const struct iomap_ops *ops,
+				    const struct iomap_write_ops *write_ops)
 {
-	uint64_t size = (uint64_t)iomap__load(&iocb->ki_filp->inode->i_size), n = from->count;
+	const struct iomap_inode *inode = iocb->ki_filp->inode;
+	uint64_t size = (uint64_t)iomap__load(&inode->i_size), n = from->count;
 
 	/* a negative position is beyond every size, and so is the last one of no bytes */
 	return iomap__likely(!(iocb->ki_flags & ~WR_IOCB_PLAIN)) &&
 	       iomap__likely(n - 1 < size) && iomap__likely((uint64_t)iocb->ki_pos <= size - n) &&
-	       iomap__likely(!from->iov) && iomap__likely(wr_finds_folios(ops));
+	       iomap__likely(!from->iov) && iomap__likely(wr_finds_folios(write_ops)) &&
+	       iomap__likely(from->data_source == IOMAP_ITER_SOURCE) &&
+	       iomap__likely(inode->i_data.a_ops->writepages != NULL) &&
+	       iomap__likely(ops != NULL) && iomap__likely(ops->iomap_begin != NULL) &&
+	       !iomap__engine_closed(inode->i_engine);
 }
 
 /*
  * All of a write of which wr_may_overwrite() is true, when that is a copy into what is dirty
- * already of one folio, and the mapping covers it: what most small writes are.  Nothing becomes
- * dirty by it, so it is not throttled.  False: it is more than that, and nothing has been done;
- * the mapping may have been found stale.
+ * already of one folio, that of @entry, and the mapping covers it: what most small writes are.
+ * Nothing becomes dirty by it, so it is not throttled.  False: it is more than that, and nothing
+ * has been done; the mapping may have been found stale.
  */
 static inline bool wr_overwrite(struct iomap_iter *iter, const struct iomap_file *file,
-				const char *buf, int64_t pos, size_t n,
+				uintptr_t entry, const char *buf, int64_t pos, size_t n,
 				const struct iomap_write_ops *ops)
 {
 	struct iomap__write_hit hit;
 
-	if (iomap__unlikely(!iomap__write_hit_lock(file, pos, WR_OVERWRITE_MASK, WR_OVERWRITE_FLAGS,
-						   &hit)))
+	if (iomap__unlikely(!iomap__write_hit_lock(file, entry, pos, WR_OVERWRITE_MASK,
+						   WR_OVERWRITE_FLAGS, &hit)))
 		return false;
 	if (iomap__unlikely(n > hit.bytes) ||
 	    iomap__unlikely(hit.folio->ifs &&
@@ -630,33 +636,38 @@ ssize_t iomap_file_buffered_write(struct iomap_kiocb *iocb, struct iomap_iov_ite
 				  const struct iomap_ops *ops,
 				  const struct iomap_write_ops *write_ops, void *private_data)
 {
-	const struct iomap_file *file = iocb->ki_filp;
-	const int64_t pos = iocb->ki_pos;
-	const size_t n = from->count;
 	struct iomap_iter iter;
+	uintptr_t entry;
+	int64_t pos;
 	int answer;
+	size_t n;
 
-	iomap__file_check(file);
-	if (iomap__unlikely(!wr_may_overwrite(iocb, from, write_ops)) ||
-	    iomap__unlikely(from->data_source != IOMAP_ITER_SOURCE) ||
-	    iomap__unlikely(!file->inode->i_data.a_ops->writepages) || iomap__unlikely(!ops) ||
-	    iomap__unlikely(!ops->iomap_begin) ||
-	    iomap__engine_closed(file->inode->i_engine))
+	iomap__file_check(iocb->ki_filp);
+	if (iomap__unlikely(!wr_may_overwrite(iocb, from, ops, write_ops)))
 		return wr_general(iocb, from, ops, write_ops, private_data);
-	iomap__iter_init(&iter, file->inode, pos, n, IOMAP_WRITE, private_data);
+	/* before the mapping is asked for, which takes as long as the folio is on its way */
+	entry = iomap__write_hit_find(iocb->ki_filp, iocb->ki_pos);
+	if (iomap__unlikely(!entry))
+		return wr_general(iocb, from, ops, write_ops, private_data);
+	iomap__iter_init(&iter, iocb->ki_filp->inode, iocb->ki_pos, from->count, IOMAP_WRITE,
+			 private_data);
 	answer = iomap__iter_ask(&iter, ops);
 	if (iomap__unlikely(answer < 0))
 		return answer;
+	/* read again, here and behind the copy: what is kept across a call has to be saved */
+	pos = iocb->ki_pos;
+	n = from->count;
 	if (iomap__unlikely(!iomap__iter_is_plain(&iter, pos, n)) ||
-	    iomap__unlikely(!wr_overwrite(&iter, file, from->ubuf + from->iov_offset, pos, n,
-					  write_ops)))
+	    iomap__unlikely(!wr_overwrite(&iter, iocb->ki_filp, entry,
+					  from->ubuf + from->iov_offset, pos, n, write_ops)))
 		return wr_after_all(&iter, iocb, from, ops, write_ops);
+	n = from->count;
 	from->iov_offset += n;
 	from->count = 0;
-	if (ops->iomap_end) {
+	if (iomap__unlikely(ops->iomap_end != NULL)) {
 		iomap__iter_advance(&iter, n);
 		return wr_go_on(&iter, iocb, from, ops, write_ops);
 	}
-	iocb->ki_pos = pos + (int64_t)n;
+	iocb->ki_pos += (int64_t)n;
 	return (ssize_t)n;
 }

@@ -72,7 +72,8 @@ static inline bool iomap__iter_is_plain(const struct iomap_iter *iter, int64_t p
 {
 	const struct iomap *iomap = &iter->iomap;
 
-	_Static_assert(IOMAP_HOLE == 0 && IOMAP_INLINE == IOMAP_UNWRITTEN + 1, "types in between");
+	_Static_assert(IOMAP_HOLE == 0 && IOMAP_UNWRITTEN == 3 && IOMAP_INLINE == 4,
+		       "plain types are those of the two low bits");
 	/*
 	 * A negative offset is far behind the position.  The last bytes are compared with their
 	 * signs: that of the mapping is negative where it has no byte or ends behind 2^63, and
@@ -81,8 +82,9 @@ static inline bool iomap__iter_is_plain(const struct iomap_iter *iter, int64_t p
 	return iomap__likely((uint64_t)iomap->offset <= (uint64_t)pos) &&
 	       iomap__likely((int64_t)(iomap__mapping_end(iomap) - 1) >=
 			     (int64_t)((uint64_t)pos + len - 1)) &&
-	       iomap__likely((unsigned)iomap->type - 1 < IOMAP_UNWRITTEN) &&
-	       iomap__likely(!(iomap->flags & ~IOMAP__ITER_PLAIN_FLAGS)) &&
+	       iomap__likely(iomap->type != IOMAP_HOLE) &&
+	       iomap__likely(!((iomap->type | (uint32_t)iomap->flags << 16) &
+			       ~(IOMAP_UNWRITTEN | (uint32_t)IOMAP__ITER_PLAIN_FLAGS << 16))) &&
 	       iomap__likely(!iomap__iter_has_srcmap(iter));
 }
 

@@ -167,7 +167,7 @@ static void orders_add(struct orders *o, unsigned key, unsigned order)
 		return;
 	for (unsigned i = first; i < first + nr; i++)
 		busy |= o->at[i] != NULL;
-	folio->index = span_page(first);
+	iomap__folio_set_place(folio, span_page(first), order);
 	iomap_folio_lock(folio);
 	iomap_folio_get(folio);
 	err = iomap__index_insert(o->mapping, folio);
