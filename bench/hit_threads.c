@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * hit_threads.c - how cache hits scale from one thread to two: hit-same, hit-2t, write-2t.
+ * hit_threads.c - how cache hits scale from one thread to two: hit-same, hit-2t, write-2t,
+ * write-same.
  *
  * The metric is how many times as much two threads do as one.  What the machine gives two threads
  * that share nothing, which is not 2 where CPUs are threads of a core or others use them, is the
  * scaling of a loop of plain arithmetic, measured in the same way: the peer.  One thread and two
  * alternate in short slices within a round, and each thread stays on a CPU of its own.
  *
- * Writers have a file each, since those of one file exclude each other by contract (i_rwsem).
+ * Writers have a file each, since those of one file exclude each other by contract (i_rwsem);
+ * those of write-same hold it shared, as they may below i_size, and meet at the lock of one folio.
  */
 #include <pthread.h>
 #include <sched.h>
@@ -20,6 +22,7 @@
 #define SLICES 8 /* of a round, in pairs of one thread and two */
 #define OPS_A_LOOK 256U
 #define ALU_STEPS 16U /* of an operation of the loop of arithmetic */
+#define FOLIO_BYTES (64U << 10) /* of a set of large folios */
 
 struct scale;
 
@@ -37,7 +40,7 @@ typedef void worker_op(struct worker *w);
 
 struct scale_param {
 	bool write;
-	bool same; /* one folio, read by both */
+	bool same; /* one page is read, or one folio written to, by both */
 	size_t bytes;
 };
 
@@ -60,7 +63,7 @@ struct scale {
 static uint64_t worker_at(struct worker *w)
 {
 	const struct scale_param *p = w->scale->p;
-	uint64_t bytes = p->same ? IOMAP_PAGE_SIZE : w->scale->set_bytes;
+	uint64_t bytes = !p->same ? w->scale->set_bytes : p->write ? FOLIO_BYTES : IOMAP_PAGE_SIZE;
 
 	return bench_random(&w->seed) % (bytes / p->bytes) * p->bytes;
 }
@@ -73,10 +76,16 @@ static void op_read(struct worker *w)
 
 static void op_write(struct worker *w)
 {
-	iomap_inode_lock(&w->cached->inode);
+	if (w->scale->p->same)
+		iomap_inode_lock_shared(&w->cached->inode);
+	else
+		iomap_inode_lock(&w->cached->inode);
 	for (unsigned i = 0; i < OPS_A_LOOK; i++)
 		w->failed |= !hit_write(w->cached, w->buffer, w->scale->p->bytes, worker_at(w));
-	iomap_inode_unlock(&w->cached->inode);
+	if (w->scale->p->same)
+		iomap_inode_unlock_shared(&w->cached->inode);
+	else
+		iomap_inode_unlock(&w->cached->inode);
 }
 
 static void op_copy(struct worker *w)
@@ -228,7 +237,7 @@ static void scale_teardown(struct bench_ctx *ctx, void *state)
 
 static int scale_open(struct scale *s)
 {
-	unsigned files = s->p->write ? THREADS : 1;
+	unsigned files = s->p->write && !s->p->same ? THREADS : 1;
 	int rc = cached_engine(s->set_bytes * files, &s->engine);
 
 	for (unsigned i = 0; i < THREADS && !rc; i++) {
@@ -307,6 +316,22 @@ static bool same_get(unsigned index, struct bench_case *out)
 	return true;
 }
 
+/* Without a target: what it costs that a folio has one lock. */
+static bool write_same_get(unsigned index, struct bench_case *out)
+{
+	static const struct scale_param params[] = {
+		{ true, true, 64 }, { true, true, 512 }, { true, true, 4096 }
+	};
+	static const char *const names[] = { "64", "512", "4k" };
+
+	if (index >= sizeof(params) / sizeof(params[0]))
+		return false;
+	snprintf(out->id, sizeof(out->id), "write-same/%s", names[index]);
+	out->sides = write_sides;
+	out->param = &params[index];
+	return true;
+}
+
 static bool one_case(unsigned index, struct bench_case *out, const char *id, bool write)
 {
 	static const struct scale_param params[] = { { false, false, 4096 }, { true, false, 64 } };
@@ -346,4 +371,10 @@ const struct bench_scenario bench_write_2t = {
 	.what = "two threads, random 64 B overwrites of a file each: scaling, likewise",
 	.metrics = metrics,
 	.get = write_2t_get,
+};
+const struct bench_scenario bench_write_same = {
+	.id = "write-same",
+	.what = "two threads, random overwrites in one folio of 64 KiB: scaling, likewise",
+	.metrics = metrics,
+	.get = write_same_get,
 };
