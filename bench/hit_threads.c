@@ -137,10 +137,11 @@ static void *worker_main(void *arg)
 	atomic_fetch_add(&s->ready, 1);
 	while (!atomic_load(&s->start))
 		;
-	while (!atomic_load_explicit(&s->over, memory_order_relaxed)) {
+	/* once at least: on a busy machine a slice may be over before the thread has run */
+	do {
 		s->op(w);
 		ops += OPS_A_LOOK;
-	}
+	} while (!atomic_load_explicit(&s->over, memory_order_relaxed));
 	w->ops = ops;
 	return NULL;
 }

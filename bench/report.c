@@ -7,10 +7,12 @@
  *	{"id","unit","ours":{"median","p10","p90"},"peers":{NAME:{…} or {"skipped":why},…},
  *	 "ratios":{NAME:x,…},"target":{NAME:y},"met":true|false|null,"rounds","machine":{…}}
  *
- * A scenario or case that was not measured has "ours":{"skipped":why}.  "met" is null without a
- * target, in --quick, and when the peer of a target was skipped.  How a ratio is made, and
- * whether its target is a least or a largest value, follows from the metric: see bench.h.
+ * A figure that no round gave is null.  A scenario or case that was not measured has
+ * "ours":{"skipped":why}.  "met" is null without a target, in --quick, and when the peer of a
+ * target was skipped.  How a ratio is made, and whether its target is a least or a largest
+ * value, follows from the metric: see bench.h.
  */
+#include <math.h>
 #include <string.h>
 #include <sys/utsname.h>
 #include <time.h>
@@ -159,6 +161,16 @@ static void json_string(FILE *to, const char *string)
 	fputc('"', to);
 }
 
+/* A rate of a round in which the clock did not move is not a number of JSON. */
+static void json_number(FILE *to, const char *before, double value, int digits)
+{
+	fputs(before, to);
+	if (isfinite(value))
+		fprintf(to, "%.*g", digits, value);
+	else
+		fputs("null", to);
+}
+
 static void json_spread(FILE *to, const struct bench_result *result, unsigned metric, unsigned s)
 {
 	struct bench_spread spread;
@@ -170,15 +182,18 @@ static void json_spread(FILE *to, const struct bench_result *result, unsigned me
 		return;
 	}
 	spread = bench_spread(result->values[metric][s], result->rounds);
-	fprintf(to, "{\"median\":%.6g,\"p10\":%.6g,\"p90\":%.6g}", spread.median, spread.p10,
-		spread.p90);
+	json_number(to, "{\"median\":", spread.median, 6);
+	json_number(to, ",\"p10\":", spread.p10, 6);
+	json_number(to, ",\"p90\":", spread.p90, 6);
+	fputc('}', to);
 }
 
 static void json_ratio(FILE *to, const struct bench_result *result, unsigned metric,
 		       const char *name, unsigned peer, const char **comma)
 {
-	fprintf(to, "%s\"%s\":%.4g", *comma, name,
-		bench_ratio_of(result, metric, ratio_kind(result, metric, name), peer));
+	fprintf(to, "%s\"%s\"", *comma, name);
+	json_number(to, ":",
+		    bench_ratio_of(result, metric, ratio_kind(result, metric, name), peer), 4);
 	*comma = ",";
 }
 

@@ -170,7 +170,8 @@ as_ordinary_user() {
 	fi
 	scratch=$(mktemp -d /var/tmp/iomap-check.XXXXXX) || return 1
 	mkdir -p "$scratch/src/build" "$scratch/tmp"
-	cp -R tests "$scratch/src/" && cp -R "$tree" "$scratch/src/build/" || return 1
+	find . -mindepth 1 -maxdepth 1 ! -name build ! -name .git -exec cp -R {} "$scratch/src/" \; &&
+		cp -R "$tree" "$scratch/src/build/" || return 1
 	find "$scratch" -name 'CTestTestfile.cmake' -exec sed -i "s|$root|$scratch/src|g" {} +
 	rm -rf "$scratch/src/$tree/Testing" "$scratch/src/$tree/results"
 	chown -R nobody "$scratch"
