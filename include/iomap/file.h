@@ -142,6 +142,35 @@ struct iomap_prefetch {
  */
 IOMAP_API IOMAP_MUST_CHECK int iomap_prefetch(struct iomap_prefetch *prefetch);
 
+/* iomap_fadvise(); the numbers of posix_fadvise(2) */
+#define IOMAP_ADV_NORMAL 0     /* find out */
+#define IOMAP_ADV_RANDOM 1     /* read what is asked for, and no more */
+#define IOMAP_ADV_SEQUENTIAL 2 /* read ahead from the first read on, as far as options allow */
+#define IOMAP_ADV_WILLNEED 3   /* start to read the range */
+#define IOMAP_ADV_DONTNEED 4   /* drop what is clean of the range */
+
+/**
+ * iomap_fadvise - say how a file will be read
+ * @off: byte
+ * @len: bytes; 0: up to the end of the file
+ * @advice: IOMAP_ADV_xxx
+ *
+ * NORMAL, RANDOM and SEQUENTIAL are for all reads of this opener from now on, wherever they are
+ * (range ignored, as in the kernel); other openers of the inode have their own.
+ *
+ * WILLNEED starts reads of what is not cached, as iomap_prefetch() without `done`, of a quarter of
+ * the cache at most, and waits for none; it may block in the extent map.  DONTNEED drops
+ * folios that lie in the range as a whole and are clean, unlocked and not referenced; it writes
+ * nothing and does not block.  What is dirty stays: sync before, to drop it.
+ *
+ * An inode's own i_fop->fadvise replaces all of this.  No folio lock held.  Any thread.
+ * Kernel counterpart: vfs_fadvise.
+ *
+ * Return: 0; -EINVAL (a negative @off or @len, another @advice); -EOPNOTSUPP (WILLNEED, of an
+ * inode without readahead); -ESHUTDOWN; -ECHILD.
+ */
+IOMAP_API int iomap_fadvise(struct iomap_file *file, int64_t off, int64_t len, int advice);
+
 /**
  * iomap_write - write @len bytes at @pos
  *

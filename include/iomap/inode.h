@@ -52,8 +52,8 @@ struct iomap_address_space_operations {
 };
 
 /*
- * What iomap_read(), iomap_write() and iomap_file_fsync() call in place of the default
- * (kernel: struct file_operations).  All optional.  They take the locks they need.
+ * What iomap_read(), iomap_write(), iomap_file_fsync() and iomap_fadvise() call in place of the
+ * default (kernel: struct file_operations).  All optional.  They take the locks they need.
  */
 struct iomap_file_operations {
 	void (*reserved_llseek)(void); /* keeps the kernel's order, as below */
@@ -64,7 +64,10 @@ struct iomap_file_operations {
 	void (*reserved_release)(void);
 	/* @end inclusive, as in the kernel */
 	int (*fsync)(struct iomap_file *file, int64_t start, int64_t end, int datasync);
-	void (*reserved[8])(void);
+	void (*reserved_fallocate)(void);
+	void (*reserved_remap_file_range)(void);
+	int (*fadvise)(struct iomap_file *file, int64_t off, int64_t len, int advice);
+	void (*reserved[5])(void);
 };
 
 /*

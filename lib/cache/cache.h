@@ -209,14 +209,16 @@ int iomap__filemap_grab(struct iomap_address_space *mapping, uint64_t index, uin
 			unsigned how, struct iomap_folio **out);
 
 /*
- * Start reading what is not cached of the range, of at most a window, up to i_size; where no
+ * Start reading what is not cached of the range, of at most a batch, up to i_size; where no
  * memory is at hand it stays away.  No folio lock held.  Inside a plug of the caller, which
  * ends by iomap__readahead_unplug().  False: there is nothing to read.
  */
 bool iomap__readahead_range(struct iomap_file *file, int64_t pos, size_t len);
 void iomap__readahead_unplug(struct iomap_plug *plug, struct iomap_engine *engine);
-/* Bytes of the longest window. */
-size_t iomap__readahead_window(const struct iomap_file *file);
+/* Most bytes that are read at a time because they were asked for. */
+size_t iomap__readahead_batch(const struct iomap_file *file);
+/* How the opener will read: IOMAP_ADV_NORMAL, _RANDOM or _SEQUENTIAL.  Forgets its streams. */
+void iomap__readahead_advise(struct iomap_file *file, unsigned advice);
 /* First page at or after @index that is cached, or @end. */
 uint64_t iomap__index_next(struct iomap_address_space *mapping, uint64_t index, uint64_t end);
 /* Why the folio is not uptodate: the first error of its last read, or 0. */
@@ -262,6 +264,10 @@ void iomap__filemap_truncate_range(struct iomap_address_space *mapping, int64_t 
  */
 int iomap__filemap_invalidate_range(struct iomap_address_space *mapping, int64_t start,
 				    int64_t end);
+/*
+ * Drop clean folios that nobody uses and that lie in the range as a whole; waits for nothing.
+ */
+void iomap__filemap_drop_whole(struct iomap_address_space *mapping, int64_t start, int64_t end);
 /* A folio reference other than the index's and writeback's exists in the address space, or to
  * a folio that was removed from it.  Nothing takes new ones meanwhile. */
 bool iomap__filemap_referenced(struct iomap_address_space *mapping);
@@ -328,11 +334,28 @@ static inline void iomap__inode_pin(struct iomap_inode *inode)
 }
 void iomap__inode_unpin(struct iomap_inode *inode);
 
+#define IOMAP__RA_STREAMS 8
+
+/*
+ * A run of reads that follow each other, in pages; unused while high is 0.  size 0: what has been
+ * asked for so far is [low, high), and nothing was read ahead; else a stream, read up to high, or
+ * back: down to low.
+ */
+struct iomap__ra_stream {
+	uint64_t low, high;
+	uint32_t size; /* how far it is read ahead */
+	uint32_t last; /* ra->clock when it was last met */
+	uint32_t lost; /* cache->ra_lost at its last window */
+	uint8_t follows; /* reads that followed, of one that is no stream yet */
+	uint8_t hold;	 /* windows for which it does not grow */
+	bool back;
+};
+
+/* What an opener knows of its reads; streams.c.  Under its lock but for advice, which is atomic. */
 struct iomap__ra_state {
-	uint64_t start;	  /* first page of the current window */
-	uint32_t size;	  /* pages in it; 0: none */
-	uint32_t async;	  /* pages of it behind the mark */
-	uint64_t prev_index; /* page of the last read, UINT64_MAX at first */
+	struct iomap__ra_stream stream[IOMAP__RA_STREAMS];
+	uint32_t clock; /* moves with each miss and mark */
+	uint32_t advice; /* IOMAP_ADV_NORMAL, _RANDOM or _SEQUENTIAL */
 };
 
 /*
@@ -351,7 +374,7 @@ struct iomap_file {
 	unsigned mode;	/* IOMAP_FMODE_xxx */
 	uint32_t wb_err; /* errseq cursor; advanced under `lock` */
 	uint32_t uses; /* asynchronous iocbs and running ki_completes: iomap/file.c */
-	struct iomap__mutex lock; /* wb_err; readahead state is racy by design, relaxed */
+	struct iomap__mutex lock; /* wb_err, ra */
 	struct iomap__ra_state ra;
 };
 

@@ -187,7 +187,6 @@ void iomap__filemap_used(struct iomap_file *file, struct iomap_folio *folio, uin
 {
 	uint32_t old = atomic_load_explicit(&folio->flags, memory_order_relaxed);
 	uint32_t met = IOMAP__FOLIO_RA_UNUSED | (how & IOMAP_NOWAIT ? 0 : IOMAP__FOLIO_RA_MARK);
-	struct iomap__cache *cache = folio->cache;
 
 	if (!(old & IOMAP__FOLIO_ACCESSED))
 		iomap__folio_accessed(folio, old, how);
@@ -195,11 +194,9 @@ void iomap__filemap_used(struct iomap_file *file, struct iomap_folio *folio, uin
 		return;
 	/* of two who come at once, one goes on */
 	old = atomic_fetch_and_explicit(&folio->flags, ~met, memory_order_acq_rel) & met;
-	if (old & IOMAP__FOLIO_RA_UNUSED) {
-		iomap__cache_count(cache->engine, IOMAP__STAT_RA_USED, iomap__folio_bytes(folio));
-		iomap__mapping_count(&file->inode->i_data, IOMAP__ISTAT_RA_USED,
-				     iomap__folio_bytes(folio));
-	}
+	if (old & IOMAP__FOLIO_RA_UNUSED)
+		iomap__readahead_used(&file->inode->i_data,
+				      iomap__folio_bytes(folio) >> IOMAP_PAGE_SHIFT);
 	if (old & IOMAP__FOLIO_RA_MARK)
 		iomap__readahead_mark(file, index, how);
 }
@@ -411,7 +408,7 @@ static ssize_t read_step(struct iomap_file *file, int64_t pos, struct iomap_iov_
 	at.n = iomap__min(at.n, (uint64_t)(size - pos));
 	/* a run may go on for as long as what is read ahead comes in time: drop what was used */
 	if (iomap__unlikely(how & IOMAP_DONTCACHE))
-		at.n = iomap__min(at.n, iomap__readahead_window(file));
+		at.n = iomap__min(at.n, iomap__readahead_batch(file));
 	ret = (ssize_t)iomap__hit_run(file, at.to, at.n, pos, how);
 	if (iomap__unlikely(!ret)) {
 		uint64_t want = iomap__min(to->count, (uint64_t)(size - pos));

@@ -65,6 +65,10 @@ struct iomap__cache {
 	/* reclaim.c */
 	_Atomic uint64_t clock_hand;
 
+	/* readahead.c: pages that wait to be asked for; folios that have gone before they were */
+	_Atomic int64_t ra_unused;
+	_Atomic uint32_t ra_lost;
+
 	/* compact.c: number of a block, of whatever size is wanted */
 	_Atomic uint64_t compact_hand;
 
@@ -324,6 +328,35 @@ int iomap__filemap_add_upto(struct iomap_address_space *mapping, uint64_t index,
 void iomap__readahead_miss(struct iomap_file *file, uint64_t index, uint64_t nr, unsigned how);
 /* A read met the mark of a window at @index. */
 void iomap__readahead_mark(struct iomap_file *file, uint64_t index, unsigned how);
+/* Of a folio that was read ahead, @pages have been asked for / have gone, or go, unused. */
+void iomap__readahead_used(struct iomap_address_space *mapping, uint64_t pages);
+void iomap__readahead_wasted(struct iomap_address_space *mapping, uint64_t pages);
+
+/* ---- streams.c ---- */
+/* Pages, but for the orders. */
+struct iomap__ra_limits {
+	uint64_t eof;	/* first page behind the file */
+	uint32_t max;	/* how far a stream may be read ahead */
+	uint32_t room;	/* and how much of that there is memory for */
+	uint32_t batch; /* of what was asked for, at a time */
+	uint32_t lost;	/* cache->ra_lost */
+	uint8_t min_order, max_order; /* of folios */
+};
+/* Read [first, end); what is not in [asked, asked_end) is read ahead, with a mark each @step. */
+struct iomap__ra_window {
+	uint64_t first, end, asked, asked_end;
+	uint32_t step;
+	bool back;
+};
+/* Pages [index, index + nr), nr > 0, are asked for, and the first is not cached. */
+void iomap__ra_miss(struct iomap__ra_state *ra, const struct iomap__ra_limits *limits,
+		    uint64_t index, uint64_t nr, struct iomap__ra_window *window);
+/* A mark was met at @index.  False: there is nothing to read. */
+bool iomap__ra_mark(struct iomap__ra_state *ra, const struct iomap__ra_limits *limits,
+		    uint64_t index, struct iomap__ra_window *window);
+/* For want of memory only [first, reached) of the window was read. */
+void iomap__ra_short(struct iomap__ra_state *ra, const struct iomap__ra_window *window,
+		     uint64_t reached);
 
 /* ---- dirty.c ---- */
 /* wb_seq has moved / wait until it differs from @seq.  False when it timed out. */

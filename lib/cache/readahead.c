@@ -1,46 +1,116 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * readahead.c - windows of folios read before they are asked for.
+ * readahead.c - folios that are read before they are asked for.
  *
- * Each opener has one window: [start, start + size) pages, of which the last `async` lie
- * behind a mark.  A read that misses where the last one ended starts a window of twice its
- * own length; a read that meets the mark starts the next window, twice as long up to the
- * limit, while this one is consumed.  A miss anywhere else reads what was asked for and no
- * more.  The state is read and written without a lock: threads that share an opener can at
- * worst guess badly.
- *
- * The folios of a window are put into the index locked and not uptodate, then given to
- * a_ops->readahead, which starts their I/O and unlocks them when it ends.
+ * What to read, and when, is streams.c's to say; here it is done.  The folios of a window are put
+ * into the index locked and not uptodate, then given to a_ops->readahead, which starts their I/O
+ * and unlocks them when it ends.
  *
  * Large folios.  Each is as large as the pages that are to be read, its place and the memory
- * at hand allow.  So that a stream comes to be in folios of the largest size, its windows end at
- * a multiple of the folios that fill them: of the largest size, once the window has that
- * length, and the limit of a window is never less than one.  What is read at random is no more
- * than was asked for, rounded to blocks, in large folios too if it is long.
+ * at hand allow.  What is read at random is no more than was asked for, rounded to blocks,
+ * in large folios too if it is long.
+ *
+ * How much.  A folio that nobody has asked for has RA_UNUSED, until it is read or goes; ra_unused
+ * counts their pages.  They may take an eighth of the cache, so that they are
+ * read before their turn to be evicted comes, or half of what is free, where that is more: what
+ * streams have left behind need not keep others from memory that nobody uses.
+ *
+ * Lock: the opener's, around the decisions, not around I/O.
  */
 #include "cache/internal.h"
 
-/* Window limit of the file, in pages. */
-static uint64_t window_max(const struct iomap_file *file)
-{
-	const struct iomap_engine *engine = file->inode->i_engine;
-	uint64_t pages = engine->opts.readahead_bytes >> IOMAP_PAGE_SHIFT;
+/* Read for who waits for it, at a time, if the window is no longer. */
+#define BATCH_BYTES (1ULL << 20)
+/* Folios that are locked at a time. */
+#define BATCH_FOLIOS 512U
+/* Shares of the cache: a window's, and that of all that wait to be asked for. */
+#define WINDOW_SHARE 16U
+#define UNUSED_SHARE 8U
 
-	/* a window must not fill a small cache by itself; nor does the largest folio */
-	return iomap__max(1ULL << iomap__mapping_max_order(&file->inode->i_data),
-			  iomap__min(pages, atomic_load(&engine->cache->nr_pages) / 16));
-}
-
-/* Where a stream's window that begins at @start and has @size pages is to end. */
-static uint64_t window_end(const struct iomap_file *file, uint64_t start, uint64_t size)
+/* At most that many pages; a window must not fill a small cache by itself, nor do folios. */
+static uint32_t window_pages(const struct iomap_file *file, uint64_t bytes)
 {
 	const struct iomap_address_space *mapping = &file->inode->i_data;
-	unsigned order = iomap__mapping_max_order(mapping);
+	uint64_t share = atomic_load(&file->inode->i_engine->cache->nr_pages) / WINDOW_SHARE;
+	/* room for a folio that is read while another one is consumed */
+	uint64_t least = iomap__max(1ULL << iomap__mapping_max_order(mapping),
+				    2ULL << mapping->min_order);
 
-	while (order > mapping->min_order && 1ULL << order > size)
-		order--;
-	return iomap__round_up(start + size, 1ULL << order);
+	return (uint32_t)iomap__max(least, iomap__min(bytes >> IOMAP_PAGE_SHIFT, share));
 }
+
+static uint32_t batch_pages(const struct iomap_file *file)
+{
+	uint64_t bytes = file->inode->i_engine->opts.readahead_bytes;
+
+	return window_pages(file, iomap__max(bytes, BATCH_BYTES));
+}
+
+/* Pages that may be read ahead now, by whomever. */
+static uint64_t room(const struct iomap__cache *cache)
+{
+	int64_t unused = atomic_load_explicit(&cache->ra_unused, memory_order_relaxed);
+	int64_t share = (int64_t)(atomic_load(&cache->nr_pages) / UNUSED_SHARE);
+	uint64_t free = atomic_load_explicit(&cache->nr_free, memory_order_relaxed) / 2;
+
+	return unused < share ? iomap__max((uint64_t)(share - iomap__max(unused, 0)), free) : free;
+}
+
+static struct iomap__ra_limits limits_of(const struct iomap_file *file)
+{
+	const struct iomap_address_space *mapping = &file->inode->i_data;
+	const struct iomap__cache *cache = file->inode->i_engine->cache;
+	int64_t size = iomap_i_size_read(file->inode);
+	uint32_t max = window_pages(file, file->inode->i_engine->opts.readahead_bytes);
+
+	return (struct iomap__ra_limits){
+		.eof = size > 0 ? iomap__end_index(size) : 0,
+		.max = max,
+		.room = (uint32_t)iomap__min(room(cache), max),
+		.batch = batch_pages(file),
+		.lost = atomic_load_explicit(&cache->ra_lost, memory_order_relaxed),
+		.min_order = mapping->min_order,
+		.max_order = (uint8_t)iomap__mapping_max_order(mapping),
+	};
+}
+
+/* ---- what becomes of it ---- */
+
+static void count_pages(struct iomap_address_space *mapping, uint64_t pages,
+			enum iomap__cache_stat stat, enum iomap__inode_stat inode_stat)
+{
+	iomap__cache_count(mapping->host->i_engine, stat, pages << IOMAP_PAGE_SHIFT);
+	iomap__mapping_count(mapping, inode_stat, pages << IOMAP_PAGE_SHIFT);
+}
+
+/* The folio, which nobody has seen yet, was not asked for. */
+static void set_unused(struct iomap_address_space *mapping, struct iomap_folio *folio)
+{
+	uint64_t pages = 1ULL << folio->order;
+
+	iomap__folio_set(folio, IOMAP__FOLIO_RA_UNUSED);
+	atomic_fetch_add_explicit(&folio->cache->ra_unused, (int64_t)pages, memory_order_relaxed);
+	count_pages(mapping, pages, IOMAP__STAT_RA_BYTES, IOMAP__ISTAT_RA_BYTES);
+}
+
+void iomap__readahead_used(struct iomap_address_space *mapping, uint64_t pages)
+{
+	atomic_fetch_sub_explicit(&iomap__cache_of(mapping)->ra_unused, (int64_t)pages,
+				  memory_order_relaxed);
+	count_pages(mapping, pages, IOMAP__STAT_RA_USED, IOMAP__ISTAT_RA_USED);
+}
+
+void iomap__readahead_wasted(struct iomap_address_space *mapping, uint64_t pages)
+{
+	struct iomap__cache *cache = iomap__cache_of(mapping);
+
+	atomic_fetch_sub_explicit(&cache->ra_unused, (int64_t)pages, memory_order_relaxed);
+	atomic_fetch_add_explicit(&cache->ra_lost, 1, memory_order_relaxed);
+	iomap__cache_count2(cache->engine, IOMAP__STAT_RA_WASTED, pages << IOMAP_PAGE_SHIFT);
+	iomap__mapping_count(mapping, IOMAP__ISTAT_RA_WASTED, pages << IOMAP_PAGE_SHIFT);
+}
+
+/* ---- reading ---- */
 
 static void submit_batch(struct iomap_file *file, uint64_t first, uint32_t nr)
 {
@@ -52,75 +122,81 @@ static void submit_batch(struct iomap_file *file, uint64_t first, uint32_t nr)
 
 	if (!nr)
 		return;
-	iomap__mapping_count(mapping, IOMAP__ISTAT_RA_BYTES, (uint64_t)nr << IOMAP_PAGE_SHIFT);
-	iomap__cache_count(mapping->host->i_engine, IOMAP__STAT_RA_BYTES,
-			   (uint64_t)nr << IOMAP_PAGE_SHIFT);
 	mapping->a_ops->readahead(&rac);
 	/* what the callback did not take stays cached, not uptodate, and is read when asked for */
 	while ((folio = iomap_readahead_folio(&rac)))
 		iomap_folio_unlock(folio);
 }
 
-/* A stretch of pages that are not cached: what is put into the index of it. */
-struct stretch {
-	uint64_t asked, mark; /* folios from `asked` on were not asked for; that of `mark` has it */
-	uint64_t batch;	      /* first page that was not submitted yet */
-	uint32_t nr;	      /* pages from there on */
-	bool dontcache;	      /* they go when they have been read */
+/* A window on its way into the index: folios from @batch on were not submitted yet. */
+struct filling {
+	const struct iomap__ra_window *window;
+	uint64_t batch;	    /* page */
+	uint32_t nr;	    /* pages from there on */
+	uint64_t next_mark; /* page; UINT64_MAX: none */
+	bool dontcache;	    /* they go when they have been read */
 };
 
+static void fill_flags(struct iomap_address_space *mapping, struct filling *f, uint64_t index,
+		       struct iomap_folio *folio)
+{
+	const struct iomap__ra_window *window = f->window;
+	uint64_t end = index + (1ULL << folio->order);
+
+	if (f->dontcache)
+		iomap__folio_set(folio, IOMAP__FOLIO_DONTCACHE);
+	if (index >= window->asked_end || end <= window->asked)
+		set_unused(mapping, folio);
+	if (f->next_mark >= end || (window->back && index >= window->asked))
+		return;
+	iomap__folio_set(folio, IOMAP__FOLIO_RA_MARK);
+	while (f->next_mark < end)
+		f->next_mark += window->step;
+}
+
 /* Fill [index, end) with folios.  Returns where it came to: a cached page, or no memory. */
-static uint64_t fill_stretch(struct iomap_address_space *mapping, struct stretch *s,
+static uint64_t fill_stretch(struct iomap_address_space *mapping, struct filling *f,
 			     uint64_t index, uint64_t end)
 {
-	s->batch = index;
-	s->nr = 0;
-	while (index < end) {
+	f->batch = index;
+	f->nr = 0;
+	for (unsigned i = 0; i < BATCH_FOLIOS && index < end; i++) {
 		struct iomap_folio *folio;
-		uint64_t pages;
 
 		/* no memory at hand: what is needed will be read when it is */
 		if (iomap__filemap_add_upto(mapping, index, end, false, &folio))
 			break;
-		pages = 1ULL << folio->order;
-		if (s->mark - index < pages)
-			iomap__folio_set(folio, IOMAP__FOLIO_RA_MARK);
-		if (index >= s->asked)
-			iomap__folio_set(folio, IOMAP__FOLIO_RA_UNUSED);
-		if (s->dontcache)
-			iomap__folio_set(folio, IOMAP__FOLIO_DONTCACHE);
-		index += pages;
-		s->nr += (uint32_t)pages;
+		fill_flags(mapping, f, index, folio);
+		index += 1ULL << folio->order;
+		f->nr += 1U << folio->order;
 	}
 	return index;
 }
 
-/*
- * Read pages [first, end) that are not cached and not past EOF; the folio that holds @mark
- * gets the mark (UINT64_MAX: none), those from @asked on count as not asked for.  Inside a plug.
- */
-static void read_pages(struct iomap_file *file, uint64_t first, uint64_t end, uint64_t asked,
-		       uint64_t mark, unsigned how)
+/* Read what is not cached of a window.  Inside a plug.  Returns where it came to. */
+static uint64_t read_pages(struct iomap_file *file, const struct iomap__ra_window *window,
+			   unsigned how)
 {
 	struct iomap_address_space *mapping = &file->inode->i_data;
-	uint64_t unit = 1ULL << mapping->min_order;
-	struct stretch s = { .asked = asked, .mark = mark, .dontcache = how & IOMAP_DONTCACHE };
-	int64_t size = iomap_i_size_read(file->inode);
+	struct filling f = { .window = window, .next_mark = UINT64_MAX,
+			     .dontcache = how & IOMAP_DONTCACHE };
+	uint64_t index = window->first;
 
-	if (size <= 0)
-		return;
-	first = iomap__round_down(first, unit);
-	end = iomap__min(end, ((uint64_t)(size - 1) >> IOMAP_PAGE_SHIFT) + 1);
-	end = iomap__round_up(end, unit);
-	while (first < end) {
-		uint64_t next = iomap__index_next(mapping, first, end), at;
+	/* the first of them where the reader comes first, which may be the upper end */
+	if (window->step && !window->back)
+		f.next_mark = window->asked_end;
+	else if (window->step && window->first < window->asked)
+		f.next_mark = window->first + (window->asked - 1 - window->first) % window->step;
+	while (index < window->end) {
+		uint64_t next = iomap__index_next(mapping, index, window->end), at;
 
-		at = fill_stretch(mapping, &s, first, next);
-		submit_batch(file, s.batch, s.nr);
-		if (at < next && iomap__index_next(mapping, at, next) > at)
+		at = fill_stretch(mapping, &f, index, next);
+		submit_batch(file, f.batch, f.nr);
+		if (at < next && !f.nr && iomap__index_next(mapping, at, next) > at)
 			break;
-		first = iomap__index_gap(mapping, at, end);
+		index = iomap__index_gap(mapping, at, window->end);
 	}
+	return index;
 }
 
 void iomap__readahead_unplug(struct iomap_plug *plug, struct iomap_engine *engine)
@@ -135,87 +211,77 @@ void iomap__readahead_unplug(struct iomap_plug *plug, struct iomap_engine *engin
 		iomap__plug_flush(engine->blk);
 }
 
-/* The same by itself. */
-static void read_window(struct iomap_file *file, uint64_t first, uint64_t end, uint64_t asked,
-			uint64_t mark, unsigned how)
+/* The same by itself, of a stream perhaps. */
+static void read_window(struct iomap_file *file, const struct iomap__ra_window *window,
+			unsigned how)
 {
 	struct iomap_plug plug;
+	uint64_t reached;
 
 	iomap_start_plug(&plug);
-	read_pages(file, first, end, asked, mark, how);
+	reached = read_pages(file, window, how);
 	iomap__readahead_unplug(&plug, file->inode->i_engine);
+	if (iomap__likely(reached >= window->end) || !window->step)
+		return;
+	iomap__mutex_lock(&file->lock);
+	iomap__ra_short(&file->ra, window, reached);
+	iomap__mutex_unlock(&file->lock);
 }
 
 void iomap__readahead_miss(struct iomap_file *file, uint64_t index, uint64_t nr, unsigned how)
 {
-	struct iomap__ra_state *ra = &file->ra;
-	uint64_t max = window_max(file);
-	uint64_t prev = iomap__load(&ra->prev_index);
-	uint64_t end = iomap__load(&ra->start) + iomap__load(&ra->size);
-	uint64_t size, async;
-	bool sequential = index == 0 || index == prev + 1 || index == prev || index == end;
+	struct iomap__ra_limits limits = limits_of(file);
+	struct iomap__ra_window window;
 
-	nr = iomap__max(nr, 1);
-	if (!sequential) {
-		nr = iomap__min(nr, max);
-		iomap__store(&ra->size, 0);
-		iomap__store(&ra->prev_index, index + nr - 1);
-		read_window(file, index, index + nr, UINT64_MAX, UINT64_MAX, how);
-		return;
-	}
-	size = iomap__min(iomap__max(nr * 2, 4), max);
-	size = window_end(file, index, size) - index;
-	nr = iomap__min(nr, size);
-	async = size - nr;
-	iomap__store(&ra->start, index);
-	iomap__store(&ra->size, (uint32_t)size);
-	iomap__store(&ra->async, (uint32_t)async);
-	iomap__store(&ra->prev_index, index + size - 1);
-	/* with nothing ahead of the request the mark is its own last page */
-	read_window(file, index, index + size, index + nr, index + size - (async ? async : 1), how);
+	iomap__mutex_lock(&file->lock);
+	iomap__ra_miss(&file->ra, &limits, index, iomap__max(nr, 1), &window);
+	iomap__mutex_unlock(&file->lock);
+	read_window(file, &window, how);
 }
 
-size_t iomap__readahead_window(const struct iomap_file *file)
+void iomap__readahead_mark(struct iomap_file *file, uint64_t index, unsigned how)
 {
-	return (size_t)window_max(file) << IOMAP_PAGE_SHIFT;
+	struct iomap__ra_limits limits = limits_of(file);
+	struct iomap__ra_window window;
+	bool more;
+
+	iomap__mutex_lock(&file->lock);
+	more = iomap__ra_mark(&file->ra, &limits, index, &window);
+	iomap__mutex_unlock(&file->lock);
+	if (more)
+		read_window(file, &window, how);
+}
+
+void iomap__readahead_advise(struct iomap_file *file, unsigned advice)
+{
+	iomap__mutex_lock(&file->lock);
+	memset(file->ra.stream, 0, sizeof(file->ra.stream));
+	iomap__store(&file->ra.advice, advice);
+	iomap__mutex_unlock(&file->lock);
+}
+
+size_t iomap__readahead_batch(const struct iomap_file *file)
+{
+	return (size_t)batch_pages(file) << IOMAP_PAGE_SHIFT;
 }
 
 bool iomap__readahead_range(struct iomap_file *file, int64_t pos, size_t len)
 {
 	struct iomap_address_space *mapping = &file->inode->i_data;
-	uint64_t first = (uint64_t)pos >> IOMAP_PAGE_SHIFT, end;
+	uint64_t unit = 1ULL << mapping->min_order, first = (uint64_t)pos >> IOMAP_PAGE_SHIFT, end;
 	int64_t size = iomap_i_size_read(file->inode);
+	struct iomap__ra_window window = { .asked = 0, .asked_end = UINT64_MAX };
 
 	if (pos < 0 || pos >= size || !len || !mapping->a_ops->readahead ||
 	    iomap__engine_closed(file->inode->i_engine))
 		return false;
 	end = iomap__end_index(pos + (int64_t)iomap__min(len, (uint64_t)(size - pos)));
-	end = iomap__min(end, first + window_max(file));
+	end = iomap__min(end, first + batch_pages(file));
+	window.first = iomap__round_down(first, unit);
+	window.end = iomap__round_up(end, unit);
 	if (iomap__index_gap(mapping, first, end) < end)
-		read_pages(file, first, end, UINT64_MAX, UINT64_MAX, 0);
+		read_pages(file, &window, 0);
 	return true;
-}
-
-void iomap__readahead_mark(struct iomap_file *file, uint64_t index, unsigned how)
-{
-	struct iomap__ra_state *ra = &file->ra;
-	uint64_t max = window_max(file);
-	uint64_t start = iomap__load(&ra->start), size = iomap__load(&ra->size);
-
-	if (index >= start && index < start + size) {
-		start += size;
-		size = iomap__min(size * 2, max);
-	} else {
-		/* another stream's mark: go on from it, at full length */
-		start = index + 1;
-		size = max;
-	}
-	size = window_end(file, start, size) - start;
-	iomap__store(&ra->start, start);
-	iomap__store(&ra->size, (uint32_t)size);
-	iomap__store(&ra->async, (uint32_t)size);
-	iomap__store(&ra->prev_index, start + size - 1);
-	read_window(file, start, start + size, start, start, how);
 }
 
 struct iomap_folio *iomap_readahead_folio(struct iomap_readahead_control *rac)

@@ -29,12 +29,8 @@
 /* Out of the index, with its lock and tree_lock held. */
 static void detach(struct iomap_address_space *mapping, struct iomap_folio *folio)
 {
-	if (iomap__unlikely(iomap__folio_test(folio, IOMAP__FOLIO_RA_UNUSED))) {
-		size_t bytes = iomap__folio_bytes(folio);
-
-		iomap__cache_count2(folio->cache->engine, IOMAP__STAT_RA_WASTED, bytes);
-		iomap__mapping_count(mapping, IOMAP__ISTAT_RA_WASTED, bytes);
-	}
+	if (iomap__unlikely(iomap__folio_test(folio, IOMAP__FOLIO_RA_UNUSED)))
+		iomap__readahead_wasted(mapping, 1ULL << folio->order);
 	iomap__folio_begin_change(folio);
 	iomap__index_erase(mapping, folio);
 	/* pairs with the acquire of readers: they see this or the version that end_change sets */

@@ -146,6 +146,8 @@ static bool split_frozen(struct iomap__split *split)
 
 	if (!iomap__index_split_begin(mapping, split))
 		return false;
+	if (iomap__folio_test(split->folio, IOMAP__FOLIO_RA_UNUSED))
+		iomap__readahead_wasted(mapping, old_pages - count_pages(split, false));
 	iomap__folio_begin_change(split->folio);
 	make_pieces(split);
 	iomap__index_split(mapping, split);

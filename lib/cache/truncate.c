@@ -121,30 +121,43 @@ int iomap__filemap_invalidate_range(struct iomap_address_space *mapping, int64_t
 	return err;
 }
 
-uint64_t iomap_invalidate_inode_pages(struct iomap_inode *inode, int64_t start, int64_t end)
+/* Clean folios that nobody uses, of pages [first, last); with @whole only those that lie in it. */
+static uint64_t drop_pages(struct iomap_address_space *mapping, uint64_t first, uint64_t last,
+			   bool whole)
 {
-	struct iomap_address_space *mapping = &inode->i_data;
-	uint64_t index, last, dropped = 0;
 	struct iomap_folio *folios[IOMAP__BATCH];
+	uint64_t index = first, dropped = 0;
 	unsigned nr;
 
-	iomap__inode_check(inode);
-	if (start < 0 || end <= start || iomap__engine_forked(inode->i_engine))
-		return 0;
-	index = (uint64_t)start >> IOMAP_PAGE_SHIFT;
-	last = iomap__end_index(end);
 	while ((nr = iomap__filemap_get_tagged(mapping, &index, last, IOMAP__TAGS, folios,
 					       IOMAP__BATCH)))
 		for (unsigned i = 0; i < nr; i++) {
 			size_t bytes = iomap__folio_bytes(folios[i]);
+			uint64_t at = iomap_folio_index(folios[i]);
 
 			/* our reference would keep it; without one it is the eviction's to check */
 			iomap_folio_put(folios[i]);
+			if (whole && (at < first || at + (bytes >> IOMAP_PAGE_SHIFT) > last))
+				continue;
 			if (iomap__folio_evict_from(mapping, folios[i], 0))
 				dropped += bytes;
 		}
 	iomap__index_reap(iomap__cache_of(mapping), false);
 	return dropped;
+}
+
+uint64_t iomap_invalidate_inode_pages(struct iomap_inode *inode, int64_t start, int64_t end)
+{
+	iomap__inode_check(inode);
+	if (start < 0 || end <= start || iomap__engine_forked(inode->i_engine))
+		return 0;
+	return drop_pages(&inode->i_data, (uint64_t)start >> IOMAP_PAGE_SHIFT,
+			  iomap__end_index(end), false);
+}
+
+void iomap__filemap_drop_whole(struct iomap_address_space *mapping, int64_t start, int64_t end)
+{
+	(void)drop_pages(mapping, iomap__end_index(start), (uint64_t)end >> IOMAP_PAGE_SHIFT, true);
 }
 
 uint64_t iomap_engine_drop_cache(struct iomap_engine *engine)

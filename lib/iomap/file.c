@@ -23,7 +23,7 @@
  * elsewhere, and no callback comes after it.  Two that each close the other's file would wait
  * for each other; the header forbids it.
  *
- * Locks: i_rwsem; file->lock guards the error cursor.
+ * Locks: i_rwsem; file->lock guards the error cursor and what readahead knows of the opener.
  */
 #include <limits.h>
 
@@ -45,7 +45,6 @@ static struct iomap_file *file_alloc(struct iomap_inode *inode, unsigned flags)
 	file->magic = IOMAP__FILE_MAGIC;
 	file->flags = flags;
 	iomap__mutex_init(&file->lock, IOMAP__RANK_ENGINE);
-	file->ra.prev_index = UINT64_MAX;
 	iomap__file_init_hits(file);
 	/* an error that no opener has been told of goes to this one */
 	file->wb_err = iomap__errseq_sample(&inode->i_data.wb_err);

@@ -198,7 +198,7 @@ static int pf_check(const struct iomap_prefetch *user)
 	return iomap__engine_closed(engine) ? iomap__engine_refusal(engine) : 0;
 }
 
-/* Start all reads; a window at a time, as far as memory is to be had. */
+/* Start all reads; a batch at a time, as far as memory is to be had. */
 static void pf_start(const struct iomap_prefetch *user)
 {
 	struct iomap_plug plug;
@@ -206,7 +206,7 @@ static void pf_start(const struct iomap_prefetch *user)
 	iomap_start_plug(&plug);
 	for (unsigned i = 0; i < user->nr; i++) {
 		const struct iomap_read_range *range = &user->ranges[i];
-		size_t step = iomap__readahead_window(range->file), done = 0;
+		size_t step = iomap__readahead_batch(range->file), done = 0;
 
 		while (done < range->len && (uint64_t)range->pos + done <= INT64_MAX) {
 			size_t n = iomap__min(range->len - done, step);
