@@ -137,8 +137,8 @@ struct iomap_engine_opts {
 	uint32_t dirty_hard_pct;      /* writers write out themselves from here [40], <= 80 */
 	uint32_t dirty_expire_ms;     /* age at which dirty data is written [30000] */
 	uint32_t flush_interval_ms;   /* how often the flusher looks [5000] */
-	uint32_t readahead_bytes;     /* largest readahead window [131072]; cut to a sixteenth
-				       * of the cache */
+	uint32_t readahead_bytes;     /* how far a stream is read ahead [131072]; cut to a sixteenth
+				       * of the cache, and no less than the largest folio */
 	uint32_t log_per_second;      /* log lines a second [20] */
 	iomap_log_fn *log;	      /* [lines of WARN and ERROR to stderr] */
 	void *log_ctx;
@@ -396,7 +396,7 @@ struct iomap_engine_stats {
 	uint64_t writeback_bytes;   /* now */
 	uint64_t hits_nr;	    /* read and write look-ups that found uptodate data */
 	uint64_t misses_nr;	    /* look-ups that did not */
-	uint64_t readahead_bytes;   /* read ahead of a request */
+	uint64_t readahead_bytes;   /* read ahead of a request: now used, wasted, or cached */
 	uint64_t readahead_used_bytes; /* of these, asked for later */
 	uint64_t evictions_nr;	    /* folios evicted */
 	uint64_t ioends_nr;	    /* ioends submitted */
