@@ -296,7 +296,7 @@ struct iomap_feature {
  * Names: "io_uring", "libaio", "threads" as far as they are built in, the best first (for an
  * engine: available is the one in use); "backend" (detail: the name of the one in use, or
  * that would be taken); "fua", "atomic", "registered_buffers", "registered_files", "polled",
- * "nowait", "mmap", "dax".  Later versions add names; look for those you know.  Limits of a
+ * "nowait", "checked", "mmap", "dax".  Later versions add names; look for those you know.  Limits of a
  * device are in iomap_bdev_limits().
  *
  * Any thread; blocks for moments.  Backends are probed at the first call that asks for one

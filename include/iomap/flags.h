@@ -66,6 +66,8 @@ extern "C" {
 				   * for buffered and for direct I/O take no notice of it */
 #define IOMAP_IOCB_NOWAIT 0x0010U /* -EAGAIN, or a short count, rather than any wait */
 #define IOMAP_IOCB_DONTCACHE 0x0020U /* what the call brings into the cache does not stay */
+#define IOMAP_IOCB_CHECKED 0x0040U /* memory of the call may be bad: -EFAULT or a short count;
+				    * see struct iomap_kiocb */
 
 /* Flag families, for iomap_format_flags(). */
 enum iomap_flag_family {

@@ -66,6 +66,16 @@ IOMAP_API unsigned long iomap_iov_iter_alignment(const struct iomap_iov_iter *it
  *   another ki_complete or work function.  It may block, submit I/O, close the file, and free
  *   the iocb, which is the library's until then.  What it waits for must not hang on more
  *   ki_completes and work than there are workers left for.
+ *
+ * IOMAP_IOCB_CHECKED: the memory may be unmapped, not readable or, for a read, not writable, or
+ *   any length too much (the struct iovecs themselves are good).  The call then ends with the
+ *   bytes before, or with -EFAULT when there are none; nothing of what lies behind is dirty, and
+ *   no byte is written, read or shown that the call has not been given.  Without the flag it
+ *   is the caller's bug.  Buffered calls copy by way of a buffer and the kernel: a system call
+ *   for each 64 KiB, or 4 KiB of small calls, one more copy, and no hit without either.  Direct
+ *   I/O looks at all of its memory first, by a system call for each segment, and gives -EFAULT
+ *   if some of it is bad; from then until its end the memory has to stay as it is.  -EOPNOTSUPP
+ *   where the kernel lets nothing of this be done: iomap_features(), "checked".
  */
 struct iomap_kiocb {
 	struct iomap_file *ki_filp;

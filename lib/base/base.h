@@ -456,6 +456,35 @@ void iomap__rwsem_init(struct iomap_rwsem *sem, enum iomap__rank rank, unsigned 
 /* The contiguous memory at the cursor, of at most *@bytes, which is cut to it. */
 char *iomap__iov_iter_segment(const struct iomap_iov_iter *iter, size_t *bytes);
 
+/*
+ * Memory of the caller that may be bad (usermem.c).  Copies move the cursor by what was copied:
+ * that many bytes, fewer when the next one is bad, or -errno when it cannot be told which are.
+ * look: 0 if @n bytes from the cursor on may be read, or for IOMAP_ITER_DEST written; -EFAULT.
+ * No lock that a fault of the caller's may need is held.
+ */
+ssize_t iomap__checked_copy_in(void *to, size_t n, struct iomap_iov_iter *from);
+ssize_t iomap__checked_copy_out(const void *from, size_t n, struct iomap_iov_iter *to);
+int iomap__checked_look(const struct iomap_iov_iter *iter, size_t n);
+/* How that is done here, or why it cannot be. */
+const char *iomap__checked_say(bool *works);
+
+/* A buffer for such copies; `room` is a power of two. */
+#define IOMAP__CHECKED_BYTES ((size_t)64 * 1024)
+struct iomap__checked {
+	char *memory;
+	size_t room;
+	struct iomap__env *env;
+	char own[4096];
+};
+/* For @n bytes in all.  Never fails: without memory it goes in smaller steps. */
+void iomap__checked_begin(struct iomap__checked *checked, struct iomap__env *env, size_t n);
+void iomap__checked_end(struct iomap__checked *checked);
+/* Bytes of a step at @pos: up to a multiple of the room, so that steps are whole blocks. */
+static inline size_t iomap__checked_step(const struct iomap__checked *checked, int64_t pos)
+{
+	return checked->room - ((size_t)pos & (checked->room - 1));
+}
+
 /* ---- errseq: an error that each observer sees once (errseq.c) ---- */
 
 /* Record @error (negative errno). */

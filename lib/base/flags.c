@@ -64,6 +64,7 @@ static const struct flags_name flags_iocb[] = {
 	{ IOMAP_IOCB_DIRECT, "DIRECT" },
 	{ IOMAP_IOCB_NOWAIT, "NOWAIT" },
 	{ IOMAP_IOCB_DONTCACHE, "DONTCACHE" },
+	{ IOMAP_IOCB_CHECKED, "CHECKED" },
 	{ 0, NULL },
 };
 

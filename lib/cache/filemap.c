@@ -13,6 +13,9 @@
  * With IOMAP_IOCB_DONTCACHE what is brought in, and read ahead, is marked, and dropped as soon as
  * such a read has come past it, unless somebody else has used it meanwhile or uses it just then.
  *
+ * With IOMAP_IOCB_CHECKED a read goes into a buffer of the library's and from there, by the
+ * kernel, to the caller's memory; the position moves by what has arrived.
+ *
  * i_size is read before the copy and again after it, see hit.h.
  */
 #include "cache/internal.h"
@@ -438,10 +441,51 @@ static ssize_t read_step(struct iomap_file *file, int64_t pos, struct iomap_iov_
 /* Flags of an iocb that mean nothing to a buffered read. */
 #define READ_IGNORED (IOMAP_IOCB_APPEND | IOMAP_IOCB_DSYNC | IOMAP_IOCB_SYNC | IOMAP_IOCB_DIRECT)
 
+#define READ_PLAIN (READ_IGNORED | IOMAP_IOCB_NOWAIT | IOMAP_IOCB_DONTCACHE)
+
 static unsigned read_how(const struct iomap_kiocb *iocb)
 {
 	return (iocb->ki_flags & IOMAP_IOCB_NOWAIT ? IOMAP_NOWAIT : 0) |
 	       (iocb->ki_flags & IOMAP_IOCB_DONTCACHE ? IOMAP_DONTCACHE : 0);
+}
+
+/* One step of a read to memory that may be bad.  Bytes, 0, or -errno; *@over: there is no next one. */
+static ssize_t read_checked_step(struct iomap_kiocb *iocb, struct iomap_iov_iter *to,
+				 const struct iomap__checked *checked, bool *over)
+{
+	size_t n = iomap__min(to->count, iomap__checked_step(checked, iocb->ki_pos));
+	const int64_t pos = iocb->ki_pos;
+	struct iomap_iov_iter by;
+	ssize_t got, put;
+
+	iomap_iov_iter_ubuf(&by, IOMAP_ITER_DEST, checked->memory, n);
+	got = iomap_file_read_iter(iocb, &by);
+	if (got <= 0)
+		return got;
+	put = iomap__checked_copy_out(checked->memory, (size_t)got, to);
+	iocb->ki_pos = pos + iomap__max(put, 0);
+	*over = put < (ssize_t)n;
+	return put ? put : -EFAULT;
+}
+
+static ssize_t read_checked(struct iomap_kiocb *iocb, struct iomap_iov_iter *to)
+{
+	struct iomap_engine *engine = iocb->ki_filp->inode->i_engine;
+	const int64_t start = iocb->ki_pos;
+	struct iomap__checked checked;
+	bool over = false;
+	ssize_t ret = 0;
+
+	iomap__checked_begin(&checked, &engine->env, to->count);
+	iocb->ki_flags &= ~IOMAP_IOCB_CHECKED;
+	while (to->count && !over) {
+		ret = read_checked_step(iocb, to, &checked, &over);
+		if (ret <= 0)
+			break;
+	}
+	iocb->ki_flags |= IOMAP_IOCB_CHECKED;
+	iomap__checked_end(&checked);
+	return iocb->ki_pos > start ? (ssize_t)(iocb->ki_pos - start) : ret;
 }
 
 ssize_t iomap_file_read_iter(struct iomap_kiocb *iocb, struct iomap_iov_iter *to)
@@ -454,9 +498,12 @@ ssize_t iomap_file_read_iter(struct iomap_kiocb *iocb, struct iomap_iov_iter *to
 
 	iomap__file_check(file);
 	if (iomap__unlikely(start < 0 || to->data_source != IOMAP_ITER_DEST ||
-			    iocb->ki_flags & ~(READ_IGNORED | IOMAP_IOCB_NOWAIT |
-					       IOMAP_IOCB_DONTCACHE)))
-		return -EINVAL;
+			    iocb->ki_flags & ~READ_PLAIN)) {
+		if (start < 0 || to->data_source != IOMAP_ITER_DEST ||
+		    iocb->ki_flags & ~(READ_PLAIN | IOMAP_IOCB_CHECKED))
+			return -EINVAL;
+		return read_checked(iocb, to);
+	}
 	while (to->count) {
 		ret = read_step(file, iocb->ki_pos, to, how, iocb->ki_deadline);
 		if (ret <= 0)

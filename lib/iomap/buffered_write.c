@@ -28,7 +28,8 @@
 /* iocb flags that a write takes, and those that change nothing in how it is done. */
 #define WR_IOCB_PLAIN (IOMAP_IOCB_DSYNC | IOMAP_IOCB_SYNC | IOMAP_IOCB_DIRECT)
 #define WR_IOCB_FLAGS                                                                              \
-	(WR_IOCB_PLAIN | IOMAP_IOCB_APPEND | IOMAP_IOCB_NOWAIT | IOMAP_IOCB_DONTCACHE)
+	(WR_IOCB_PLAIN | IOMAP_IOCB_APPEND | IOMAP_IOCB_NOWAIT | IOMAP_IOCB_DONTCACHE |      \
+	 IOMAP_IOCB_CHECKED)
 
 /* ---- errors as pointers: the last page of the address space ---- */
 
@@ -509,7 +510,7 @@ static int wr_folio(struct iomap_iter *iter, struct iomap_iov_iter *from,
 	err = iomap__write_balance(iter);
 	if (err)
 		return err;
-	err = iomap__write_begin(&wr, iomap__iter_length(iter));
+	err = iomap__write_begin(&wr, iomap__min(iomap__iter_length(iter), from->count));
 	if (err || !wr.folio)
 		return err;
 	copied = iomap__folio_copy_from_iter(wr.folio, wr.off, wr.bytes, from);
@@ -523,20 +524,48 @@ static int wr_folio(struct iomap_iter *iter, struct iomap_iov_iter *from,
 	return done ? 0 : -EFAULT;
 }
 
+/*
+ * Write from memory that may be bad, as far as it is good: before any folio is taken a copy of
+ * some of it is made, and that is written.
+ */
+static int wr_checked(struct iomap_iter *iter, struct iomap_iov_iter *from,
+		      const struct iomap_write_ops *ops)
+{
+	size_t n = (size_t)iomap__min(iomap__iter_length(iter), from->count);
+	struct iomap_iov_iter memory = *from, by;
+	struct iomap__checked checked;
+	const int64_t pos = iter->pos;
+	ssize_t got;
+	int err = 0;
+
+	iomap__checked_begin(&checked, &iter->inode->i_engine->env, n);
+	n = iomap__min(n, iomap__checked_step(&checked, pos));
+	got = iomap__checked_copy_in(checked.memory, n, &memory);
+	if (got <= 0)
+		err = got ? (int)got : -EFAULT;
+	iomap_iov_iter_ubuf(&by, IOMAP_ITER_SOURCE, checked.memory, (size_t)iomap__max(got, 0));
+	while (!err && by.count && !(iter->iomap.flags & IOMAP_F_STALE))
+		err = wr_folio(iter, &by, ops);
+	iomap_iov_iter_advance(from, (size_t)(iter->pos - pos));
+	iomap__checked_end(&checked);
+	return err;
+}
+
 /* Write as much as the current mapping takes. */
-static int wr_mapping(struct iomap_iter *iter, const struct iomap_file *file,
+static int wr_mapping(struct iomap_iter *iter, const struct iomap_kiocb *iocb,
 		      struct iomap_iov_iter *from, const struct iomap_write_ops *ops)
 {
-	const bool may_hit = wr_may_hit(iter, ops);
+	const bool checked = iocb->ki_flags & IOMAP_IOCB_CHECKED;
+	const bool may_hit = !checked && wr_may_hit(iter, ops);
 	int err;
 
 	while (iter->len && !(iter->iomap.flags & IOMAP_F_STALE) && iomap__iter_length(iter)) {
 		const int64_t pos = iter->pos;
 
-		if (!may_hit || !wr_hit(iter, file, from, ops)) {
+		if (!may_hit || !wr_hit(iter, iocb->ki_filp, from, ops)) {
 			if (iter->iomap.flags & IOMAP_F_STALE)
 				break;
-			err = wr_folio(iter, from, ops);
+			err = checked ? wr_checked(iter, from, ops) : wr_folio(iter, from, ops);
 			if (err)
 				return err;
 		}
@@ -548,14 +577,14 @@ static int wr_mapping(struct iomap_iter *iter, const struct iomap_file *file,
 }
 
 /* Go on over the mappings; the first one has been sampled. */
-static int wr_mappings(struct iomap_iter *iter, const struct iomap_file *file,
+static int wr_mappings(struct iomap_iter *iter, const struct iomap_kiocb *iocb,
 		       struct iomap_iov_iter *from, const struct iomap_ops *ops,
 		       const struct iomap_write_ops *write_ops)
 {
 	int ret;
 
 	do {
-		iter->status = wr_mapping(iter, file, from, write_ops);
+		iter->status = wr_mapping(iter, iocb, from, write_ops);
 		ret = iomap__iter_over(iter, ops) ? 0 : iomap__iter_next(iter, ops);
 	} while (ret > 0);
 	return ret;
@@ -566,7 +595,7 @@ static ssize_t wr_go_on(struct iomap_iter *iter, struct iomap_kiocb *iocb,
 			struct iomap_iov_iter *from, const struct iomap_ops *ops,
 			const struct iomap_write_ops *write_ops)
 {
-	int ret = wr_mappings(iter, iocb->ki_filp, from, ops, write_ops);
+	int ret = wr_mappings(iter, iocb, from, ops, write_ops);
 	ssize_t done = (ssize_t)((uint64_t)iter->pos - (uint64_t)iocb->ki_pos);
 
 	if (iomap__unlikely(iter->flags & IOMAP_DONTCACHE))

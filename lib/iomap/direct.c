@@ -31,7 +31,9 @@
 #include "cache/cache.h"
 #include "iomap/dio.h"
 
-#define DIO_IOCB_FLAGS (IOMAP_IOCB_APPEND | IOMAP_IOCB_DSYNC | IOMAP_IOCB_SYNC | IOMAP_IOCB_DIRECT)
+#define DIO_IOCB_FLAGS                                                                             \
+	(IOMAP_IOCB_APPEND | IOMAP_IOCB_DSYNC | IOMAP_IOCB_SYNC | IOMAP_IOCB_DIRECT |         \
+	 IOMAP_IOCB_CHECKED)
 
 #define DIO_FLAGS (IOMAP_DIO_FORCE_WAIT | IOMAP_DIO_BOUNCE)
 
@@ -345,6 +347,11 @@ static int64_t dio_prepare(struct iomap__dio *dio)
 	if (err)
 		return err;
 	len = iomap__min(dio->mem.count, left);
+	if (iocb->ki_flags & IOMAP_IOCB_CHECKED) {
+		err = iomap__checked_look(&dio->mem, len);
+		if (err)
+			return err;
+	}
 	dio->iter.pos = iocb->ki_pos;
 	dio->iter.len = len;
 	return (int64_t)iomap__min((uint64_t)iocb->ki_pos + len, (uint64_t)INT64_MAX);

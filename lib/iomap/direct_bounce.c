@@ -44,6 +44,11 @@ ssize_t iomap__dio_rw_bounce(struct iomap_kiocb *iocb, struct iomap_iov_iter *it
 	ssize_t ret;
 	void *buf;
 
+	if (iocb->ki_flags & IOMAP_IOCB_CHECKED) {
+		ret = iomap__checked_look(iter, iter->count);
+		if (ret)
+			return ret;
+	}
 	iomap_bdev_limits(inode->i_bdev, &limits);
 	if (iter->data_source != IOMAP_ITER_SOURCE) {
 		start = iomap__round_down(start, limits.logical_block_size);

@@ -99,6 +99,15 @@ static int feature_mmap(struct iomap_engine *engine, struct iomap_feature *featu
 	return 0;
 }
 
+static int feature_checked(struct iomap_engine *engine, struct iomap_feature *feature)
+{
+	bool works;
+
+	(void)engine;
+	feature_say(feature, iomap__checked_say(&works));
+	return works;
+}
+
 static int feature_dax(struct iomap_engine *engine, struct iomap_feature *feature)
 {
 	(void)engine;
@@ -117,6 +126,7 @@ static const struct {
 	{ "registered_files", feature_registered },
 	{ "polled", feature_polled },
 	{ "nowait", feature_nowait },
+	{ "checked", feature_checked },
 	{ "mmap", feature_mmap },
 	{ "dax", feature_dax },
 };
