@@ -42,6 +42,7 @@
 /* Ended operations that a file remembers: a read during which more end is not checked. */
 #define FM_PAST 1024
 #define FM_BUF_BYTES ((size_t)768 * 1024)
+#define FM_GUARD ((size_t)128 * 1024)
 
 enum fm_alloc { FM_NEW, FM_UNWRITTEN, FM_DELALLOC, FM_ALLOCS };
 
@@ -54,6 +55,8 @@ struct fm_setup {
 	bool async;	  /* the device has one */
 	bool own_setsize; /* gives blocks back when a file shrinks */
 	bool hooks;	  /* get_folio and put_folio, which keep writes to the ordinary way */
+	bool faults;	  /* reads fail: those of readahead now and then, others where it is seen */
+	bool resize;	  /* the cache changes its size, and nothing is pinned */
 	bool crowd;	  /* all are in the first few blocks of one file, and few of them sync */
 	uint32_t map_max; /* blocks in a mapping, 0: as many as there are */
 	unsigned order;	      /* of the largest folio */
@@ -85,6 +88,10 @@ enum fm_kind {
 	FM_SYNC_RANGE, /* starts write-out, or waits for it */
 	FM_DROP,
 	FM_SYNC_ALL,
+	FM_IOCB_WRITE, /* NOWAIT, DONTCACHE, CHECKED, not behind the end */
+	FM_IOCB_READ,
+	FM_APPENDS, /* two at once */
+	FM_RESIZE,
 	FM_KINDS,
 };
 
@@ -101,6 +108,9 @@ struct fm_op {
 	int64_t size_before, size_after;
 	uint64_t pattern;
 	bool writes;
+	bool is_short; /* it has done less than was planned: `done` bytes */
+	int64_t done;
+	bool may_be_short; /* a read that may end anywhere */
 	/* under the gate: with another thread in one folio; after another one in one folio */
 	bool meets, shared;
 };
@@ -167,12 +177,16 @@ void fm_file_open(struct fm_file *f);
 void fm_file_close(struct fm_file *f);
 extern const struct iomap_ops fm_ops;
 const struct iomap_write_ops *fm_write_ops(const struct fm *fm);
+/* Reads that this thread submits fail. */
+extern _Thread_local bool fm_fail_reads;
 /* Every block of the range has space; i_rwsem is held, so that none loses it. */
 bool fm_has_space(struct fm_file *f, int64_t pos, int64_t limit);
 /* Bytes of the device; what has no block there, or one without data, reads as zeros. */
 void fm_device_bytes(struct fm_file *f, int64_t pos, size_t len, unsigned char *out);
 
 /* ---- history.c ---- */
+/* The bytes of one of two appends at once, who do not know where they will be. */
+unsigned char fm_append_byte(uint64_t pattern, unsigned which);
 /* Bytes that an operation with that pattern writes. */
 void fm_fill(unsigned char *buf, size_t len, int64_t pos, uint64_t pattern);
 /*
@@ -203,6 +217,7 @@ struct fm_worker {
 	struct fm *fm;
 	unsigned thread;
 	unsigned char *buf, *bytes;
+	unsigned char *guard; /* FM_GUARD bytes before it are good, and none from it on */
 	struct iomap_pin pin; /* held for some operations; folio NULL: none */
 };
 void fm_worker_init(struct fm_worker *w, struct fm *fm, unsigned thread);

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/uio.h>
 
 #include "fm.h"
@@ -24,16 +25,18 @@ struct draw {
 
 /* Of 64. */
 static const unsigned char weights[FM_KINDS] = {
-	[FM_WRITE] = 12, [FM_SHARED] = 12,    [FM_APPEND] = 3, [FM_DSYNC] = 1, [FM_DWRITE] = 3,
-	[FM_TRUNCATE] = 4, [FM_READ] = 13,    [FM_READV] = 3,  [FM_DREAD] = 3, [FM_BATCH] = 2,
+	[FM_WRITE] = 10, [FM_SHARED] = 10,    [FM_APPEND] = 3, [FM_DSYNC] = 1, [FM_DWRITE] = 3,
+	[FM_TRUNCATE] = 4, [FM_READ] = 9,     [FM_READV] = 3,  [FM_DREAD] = 3, [FM_BATCH] = 2,
 	[FM_PIN] = 2,	   [FM_FSYNC] = 1,
 	[FM_SYNC_RANGE] = 2, [FM_DROP] = 2, [FM_SYNC_ALL] = 1,
+	[FM_IOCB_WRITE] = 3, [FM_IOCB_READ] = 3, [FM_APPENDS] = 1, [FM_RESIZE] = 1,
 };
 
 /* What makes two threads wait for a device leaves no time to meet. */
 static const unsigned char crowd_weights[FM_KINDS] = {
 	[FM_WRITE] = 8, [FM_SHARED] = 17,    [FM_APPEND] = 6, [FM_DWRITE] = 1, [FM_TRUNCATE] = 6,
-	[FM_READ] = 22, [FM_SYNC_RANGE] = 1, [FM_DROP] = 2,   [FM_PIN] = 1,
+	[FM_READ] = 18, [FM_SYNC_RANGE] = 1, [FM_DROP] = 2,   [FM_PIN] = 1,
+	[FM_IOCB_WRITE] = 2, [FM_IOCB_READ] = 2,
 };
 
 static enum fm_kind draw_kind(struct t_rand *r, const unsigned char *of)
@@ -82,6 +85,9 @@ static void draw(const struct fm_worker *w, uint64_t nr, struct draw *d)
 	/* stir, since neighbours begin with almost the same state */
 	r.state = t_rand(&r);
 	d->kind = draw_kind(&r, fm->setup.crowd ? crowd_weights : weights);
+	/* what is pinned cannot make room */
+	if (d->kind == (fm->setup.resize ? FM_PIN : FM_RESIZE))
+		d->kind = FM_READ;
 	d->file = fm->setup.crowd || t_below(&r, 8) ? 0 : (unsigned)t_below(&r, FM_FILES);
 	d->where = (unsigned)t_below(&r, 10);
 	d->a = t_rand(&r);
@@ -153,7 +159,9 @@ static void plan_write(struct fm_file *f, struct fm_op *op, const struct draw *d
 	int64_t size = f->size, unit = op->kind == FM_DWRITE ? FM_SECTOR : 1;
 	int64_t most = f->fm->setup.bytes_max / unit * unit;
 
-	op->pos = op->kind == FM_APPEND ? size : place(f, d) / unit * unit;
+	op->pos = op->kind == FM_APPEND || op->kind == FM_APPENDS ? size : place(f, d) / unit * unit;
+	if (op->kind == FM_IOCB_WRITE && op->pos > size)
+		op->pos = size;
 	if (op->kind == FM_SHARED && op->pos >= size)
 		op->pos = size ? op->pos % size : 0;
 	/* an append may find no room, and a shared write no file: then there is nothing to do */
@@ -188,6 +196,8 @@ static void plan(struct fm_file *f, struct fm_op *op, void *arg)
 	case FM_APPEND:
 	case FM_DSYNC:
 	case FM_DWRITE:
+	case FM_IOCB_WRITE:
+	case FM_APPENDS:
 		plan_write(f, op, d);
 		break;
 	case FM_TRUNCATE:
@@ -285,6 +295,168 @@ static void do_write(struct fm_worker *w, struct fm_file *f, struct fm_op *op, s
 	atomic_fetch_add_explicit(&f->fm->synced_bytes, len, memory_order_relaxed);
 }
 
+/* ---- by iocb ---- */
+
+/* Flags of the call; how much more than the good memory is asked for. */
+static uint32_t iocb_flags(const struct draw *d)
+{
+	return (d->more & 1 ? IOMAP_IOCB_CHECKED : 0) | (d->more & 6 ? 0 : IOMAP_IOCB_NOWAIT) |
+	       (d->more & 8 ? IOMAP_IOCB_DONTCACHE : 0);
+}
+
+static ssize_t iocb_write(struct fm_file *f, unsigned char *buf, size_t len, int64_t *pos,
+			  uint32_t flags)
+{
+	struct iomap_iov_iter from;
+	struct iomap_kiocb iocb;
+	ssize_t ret;
+
+	iomap_kiocb_init(&iocb, f->file, *pos);
+	iocb.ki_flags |= flags;
+	iomap_iov_iter_ubuf(&from, IOMAP_ITER_SOURCE, buf, len);
+	iomap_inode_lock(&f->inode);
+	ret = iomap_file_buffered_write(&iocb, &from, &fm_ops, fm_write_ops(f->fm), NULL);
+	iomap_inode_unlock(&f->inode);
+	*pos = iocb.ki_pos;
+	return ret;
+}
+
+/*
+ * What is new and not written the store does not take back: so where that could be a write is for
+ * no block that is not written, and does not end early.
+ */
+static size_t iocb_extra(const struct fm_file *f, const struct fm_op *op, const struct draw *d)
+{
+	int64_t block = (int64_t)1 << f->fm->setup.blkbits;
+	size_t extra = 1 + d->b % 30000, room;
+
+	room = (size_t)((op->limit + block - 1) / block * block - op->limit);
+	if (f->fm->setup.alloc != FM_NEW)
+		return extra;
+	return extra < room ? extra : room;
+}
+
+static void do_iocb_write(struct fm_worker *w, struct fm_file *f, struct fm_op *op, struct draw *d)
+{
+	uint32_t flags = iocb_flags(d);
+	size_t len, asked;
+	int64_t pos;
+	ssize_t ret;
+
+	op->writes = true;
+	op->pattern = d->pattern;
+	fm_begin(f, op, plan, d);
+	len = asked = (size_t)(op->limit - op->pos);
+	if (f->fm->setup.alloc == FM_NEW && !fm_has_space(f, op->pos, op->limit))
+		flags &= ~IOMAP_IOCB_NOWAIT;
+	if (flags & IOMAP_IOCB_CHECKED)
+		asked += iocb_extra(f, op, d);
+	fm_fill(w->guard - len, len, op->pos, op->pattern);
+	pos = op->pos;
+	ret = len ? iocb_write(f, w->guard - len, asked, &pos, flags) : 0;
+	if (ret == -EAGAIN && flags & IOMAP_IOCB_NOWAIT)
+		ret = 0;
+	if (ret < 0 || (size_t)ret > len || (!(flags & IOMAP_IOCB_NOWAIT) && (size_t)ret != len))
+		fm_fail(f, op, "%zd instead of %zu bytes were written, flags %#x", ret, len, flags);
+	if (pos != op->pos + ret)
+		fm_fail(f, op, "%zd bytes were written, and the position is %" PRId64, ret, pos);
+	op->is_short = (size_t)ret < len;
+	op->done = ret;
+	fm_end(f, op, w->guard - len);
+}
+
+static void do_iocb_read(struct fm_worker *w, struct fm_file *f, struct fm_op *op, struct draw *d)
+{
+	struct fm_view view = { .bytes = w->bytes };
+	const uint32_t flags = iocb_flags(d);
+	struct iomap_iov_iter to;
+	struct iomap_kiocb iocb;
+	size_t len;
+	ssize_t ret;
+
+	fm_begin(f, op, plan, d);
+	len = (size_t)(op->limit - op->pos);
+	fm_look(f, &view, op->pos, op->limit);
+	iomap_kiocb_init(&iocb, f->file, op->pos);
+	iocb.ki_flags |= flags;
+	iomap_iov_iter_ubuf(&to, IOMAP_ITER_DEST, w->guard - len,
+			    len + (flags & IOMAP_IOCB_CHECKED ? d->b % 30000 : 0));
+	op->may_be_short = flags & IOMAP_IOCB_NOWAIT;
+	ret = iomap_file_read_iter(&iocb, &to);
+	if (ret == -EAGAIN && flags & IOMAP_IOCB_NOWAIT)
+		ret = 0;
+	if (ret < 0)
+		fm_fail(f, op, "it returned %zd, flags %#x", ret, flags);
+	if (iocb.ki_pos != op->pos + ret)
+		fm_fail(f, op, "%zd bytes were read, and the position is %" PRId64, ret, iocb.ki_pos);
+	fm_check(f, op, &view, w->guard - len, ret);
+	fm_end(f, op, NULL);
+}
+
+/* One of two appends. */
+struct append {
+	struct fm_file *f;
+	unsigned char *buf;
+	size_t len;
+	int64_t end;
+};
+
+static long append_main(void *arg)
+{
+	struct append *a = arg;
+
+	a->end = -1;
+	return iocb_write(a->f, a->buf, a->len, &a->end, IOMAP_IOCB_APPEND);
+}
+
+static void do_appends(struct fm_worker *w, struct fm_file *f, struct fm_op *op, struct draw *d)
+{
+	struct append a[2] = { { .f = f }, { .f = f } };
+	struct t_task task;
+	size_t len;
+	bool first;
+
+	op->writes = true;
+	op->pattern = d->pattern;
+	fm_begin(f, op, plan, d);
+	len = (size_t)(op->limit - op->pos);
+	if (len > 1) {
+		a[0].len = 1 + d->a % (len - 1);
+		a[1].len = len - a[0].len;
+		a[0].buf = w->buf + len;
+		a[1].buf = a[0].buf + a[0].len;
+		memset(a[0].buf, fm_append_byte(op->pattern, 0), a[0].len);
+		memset(a[1].buf, fm_append_byte(op->pattern, 1), a[1].len);
+		t_start(&task, append_main, &a[1]);
+		if (append_main(&a[0]) != (long)a[0].len || t_join(&task) != (long)a[1].len)
+			fm_fail(f, op, "an append was short");
+		first = a[0].end == op->pos + (int64_t)a[0].len;
+		if (a[!first].end != op->pos + (int64_t)a[!first].len || a[first].end != op->limit)
+			fm_fail(f, op, "they end at %" PRId64 " and %" PRId64, a[0].end, a[1].end);
+		memcpy(w->buf, a[!first].buf, a[!first].len);
+		memcpy(w->buf + a[!first].len, a[first].buf, a[first].len);
+	} else {
+		op->is_short = true;
+	}
+	fm_end(f, op, w->buf);
+}
+
+static void do_resize(struct fm_worker *w, struct fm_file *f, struct fm_op *op, struct draw *d)
+{
+	uint64_t bytes = f->fm->setup.cache_bytes;
+	int ret;
+
+	(void)w;
+	fm_begin(f, op, plan, d);
+	/* mostly not: it writes and evicts a lot */
+	ret = d->more % 8 ? 0 : iomap_engine_set_cache_bytes(f->fm->engine,
+							     bytes / 8 * (5 + d->a % 4));
+	/* -EINVAL: less than the callers and blocks need; -EBUSY: another thread is at it */
+	if (ret && ret != -EBUSY && ret != -EINVAL)
+		fm_fail(f, op, "it returned %d", ret);
+	fm_end(f, op, NULL);
+}
+
 static void do_truncate(struct fm_file *f, struct fm_op *op, struct draw *d)
 {
 	int ret;
@@ -312,8 +484,13 @@ static void do_read(struct fm_worker *w, struct fm_file *f, struct fm_op *op, st
 		split(iov, buf, len, d->more);
 		ret = iomap_readv(f->file, iov, 3, op->pos);
 	} else {
+		fm_fail_reads = op->may_be_short = f->fm->setup.faults && op->kind == FM_READ &&
+						   d->more % 8 == 0;
 		ret = iomap_read(op->kind == FM_DREAD ? f->direct : f->file, buf, len, op->pos);
+		fm_fail_reads = false;
 	}
+	if (ret == -EIO && op->may_be_short)
+		ret = 0;
 	if (ret < 0)
 		fm_fail(f, op, "it returned %zd", ret);
 	fm_check(f, op, &view, buf, ret);
@@ -451,6 +628,18 @@ void fm_do(struct fm_worker *w, uint64_t nr)
 	case FM_SYNC_ALL:
 		do_fsync(w, f, &op, &d);
 		break;
+	case FM_IOCB_WRITE:
+		do_iocb_write(w, f, &op, &d);
+		break;
+	case FM_IOCB_READ:
+		do_iocb_read(w, f, &op, &d);
+		break;
+	case FM_APPENDS:
+		do_appends(w, f, &op, &d);
+		break;
+	case FM_RESIZE:
+		do_resize(w, f, &op, &d);
+		break;
 	case FM_SYNC_RANGE:
 	case FM_DROP:
 		do_rest(f, &op, &d);
@@ -513,11 +702,16 @@ void fm_worker_init(struct fm_worker *w, struct fm *fm, unsigned thread)
 	w->buf = buf;
 	w->bytes = malloc((size_t)FM_BYTES_MAX);
 	t_must(w->bytes != NULL);
+	buf = mmap(NULL, 2 * FM_GUARD, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	t_must(buf != MAP_FAILED);
+	w->guard = (unsigned char *)buf + FM_GUARD;
+	t_must(mprotect(w->guard, FM_GUARD, PROT_NONE) == 0);
 }
 
 void fm_worker_exit(struct fm_worker *w)
 {
 	t_must(!w->pin.folio);
+	t_must(munmap(w->guard - FM_GUARD, 2 * FM_GUARD) == 0);
 	free(w->buf);
 	free(w->bytes);
 }

@@ -86,12 +86,32 @@ static void dev_check_owner(struct fm *fm, const struct iomap_bio *bio)
 	t_must(pthread_mutex_unlock(&fm->map) == 0);
 }
 
+_Thread_local bool fm_fail_reads;
+
+/* A read ahead that fails is nobody's affair: who wants the bytes reads them again. */
+static bool dev_fails(struct fm *fm, const struct iomap_bio *bio)
+{
+	bool fails = fm_fail_reads;
+
+	if (fm->setup.faults && bio->bi_opf & IOMAP_REQ_RAHEAD) {
+		t_must(pthread_mutex_lock(&fm->map) == 0);
+		fails = fails || !t_below(&fm->where, 8);
+		t_must(pthread_mutex_unlock(&fm->map) == 0);
+	}
+	return fails;
+}
+
 static void dev_submit(struct iomap_bdev *bdev, struct iomap_bio *bio)
 {
 	struct fm *fm = iomap_bdev_private(bdev);
 	struct fm_dev *dev = &fm->dev;
 
 	dev_check_owner(fm, bio);
+	if (dev_op(bio) == IOMAP_REQ_OP_READ && dev_fails(fm, bio)) {
+		bio->bi_status = -EIO;
+		iomap_bio_endio(bio);
+		return;
+	}
 	if (!fm->setup.async) {
 		dev_complete(dev, bio);
 		return;
@@ -588,7 +608,7 @@ void fm_store_close(struct fm *fm)
 	}
 	dev_close(fm);
 	t_must(iomap_engine_destroy(fm->engine) == 0);
-	t_must(t_log_count(&fm->log, IOMAP_LOG_ERROR, NULL) == 0);
+	t_must(fm->setup.faults || t_log_count(&fm->log, IOMAP_LOG_ERROR, NULL) == 0);
 	t_must(pthread_mutex_destroy(&fm->map) == 0);
 	free(fm->used);
 }
