@@ -139,6 +139,7 @@ static int ours_empty(struct appender *a)
 static void ours_teardown(struct bench_ctx *ctx, void *state)
 {
 	struct group *group = state;
+	int error;
 
 	(void)ctx;
 	for (unsigned i = 0; i < THREADS; i++) {
@@ -146,10 +147,13 @@ static void ours_teardown(struct bench_ctx *ctx, void *state)
 		if (group->appender[i].object)
 			xs_put(group->appender[i].object);
 	}
-	xs_close(group->store);
-	iomap_bdev_close(group->bdev);
-	if (group->engine)
-		iomap_engine_destroy(group->engine);
+	error = xs_close(group->store);
+	if (!error)
+		error = iomap_bdev_close(group->bdev);
+	if (!error && group->engine)
+		error = iomap_engine_destroy(group->engine);
+	if (error)
+		bench_error("closing the store: %s", strerror(-error));
 	if (group->device >= 0)
 		close(group->device);
 	free(group);

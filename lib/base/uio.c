@@ -89,10 +89,11 @@ void iomap_iov_iter_truncate(struct iomap_iov_iter *iter, size_t count)
 
 char *iomap__iov_iter_segment(const struct iomap_iov_iter *iter, size_t *bytes)
 {
+	/* as numbers: of memory that may be bad (IOMAP_IOCB_CHECKED) nothing is known */
 	if (!iter->iov)
-		return iter->ubuf + iter->iov_offset;
+		return (char *)((uintptr_t)iter->ubuf + iter->iov_offset);
 	*bytes = iomap__min(*bytes, iter->iov->iov_len - iter->iov_offset);
-	return (char *)iter->iov->iov_base + iter->iov_offset;
+	return (char *)((uintptr_t)iter->iov->iov_base + iter->iov_offset);
 }
 
 size_t iomap_copy_to_iter(const void *from, size_t bytes, struct iomap_iov_iter *iter)

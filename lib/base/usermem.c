@@ -143,7 +143,7 @@ static ssize_t um_copy(bool in, char *ours, char *theirs, size_t n)
 	/* behind the last address there is nothing */
 	n = (size_t)iomap__min(n, theirs ? UINTPTR_MAX - (uintptr_t)theirs : 0);
 	while (done < n) {
-		ret = um_by(method, in, ours + done, theirs + done, n - done);
+		ret = um_by(method, in, ours + done, (char *)((uintptr_t)theirs + done), n - done);
 		if (iomap__unlikely(ret < 0 && um_is_denied((int)ret) && method < UM_NONE)) {
 			method = um_find(method + 1);
 			continue;
