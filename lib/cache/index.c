@@ -7,7 +7,8 @@
  * a node above.  So a look-up never has to look for a folio's start, and one of 2 MiB costs 8
  * slots.  An entry has the folio's order in its low bits, which tells it from a node where both
  * can be: they are 0 in a node's address, and no folio of order 0 stands so high.  Tags stand
- * at the first slot only; a walk that begins inside a folio begins at its start.
+ * at the first slot only; a walk that begins inside a folio begins at its start.  One that fills at
+ * least a quarter of a lowest node stands in the node's heads too, for the look-ups of hits.
  * mapping->tree_root is the root node's address with the height of the tree in the low bits,
  * so that a reader gets both in one load; 0 is the empty tree.
  *
@@ -34,6 +35,7 @@
 
 struct iomap__node {
 	_Alignas(IOMAP__CACHE_LINE) _Atomic(uintptr_t) slot[NODE_SLOTS];
+	_Atomic(uintptr_t) head[IOMAP__NODE_HEADS]; /* hints, see iomap__node_leaf() */
 	uint64_t tags[IOMAP__TAGS]; /* a bit for each slot; under tree_lock */
 	struct iomap__node *parent; /* under tree_lock; while retired or free: the next one */
 	uint8_t shift;		    /* of this node's slots; constant, from life to life */
@@ -82,6 +84,8 @@ static inline unsigned order_slots(unsigned order)
 int iomap__index_init(struct iomap__cache *cache)
 {
 	_Static_assert(IOMAP__MAX_ORDER < 2 * NODE_SHIFT, "no folio above level 1, see hit.h");
+	_Static_assert(offsetof(struct iomap__node, head) == NODE_SLOTS * sizeof(uintptr_t),
+		       "heads behind the slots, see iomap__node_leaf()");
 	return iomap__pool_init(&cache->nodes, &cache->engine->env, sizeof(struct iomap__node), 0);
 }
 
@@ -263,6 +267,28 @@ static bool slots_free(const struct iomap__node *node, const struct iomap_folio 
 	return true;
 }
 
+/*
+ * The heads of a lowest node, for a folio of that order or the next: each says what the slots of
+ * its pages say, all of which are the folio's.
+ */
+static void heads_store(struct iomap__node *node, unsigned first, unsigned nr, uintptr_t entry)
+{
+	if (node->shift)
+		return;
+	for (unsigned i = 0; i < nr >> IOMAP__HEAD_ORDER; i++)
+		/* release: as with the slots */
+		atomic_store_explicit(&node->head[(first >> IOMAP__HEAD_ORDER) + i], entry,
+				      memory_order_release);
+}
+
+static void slots_clear(struct iomap__node *node, unsigned first, unsigned nr)
+{
+	/* before the slots, which are what counts */
+	heads_store(node, first, nr, 0);
+	for (unsigned i = 0; i < nr; i++)
+		atomic_store_explicit(&node->slot[first + i], 0, memory_order_release);
+}
+
 static void slots_fill(struct iomap__node *node, struct iomap_folio *folio)
 {
 	unsigned first = slot_of(node, iomap_folio_index(folio)), nr = order_slots(folio->order);
@@ -270,6 +296,7 @@ static void slots_fill(struct iomap__node *node, struct iomap_folio *folio)
 
 	for (unsigned i = 0; i < nr; i++)
 		atomic_store_explicit(&node->slot[first + i], entry, memory_order_release);
+	heads_store(node, first, nr, entry);
 	node->count = (uint16_t)(node->count + nr);
 }
 
@@ -430,6 +457,7 @@ void iomap__index_split(struct iomap_address_space *mapping, struct iomap__split
 	clear_tag(node, index, IOMAP__TAG_DIRTY);
 	clear_tag(node, index, IOMAP__TAG_TOWRITE);
 	node->count = (uint16_t)(node->count - split->slots_nr);
+	heads_store(node, slot_of(node, index), split->slots_nr, 0);
 	split_slots(mapping, split);
 	for (unsigned i = 0; i < 2 && split->child[i]; i++) {
 		atomic_store_explicit(&node->slot[split->child[i]->offset],
@@ -456,8 +484,7 @@ void iomap__index_erase(struct iomap_address_space *mapping, struct iomap_folio 
 	for (int tag = 0; tag < IOMAP__TAGS; tag++)
 		clear_tag(node, index, (enum iomap__tag)tag);
 	first = slot_of(node, index);
-	for (unsigned i = 0; i < nr; i++)
-		atomic_store_explicit(&node->slot[first + i], 0, memory_order_release);
+	slots_clear(node, first, nr);
 	node->count = (uint16_t)(node->count - nr);
 	prune(mapping, node);
 	iomap__store(&mapping->nrpages, mapping->nrpages - (1ULL << folio->order));
