@@ -496,6 +496,37 @@ Test(races, ca01_a_slot_that_is_out_of_date_is_no_hit)
 	ts_close(a);
 }
 
+/* The slot of a page in a tree of one node. */
+static _Atomic(uintptr_t) *only_slot(const struct iomap_address_space *mapping, unsigned page)
+{
+	cr_assert_eq(mapping->tree_root & IOMAP__ROOT_HEIGHT, 1);
+	return (_Atomic(uintptr_t) *)(uintptr_t)(mapping->tree_root - 1) + page;
+}
+
+/* The same for a pin and an overwrite: the slot has the order of a folio that was there before. */
+Test(races, ca03_ca01_the_folio_tells_how_large_it_is_and_not_its_slot)
+{
+	struct ts *ts = ts_open(&(struct ts_config){ .i_size = 64 * KIB });
+	_Atomic(uintptr_t) *slot;
+	struct iomap_pin pin;
+
+	ts_map(ts, 0, 64 * KIB, IOMAP_MAPPED, 0, 0);
+	ts_write(ts, 0, 64 * KIB, 1);
+	cr_assert(ts_reads(ts, 0, 64 * KIB, 1)); /* once is no plain hit yet */
+	slot = only_slot(&ts->inode.i_data, 1);
+	atomic_fetch_or(slot, 1);
+	cr_assert_eq(iomap_folio_pin(ts->file, 4 * KIB + 100, 0, &pin), 0);
+	cr_assert_eq(pin.len, 4 * KIB - 100U);
+	cr_assert_eq(pin.addr, (char *)iomap_folio_address(pin.folio) + 100);
+	iomap_folio_unpin(&pin);
+	ts_write(ts, 4 * KIB + 100, 64, 2);
+	atomic_fetch_and(slot, ~(uintptr_t)1);
+	cr_assert(ts_reads(ts, 4 * KIB + 100, 64, 2));
+	cr_assert(ts_reads(ts, 0, 4 * KIB + 100, 1));
+	cr_assert(ts_reads(ts, 4 * KIB + 164, 60 * KIB - 164, 1));
+	ts_close(ts);
+}
+
 /* A node of the index that is used again stays on its level, whatever tree it goes to. */
 #define NODES_SEEN 64
 static struct {

@@ -160,6 +160,38 @@ Test(batch, ca04_missing_ranges_are_read_together, .timeout = 60)
 	ts_close(ts);
 }
 
+static int cut_and_read(struct ts *ts, const struct iomap_iter *iter,
+			struct iomap_read_folio_ctx *ctx, size_t len)
+{
+	size_t off = (size_t)(iter->pos - iomap_folio_pos(ctx->cur_folio));
+
+	iomap_i_size_write(&ts->inode, FILE_BYTES - 1000 - 32);
+	iomap_folio_zero(ctx->cur_folio, off, len);
+	iomap_finish_folio_read(ctx->cur_folio, off, len, 0);
+	return 0;
+}
+
+/* What is missing is read when the others have been looked up and not yet copied. */
+Test(batch, ca04_lk01_a_range_is_cut_where_the_file_has_got_shorter)
+{
+	const int64_t end = FILE_BYTES - 1000;
+	struct iomap_read_range range[2];
+	struct ts *ts = store();
+	char buf[2][64];
+
+	for (int i = 0; i < 2; i++)
+		cr_assert(ts_reads(ts, end - 64, 64, 1));
+	ts->hook.read = cut_and_read;
+	range[0] = (struct iomap_read_range){ .file = ts->file, .buf = buf[0], .len = 64,
+					      .pos = end - 64 };
+	range[1] = (struct iomap_read_range){ .file = ts->file, .buf = buf[1], .len = 64,
+					      .pos = 40 * KIB };
+	cr_assert_eq(iomap_read_batch(range, 2, 0), 0);
+	cr_assert_eq(range[0].ret, 32);
+	cr_assert_eq(range[1].ret, 64);
+	ts_close(ts);
+}
+
 Test(batch, ca04_the_first_error_is_returned_and_the_others_are_read)
 {
 	struct iomap_read_range range[20];

@@ -384,6 +384,7 @@ Test(en03, en03_inodes_have_counters_from_when_they_are_asked_for)
 	struct ts *ts = store(IOMAP_ENGINE_NO_THREADS), *other;
 	struct iomap_engine_stats before, after;
 	struct iomap_inode_stats stats;
+	struct iomap_pin pin;
 
 	other = ts_open(&(struct ts_config){ .i_size = SIZE, .engine = ts->engine });
 	ts_map(other, 0, SIZE, IOMAP_MAPPED, 0, 0);
@@ -404,6 +405,10 @@ Test(en03, en03_inodes_have_counters_from_when_they_are_asked_for)
 	cr_assert_eq(stats.dirty_bytes, 3 * PAGE);
 	cr_assert_gt(after.hits_nr + after.misses_nr - before.hits_nr - before.misses_nr,
 		     SIZE / PAGE + 3);
+	cr_assert_eq(iomap_folio_pin(ts->file, 0, 0, &pin), 0);
+	iomap_folio_unpin(&pin);
+	cr_assert_eq(inode_stats(ts).hits_nr, SIZE / PAGE + 4);
+	cr_assert_eq(t_stats(ts->engine).hits_nr, after.hits_nr + 1);
 	cr_assert_eq(ts_fsync(ts), 0);
 	stats = inode_stats(ts);
 	cr_assert_eq(stats.ioends_nr, 1);
@@ -420,7 +425,7 @@ Test(en03, en03_inodes_have_counters_from_when_they_are_asked_for)
 	cr_assert_gt(stats.misses_nr, 0);
 	cr_assert_gt(stats.readahead_bytes, 0);
 	cr_assert_eq(stats.readahead_used_bytes, stats.readahead_bytes);
-	cr_assert_geq(stats.hits_nr, 2 * SIZE / PAGE + 3);
+	cr_assert_geq(stats.hits_nr, 2 * SIZE / PAGE + 4);
 	cr_assert_eq(iomap_inode_stats(&ts->inode, NULL, 8), -EINVAL);
 	cr_assert_eq(iomap_inode_stats(&ts->inode, &stats, 0), -EINVAL);
 	ts_close(other);
