@@ -125,7 +125,8 @@ struct iomap_address_space {
 	uint8_t reserved8[6];
 	uint64_t wb_errors_nr; /* errors recorded in wb_err, also while nobody is told of one */
 	uint64_t nr_removed;   /* folios that left the index and are still referenced */
-	uint64_t reserved[3];
+	uint64_t number; /* of all of the engine, from 1 */
+	uint64_t reserved[2];
 	void *inode_stats; /* NULL before the first iomap_inode_stats() */
 };
 

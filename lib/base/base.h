@@ -394,6 +394,7 @@ enum iomap__rank {
 	IOMAP__RANK_BDEV,	/* a bdev's own state */
 	IOMAP__RANK_DIRTY,	/* list of dirty inodes */
 	IOMAP__RANK_TREE,	/* tree_lock of an address space */
+	IOMAP__RANK_EVICT,	/* queue of new folios */
 	IOMAP__RANK_ARENA,	/* free lists of folio memory */
 	IOMAP__RANK_RETIRE,	/* memory waiting for a grace period */
 	IOMAP__RANK_QUEUE,	/* submission side of an I/O queue */

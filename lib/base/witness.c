@@ -58,6 +58,7 @@ static const char *const witness_names[IOMAP__RANK_MAX - IOMAP__RANK_ENGINE] = {
 	[IOMAP__RANK_BDEV - IOMAP__RANK_ENGINE] = "bdev",
 	[IOMAP__RANK_DIRTY - IOMAP__RANK_ENGINE] = "dirty",
 	[IOMAP__RANK_TREE - IOMAP__RANK_ENGINE] = "tree",
+	[IOMAP__RANK_EVICT - IOMAP__RANK_ENGINE] = "evict",
 	[IOMAP__RANK_ARENA - IOMAP__RANK_ENGINE] = "arena",
 	[IOMAP__RANK_RETIRE - IOMAP__RANK_ENGINE] = "retire",
 	[IOMAP__RANK_QUEUE - IOMAP__RANK_ENGINE] = "queue",

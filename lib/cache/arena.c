@@ -128,18 +128,23 @@ static void merge(struct iomap__cache *cache, uint32_t nr, unsigned order)
 }
 
 /* Address space that costs nothing: not touched, and not counted as memory that may be needed. */
-static void *reserve(struct iomap__cache *cache, size_t bytes)
+void *iomap__arena_reserve(struct iomap__cache *cache, size_t bytes, int prot)
 {
 	struct iomap__env *env = &cache->engine->env;
 	void *p = MAP_FAILED;
 
 	if (!iomap__fails(env, IOMAP_FAIL_ARENA_MAP))
-		p = mmap(NULL, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1,
-			 0);
+		p = mmap(NULL, bytes, prot, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (p != MAP_FAILED)
 		return p;
 	iomap__log(env, IOMAP_LOG_ERROR, "engine: no address space for %zu bytes of cache", bytes);
 	return NULL;
+}
+
+void iomap__arena_unreserve(void *memory, size_t bytes)
+{
+	if (memory)
+		munmap(memory, bytes);
 }
 
 /* Pages [from, to) and their descriptors may be touched. */
@@ -178,9 +183,9 @@ int iomap__arena_create(struct iomap__cache *cache, uint64_t bytes, uint64_t max
 	cache->data_bytes = max << IOMAP_PAGE_SHIFT;
 	cache->folios_bytes = iomap__round_up(max * sizeof(struct iomap_folio), IOMAP_PAGE_SIZE);
 	iomap__mutex_init(&cache->arena_lock, IOMAP__RANK_ARENA);
-	cache->data = reserve(cache, cache->data_bytes);
+	cache->data = iomap__arena_reserve(cache, cache->data_bytes, PROT_NONE);
 	if (cache->data)
-		cache->folios = reserve(cache, cache->folios_bytes);
+		cache->folios = iomap__arena_reserve(cache, cache->folios_bytes, PROT_NONE);
 	if (!cache->folios || open_pages(cache, 0, nr) != 0) {
 		iomap__arena_destroy(cache);
 		return -ENOMEM;
@@ -202,10 +207,8 @@ int iomap__arena_create(struct iomap__cache *cache, uint64_t bytes, uint64_t max
 
 void iomap__arena_destroy(struct iomap__cache *cache)
 {
-	if (cache->data)
-		munmap(cache->data, cache->data_bytes);
-	if (cache->folios)
-		munmap(cache->folios, cache->folios_bytes);
+	iomap__arena_unreserve(cache->data, cache->data_bytes);
+	iomap__arena_unreserve(cache->folios, cache->folios_bytes);
 	cache->data = NULL;
 	cache->folios = NULL;
 }
@@ -373,6 +376,7 @@ void iomap__arena_free(struct iomap_folio *folio)
 
 	iomap__assert(!atomic_load(&folio->refs) && !atomic_load(&folio->mapping));
 	iomap__assert(!folio->ifs);
+	iomap__policy_gone(folio);
 	poison(folio);
 	iomap__mutex_lock(&cache->arena_lock);
 	iomap__assert(folio->buddy_state == PAGE_USED);

@@ -30,6 +30,9 @@ int iomap__cache_create(struct iomap_engine *engine,
 	if (err)
 		goto free_cache;
 	iomap__cache_set_limits(cache, atomic_load(&cache->nr_pages));
+	err = iomap__policy_create(cache, cache->max_pages);
+	if (err)
+		goto free_policy;
 	iomap__blk_set_memory(engine, cache->data,
 			      atomic_load(&cache->nr_pages) << IOMAP_PAGE_SHIFT);
 	err = iomap__index_init(cache);
@@ -44,6 +47,8 @@ free_index:
 	iomap__index_exit(cache);
 free_arena:
 	iomap__blk_set_memory(engine, NULL, 0);
+free_policy:
+	iomap__policy_destroy(cache);
 	iomap__arena_destroy(cache);
 free_cache:
 	engine->cache = NULL;
@@ -62,6 +67,7 @@ void iomap__cache_destroy(struct iomap_engine *engine)
 	iomap__assert_msg(!cache->nr_used,
 			  "folios in use at the end of the engine");
 	iomap__blk_set_memory(engine, NULL, 0);
+	iomap__policy_destroy(cache);
 	iomap__arena_destroy(cache);
 	engine->cache = NULL;
 	iomap__free(&engine->env, cache, sizeof(*cache));

@@ -57,7 +57,7 @@
 #define IOMAP__FOLIO_DIRTY 0x02U
 #define IOMAP__FOLIO_WRITEBACK 0x04U
 #define IOMAP__FOLIO_WB_WAITERS 0x08U
-#define IOMAP__FOLIO_ACCESSED 0x10U  /* hit since the clock hand last passed */
+#define IOMAP__FOLIO_ACCESSED 0x10U  /* used again since policy.c has last looked */
 #define IOMAP__FOLIO_RA_MARK 0x20U   /* reading here starts the next window */
 #define IOMAP__FOLIO_RA_UNUSED 0x40U /* read ahead, not asked for yet */
 #define IOMAP__FOLIO_HELD_BACK 0x80U /* dirty, and the last writeback took nothing of it */
@@ -68,6 +68,12 @@
  * ask for it: whoever sets the one takes off the other.
  */
 #define IOMAP__FOLIO_DONTCACHE 0x200U
+/* policy.c tells of these; the upper 16 bits are its as well */
+#define IOMAP__FOLIO_FRESH 0x400U /* was read in, and not used since */
+#define IOMAP__FOLIO_ONCE 0x800U  /* what has marked it may be one write in pieces */
+#define IOMAP__FOLIO_SMALL 0x1000U /* in the queue of new folios */
+#define IOMAP__FOLIO_RANK 0x6000U /* two bits */
+#define IOMAP__FOLIO_WAITS 0x8000U /* left the queue dirty */
 
 struct iomap_folio {
 	_Alignas(IOMAP__CACHE_LINE) _Atomic uint64_t lock;
@@ -121,13 +127,16 @@ static inline bool iomap__folio_test(const struct iomap_folio *folio, uint32_t f
  */
 static inline void iomap__folio_accessed(struct iomap_folio *folio, uint32_t flags, unsigned how)
 {
-	if (iomap__unlikely(flags & IOMAP__FOLIO_DONTCACHE)) {
-		if (how & IOMAP_DONTCACHE)
-			return;
-		atomic_fetch_and_explicit(&folio->flags, ~IOMAP__FOLIO_DONTCACHE,
-					  memory_order_relaxed);
-	}
-	atomic_fetch_or_explicit(&folio->flags, IOMAP__FOLIO_ACCESSED, memory_order_acq_rel);
+	uint32_t gone = flags & (IOMAP__FOLIO_DONTCACHE | IOMAP__FOLIO_FRESH);
+
+	if (iomap__unlikely(flags & IOMAP__FOLIO_DONTCACHE) && how & IOMAP_DONTCACHE)
+		return;
+	if (gone)
+		atomic_fetch_and_explicit(&folio->flags, ~gone, memory_order_relaxed);
+	/* the first use is what it was read for */
+	if (!(gone & IOMAP__FOLIO_FRESH))
+		atomic_fetch_or_explicit(&folio->flags, IOMAP__FOLIO_ACCESSED,
+					 memory_order_acq_rel);
 }
 static inline size_t iomap__folio_bytes(const struct iomap_folio *folio)
 {
@@ -367,11 +376,13 @@ struct iomap_file {
 	struct iomap_inode *inode;
 	uint32_t magic; /* IOMAP__FILE_MAGIC; atomic */
 	bool cached;	/* iomap_read() goes by the cache, and by nothing else first */
+	uint16_t mode;	/* IOMAP_FMODE_xxx */
 	uintptr_t page_bias; /* of folio memory to 64 times the address of its descriptor */
 	struct iomap__stats *stats;
 
 	unsigned flags; /* IOMAP_O_xxx */
-	unsigned mode;	/* IOMAP_FMODE_xxx */
+	/* where the last use ended that was no plain hit, its low bits; relaxed, a hint */
+	uint32_t used_end;
 	uint32_t wb_err; /* errseq cursor; advanced under `lock` */
 	uint32_t uses; /* asynchronous iocbs and running ki_completes: iomap/file.c */
 	struct iomap__mutex lock; /* wb_err, ra */

@@ -83,7 +83,7 @@ static bool worth_a_try(struct iomap__cache *cache, uint32_t first, unsigned ord
 static bool take_place(struct iomap_address_space *mapping, struct iomap_folio *from,
 		       struct iomap_folio *to)
 {
-	uint32_t one = 1;
+	uint32_t one = 1, flags;
 
 	iomap__tree_lock(mapping);
 	/* acquire: what the last user of the folio did comes before the copy of its state */
@@ -95,8 +95,8 @@ static bool take_place(struct iomap_address_space *mapping, struct iomap_folio *
 	iomap__folio_begin_change(from);
 	to->ifs = from->ifs;
 	from->ifs = NULL;
-	atomic_store_explicit(&to->flags, atomic_load_explicit(&from->flags, memory_order_relaxed),
-			      memory_order_relaxed);
+	flags = atomic_load_explicit(&from->flags, memory_order_relaxed);
+	atomic_store_explicit(&to->flags, iomap__policy_flags_moved(flags), memory_order_relaxed);
 	iomap__index_replace(mapping, from, to);
 	/* pairs with the acquire of readers, as where a folio is evicted */
 	atomic_store_explicit(&from->mapping, NULL, memory_order_release);
@@ -120,6 +120,8 @@ static bool move_to(struct iomap_folio *from, struct iomap_folio *to)
 	iomap__copy_to_folio(iomap_folio_address(to), iomap_folio_address(from),
 			     iomap__folio_bytes(from));
 	moved = take_place(mapping, from, to);
+	if (moved)
+		iomap__policy_moved(from, to);
 	iomap_folio_unlock(to);
 	return moved;
 }

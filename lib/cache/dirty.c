@@ -140,16 +140,20 @@ void iomap__folio_end_writeback(struct iomap_folio *folio)
 {
 	struct iomap_address_space *mapping = iomap_folio_mapping(folio);
 	struct iomap__cache *cache = folio->cache;
+	uint32_t gone = IOMAP__FOLIO_WRITEBACK | IOMAP__FOLIO_WB_WAITERS | IOMAP__FOLIO_WAITS;
 	uint64_t pages = pages_of(folio);
 	uint32_t old;
 
+	/* it was written in pieces, perhaps; what comes from now on is another use */
+	if (iomap__folio_test(folio, IOMAP__FOLIO_ONCE))
+		gone |= IOMAP__FOLIO_ONCE | IOMAP__FOLIO_ACCESSED;
 	iomap__tree_lock(mapping);
 	iomap__index_clear_tag(mapping, iomap_folio_index(folio), IOMAP__TAG_WRITEBACK);
 	iomap__fetch_sub(&mapping->nr_writeback_pages, pages_of(folio));
-	old = atomic_fetch_and_explicit(&folio->flags,
-					~(IOMAP__FOLIO_WRITEBACK | IOMAP__FOLIO_WB_WAITERS),
-					memory_order_acq_rel);
+	old = atomic_fetch_and_explicit(&folio->flags, ~gone, memory_order_acq_rel);
 	iomap__assert_msg(old & IOMAP__FOLIO_WRITEBACK, "folio is not under writeback");
+	if (old & IOMAP__FOLIO_WAITS)
+		iomap__policy_written(folio);
 	/*
 	 * With the flag, or iomap__filemap_referenced() would take it for somebody's.  Not the
 	 * last one: the index has its own, which goes under tree_lock.  From here on the folio

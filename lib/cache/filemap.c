@@ -75,6 +75,7 @@ static int add_order(struct iomap_address_space *mapping, uint64_t index, unsign
 		iomap_folio_put(folio);
 		return err;
 	}
+	iomap__policy_added(mapping, folio);
 	/* after it is in the index: see iomap_inode_stats() */
 	if (iomap__unlikely(iomap__load_acquire(&mapping->inode_stats)))
 		iomap__folio_set(folio, IOMAP__FOLIO_COUNTED);
@@ -136,8 +137,11 @@ static int grab_new(struct iomap_address_space *mapping, uint64_t index, uint64_
 	if (err == -EEXIST)
 		return err;
 	count_miss(mapping);
-	if (!err && how & IOMAP_DONTCACHE)
-		iomap__folio_set(*out, IOMAP__FOLIO_DONTCACHE);
+	/* the write that makes it may come in pieces */
+	if (!err)
+		iomap__folio_set(*out, how & IOMAP_DONTCACHE ?
+					       IOMAP__FOLIO_ONCE | IOMAP__FOLIO_DONTCACHE :
+					       IOMAP__FOLIO_ONCE);
 	/* there may be some for who waits for it */
 	return err == -ENOMEM && how & IOMAP_NOWAIT ? -EAGAIN : err;
 }
@@ -185,13 +189,15 @@ int iomap__filemap_grab(struct iomap_address_space *mapping, uint64_t index, uin
 	}
 }
 
-void iomap__filemap_used(struct iomap_file *file, struct iomap_folio *folio, uint64_t index,
+void iomap__filemap_used(struct iomap_file *file, struct iomap_folio *folio, int64_t pos,
 			 unsigned how)
 {
 	uint32_t old = atomic_load_explicit(&folio->flags, memory_order_relaxed);
 	uint32_t met = IOMAP__FOLIO_RA_UNUSED | (how & IOMAP_NOWAIT ? 0 : IOMAP__FOLIO_RA_MARK);
 
-	if (!(old & IOMAP__FOLIO_ACCESSED))
+	/* who goes on inside a folio uses it once, however many reads that takes */
+	if (!(old & IOMAP__FOLIO_ACCESSED) &&
+	    (iomap__load(&file->used_end) != (uint32_t)pos || pos == iomap_folio_pos(folio)))
 		iomap__folio_accessed(folio, old, how);
 	if (iomap__likely(!(old & met)))
 		return;
@@ -201,7 +207,7 @@ void iomap__filemap_used(struct iomap_file *file, struct iomap_folio *folio, uin
 		iomap__readahead_used(&file->inode->i_data,
 				      iomap__folio_bytes(folio) >> IOMAP_PAGE_SHIFT);
 	if (old & IOMAP__FOLIO_RA_MARK)
-		iomap__readahead_mark(file, index, how);
+		iomap__readahead_mark(file, (uint64_t)pos >> IOMAP_PAGE_SHIFT, how);
 }
 
 /* ---- misses ---- */
@@ -318,7 +324,7 @@ static ssize_t miss_fill(const struct read_at *at)
 				iomap__folio_set(folio, IOMAP__FOLIO_DONTCACHE);
 			ret = fill_and_copy(at, folio);
 		} else {
-			iomap__filemap_used(at->file, folio, index, at->how);
+			iomap__filemap_used(at->file, folio, at->pos, at->how);
 			ret = copy_or_fill(at, folio);
 		}
 		iomap_folio_put(folio);
@@ -352,7 +358,7 @@ static ssize_t nowait_copy(const struct read_at *at)
 		iomap_folio_unlock(folio);
 	}
 	if (ret)
-		iomap__filemap_used(at->file, folio, index, at->how);
+		iomap__filemap_used(at->file, folio, at->pos, at->how);
 	iomap_folio_put(folio);
 	return ret ? ret : -EAGAIN;
 }
@@ -429,6 +435,7 @@ static ssize_t read_step(struct iomap_file *file, int64_t pos, struct iomap_iov_
 		ret = how & IOMAP_NOWAIT ? nowait_copy(&at) : miss_copy(&at);
 		if (ret < 0)
 			return ret;
+		iomap__store(&file->used_end, (uint32_t)(pos + ret));
 	}
 	/* LK01: no lock kept i_size where it was */
 	size = iomap_i_size_read(inode);

@@ -239,6 +239,15 @@ static void flush_amount(struct iomap__cache *cache)
 	}
 }
 
+/* For want of clean folios, whatever the limits are. */
+static void flush_wanted(struct iomap__cache *cache)
+{
+	uint64_t wanted = atomic_exchange(&cache->clean_wanted, 0);
+
+	if (wanted && !flush_is_off(cache))
+		(void)iomap__flush_some(cache, 0, wanted);
+}
+
 /* ---- without threads ---- */
 
 static uint64_t poll_expired(struct iomap__cache *cache, uint64_t nr_pages)
@@ -302,6 +311,7 @@ unsigned iomap__flusher_poll(struct iomap_engine *engine)
 		return 0;
 	atomic_store(&cache->flusher_kicked, false);
 	iomap__cache_trim(cache);
+	iomap__reclaim_ahead(cache, FLUSH_PAGES);
 	done = poll_amount(cache, FLUSH_PAGES);
 	if (done < FLUSH_PAGES)
 		done += poll_expired(cache, FLUSH_PAGES - done);
@@ -374,6 +384,8 @@ static void *flusher_main(void *arg)
 		uint32_t word = iomap__load_acquire(&cache->flusher_word);
 
 		atomic_store(&cache->flusher_kicked, false);
+		iomap__reclaim_ahead(cache, UINT64_MAX);
+		flush_wanted(cache);
 		flush_amount(cache);
 		flush_expired(cache);
 		iomap__index_reap(cache, true);

@@ -7,8 +7,8 @@
  * which the processor would not guess: folios of one file lie anywhere in the arena.
  *
  * A folio that changes while it is copied is tried again a few times; then the reader takes its
- * lock, which is filemap.c's business.  A folio that is used for the first time since the clock
- * hand passed, or since it was read ahead, is marked so.
+ * lock, which is filemap.c's business.  A folio that is used for the first time since eviction
+ * has looked at it, or since it was read ahead, is marked so.
  *
  * Nothing here takes a lock or blocks, but for the window of readahead that a first use may
  * start.  The proof of all this is at the head of hit.h.
@@ -46,9 +46,10 @@ static size_t hit_one(struct iomap_file *file, uintptr_t entry, void *to, size_t
 	iomap__stat_add(file->stats, iomap__thread_self(), IOMAP__STAT_HITS, 1);
 	if (flags & IOMAP__FOLIO_COUNTED)
 		iomap__mapping_count(&file->inode->i_data, IOMAP__ISTAT_HITS, 1);
-	if ((flags & IOMAP__HIT_FLAGS) != (IOMAP__FOLIO_UPTODATE | IOMAP__FOLIO_ACCESSED))
-		iomap__filemap_used(file, iomap__entry_folio(entry),
-				    (uint64_t)pos >> IOMAP_PAGE_SHIFT, how);
+	if ((flags & IOMAP__HIT_FLAGS) != (IOMAP__FOLIO_UPTODATE | IOMAP__FOLIO_ACCESSED)) {
+		iomap__filemap_used(file, iomap__entry_folio(entry), pos, how);
+		iomap__store(&file->used_end, (uint32_t)pos + (uint32_t)n);
+	}
 	return n;
 }
 

@@ -68,8 +68,10 @@ int iomap__inode_register(struct iomap_inode *inode)
 
 	iomap__mutex_lock(&cache->inodes_lock);
 	fits = iomap__inode_fits(inode, cache->target_pages);
-	if (fits)
+	if (fits) {
 		iomap__list_add_tail(&inode->i_engine_list, &cache->inodes);
+		inode->i_data.number = ++cache->last_mapping;
+	}
 	iomap__mutex_unlock(&cache->inodes_lock);
 	return fits ? 0 : -EINVAL;
 }

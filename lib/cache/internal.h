@@ -21,6 +21,27 @@
 
 struct iomap__split;
 
+/* ghost.c: names of folios that have been evicted */
+struct iomap__ghosts {
+	_Atomic uint32_t *words;
+	_Atomic uint64_t lines; /* of 8 words, as many as the size of the cache asks for */
+	uint64_t max_lines;	/* constant */
+	_Atomic uint64_t pages; /* of all that have got a name */
+	_Atomic uint32_t orders; /* a bit for each order there was a name of */
+};
+
+/* policy.c */
+struct iomap__policy {
+	struct iomap__mutex queue_lock; /* of what follows */
+	uint32_t *ring; /* page numbers */
+	uint64_t head, tail; /* places, counted from the beginning; in the ring from `base` on */
+	uint64_t base;
+	uint64_t places; /* as many as the cache has pages */
+	uint64_t max_places; /* constant */
+	_Atomic uint64_t nr_small; /* pages of the folios that have SMALL */
+	_Atomic uint64_t hand;
+};
+
 struct iomap__cache {
 	struct iomap_engine *engine;
 	const struct iomap_address_space_operations *defaults;
@@ -62,8 +83,12 @@ struct iomap__cache {
 	struct iomap_list_head awaits[IOMAP__AWAIT_BUCKETS]; /* under await_lock */
 	_Atomic uint32_t nr_awaits;
 
-	/* reclaim.c */
-	_Atomic uint64_t clock_hand;
+	struct iomap__policy policy;
+	struct iomap__ghosts ghosts;
+	uint64_t last_mapping; /* number of the newest address space; under inodes_lock */
+
+	/* reclaim.c: pages that the flusher is to have written for want of clean ones */
+	_Atomic uint64_t clean_wanted;
 
 	/* readahead.c: pages that wait to be asked for; folios that have gone before they were */
 	_Atomic int64_t ra_unused;
@@ -158,6 +183,9 @@ static inline uint64_t iomap__end_index(int64_t end)
 /* ---- arena.c ---- */
 int iomap__arena_create(struct iomap__cache *cache, uint64_t bytes, uint64_t max_bytes);
 void iomap__arena_destroy(struct iomap__cache *cache);
+/* Address space, which costs memory where it is touched; NULL, after a line in the log. */
+void *iomap__arena_reserve(struct iomap__cache *cache, size_t bytes, int prot);
+void iomap__arena_unreserve(void *memory, size_t bytes);
 /* A folio of 2^order pages with one reference, unlocked, no identity; NULL when full. */
 struct iomap_folio *iomap__arena_alloc(struct iomap__cache *cache, unsigned order);
 /* Its reference count is zero and it is in no index. */
@@ -243,8 +271,9 @@ static inline void iomap__tree_unlock(struct iomap_address_space *mapping)
  */
 struct iomap_folio *iomap__folio_alloc(struct iomap_address_space *mapping, unsigned order,
 				       bool may_wait);
-/* Drop a clean folio that nobody uses; true when it is gone. */
+/* Drop a clean folio that nobody uses; true when it is gone.  new: its name is remembered. */
 bool iomap__folio_evict(struct iomap_folio *folio);
+bool iomap__folio_evict_new(struct iomap_folio *folio);
 /*
  * The same, if it belongs to @mapping still and has these @flags; the caller need hold no
  * reference.
@@ -253,6 +282,36 @@ bool iomap__folio_evict_from(struct iomap_address_space *mapping, struct iomap_f
 			     uint32_t flags);
 /* Take a locked folio out of the index, by its owner; drops the index's reference. */
 void iomap__filemap_remove(struct iomap_address_space *mapping, struct iomap_folio *folio);
+/*
+ * Make room ahead of those who need it, when there is little: by the flusher, or without threads
+ * by who polls, then for no more than @most pages.
+ */
+void iomap__reclaim_ahead(struct iomap__cache *cache, uint64_t most);
+
+/* ---- policy.c ---- */
+int iomap__policy_create(struct iomap__cache *cache, uint64_t max_pages);
+/* The cache has nr_pages by now, @max_pages at most; by who has the role `resizing`. */
+void iomap__policy_resized(struct iomap__cache *cache);
+void iomap__policy_destroy(struct iomap__cache *cache);
+/* Evict what is least likely to be asked for again, about @want pages; pages freed. */
+uint64_t iomap__policy_evict(struct iomap__cache *cache, uint64_t want);
+/* A folio is new in the index; locked. */
+void iomap__policy_added(struct iomap_address_space *mapping, struct iomap_folio *folio);
+/* Its memory is given back, or it is taken apart: its flags say nothing of a place any more. */
+void iomap__policy_gone(struct iomap_folio *folio);
+/* @to has taken the place of @from, and has those of its flags that move with it. */
+void iomap__policy_moved(const struct iomap_folio *from, struct iomap_folio *to);
+uint32_t iomap__policy_flags_moved(uint32_t flags);
+/* A folio that had WAITS has been written; referenced. */
+void iomap__policy_written(struct iomap_folio *folio);
+
+/* ---- ghost.c ---- */
+int iomap__ghost_create(struct iomap__cache *cache, uint64_t max_pages);
+void iomap__ghost_resized(struct iomap__cache *cache);
+void iomap__ghost_destroy(struct iomap__cache *cache);
+/* A folio was evicted that was new / comes in: whether it, or what it lay in, is known. */
+void iomap__ghost_add(struct iomap_address_space *mapping, uint64_t index, unsigned order);
+bool iomap__ghost_take(struct iomap_address_space *mapping, uint64_t index, unsigned order);
 
 /* Evict what is not in use until about @want pages are free; how many it were. */
 uint64_t iomap__reclaim(struct iomap__cache *cache, uint64_t want);
@@ -301,11 +360,11 @@ void iomap__folio_split(struct iomap_address_space *mapping, struct iomap_folio 
 
 /* ---- filemap.c ---- */
 /*
- * The folio is used: it stays cached for a while, unless it was brought in by DONTCACHE and this
- * is DONTCACHE as well, and a mark of readahead in it is met, but not with NOWAIT, which leaves
- * it to the next one.
+ * The folio is used, from @pos on: it stays cached for a while, unless it was brought in by
+ * DONTCACHE and this is DONTCACHE as well, or goes on where the opener's last use ended; and a
+ * mark of readahead in it is met, but not with NOWAIT, which leaves it to the next one.
  */
-void iomap__filemap_used(struct iomap_file *file, struct iomap_folio *folio, uint64_t index,
+void iomap__filemap_used(struct iomap_file *file, struct iomap_folio *folio, int64_t pos,
 			 unsigned how);
 /* The folio that holds byte @pos, which is below i_size: uptodate, referenced; reads it in. */
 int iomap__filemap_read_folio(struct iomap_file *file, int64_t pos, struct iomap_folio **out);

@@ -60,15 +60,15 @@ static __attribute__((noinline)) int pin_slow(struct iomap_file *file, int64_t p
 		return -EINVAL;
 	if (pos >= size)
 		return iomap__engine_forked(inode->i_engine) ? -ECHILD : -ENXIO;
-	if (flags & IOMAP_PIN_NOREAD) {
-		folio = iomap__filemap_get(&inode->i_data, (uint64_t)pos >> IOMAP_PAGE_SHIFT);
-		if (folio && !iomap__folio_test(folio, IOMAP__FOLIO_UPTODATE)) {
-			iomap_folio_put(folio);
-			folio = NULL;
-		}
-		if (!folio)
-			return iomap__engine_forked(inode->i_engine) ? -ECHILD : -ENODATA;
-		iomap__filemap_used(file, folio, (uint64_t)pos >> IOMAP_PAGE_SHIFT, 0);
+	folio = iomap__filemap_get(&inode->i_data, (uint64_t)pos >> IOMAP_PAGE_SHIFT);
+	if (folio && !iomap__folio_test(folio, IOMAP__FOLIO_UPTODATE)) {
+		iomap_folio_put(folio);
+		folio = NULL;
+	}
+	if (folio) {
+		iomap__filemap_used(file, folio, pos, 0);
+	} else if (flags & IOMAP_PIN_NOREAD) {
+		return iomap__engine_forked(inode->i_engine) ? -ECHILD : -ENODATA;
 	} else {
 		err = iomap__filemap_read_folio(file, pos, &folio);
 		if (err)

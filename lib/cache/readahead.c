@@ -143,8 +143,8 @@ static void fill_flags(struct iomap_address_space *mapping, struct filling *f, u
 	const struct iomap__ra_window *window = f->window;
 	uint64_t end = index + (1ULL << folio->order);
 
-	if (f->dontcache)
-		iomap__folio_set(folio, IOMAP__FOLIO_DONTCACHE);
+	iomap__folio_set(folio, f->dontcache ? IOMAP__FOLIO_FRESH | IOMAP__FOLIO_DONTCACHE :
+					       IOMAP__FOLIO_FRESH);
 	if (index >= window->asked_end || end <= window->asked)
 		set_unused(mapping, folio);
 	if (f->next_mark >= end || (window->back && index >= window->asked))

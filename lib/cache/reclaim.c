@@ -1,15 +1,18 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * reclaim.c - making room: a clock over the descriptors.
+ * reclaim.c - making room, and eviction.
  *
- * The hand goes over the arena's descriptors in order.  A folio that was used since the hand
- * last came by loses its ACCESSED bit and stays; one that is clean, unlocked and referenced
- * by nothing but the index is evicted.  Dirty folios are the flusher's; reclaim never writes
- * one, it asks for write-out and waits for it to progress.
+ * Which folio goes is policy.c's business.  A folio is evicted that is clean, unlocked and
+ * referenced by nothing but the index.  Dirty folios are the flusher's; reclaim never writes one,
+ * it asks for write-out and waits for it to progress.
  *
- * A folio of several pages is to be had where the hand has freed neighbours, which it often
- * does, going by place.  Where that is not enough a smaller one is taken; only the smallest that
- * an inode can have, which may be a block of several pages, is worth more: compact.c.
+ * Room is made ahead of need by the flusher, in caches that are large enough, or by
+ * iomap_engine_poll() without threads; what they have not made is made by who needs it.
+ *
+ * A folio of several pages is to be had where neighbours have been freed, which often happens,
+ * since what came in together goes together.  Where that is not enough a smaller one is taken; only
+ * the smallest that an inode can have, which may be a block of several pages, is worth more:
+ * compact.c.
  *
  * A folio leaves the index only with its lock held, its version moved, and its reference
  * count taken from the index's 1 to 0 by compare-and-swap under tree_lock, so that a look-up
@@ -17,10 +20,13 @@
  */
 #include "cache/internal.h"
 
-/* Descriptors that one thread takes from the hand at a time. */
-#define CLOCK_STEP 32
-/* Folios that are freed when one is needed. */
+/* Pages that are freed when one is needed: of a small cache, fewer. */
 #define RECLAIM_TARGET 16
+#define RECLAIM_SHARE 256
+/* Ahead of need: pages of the smallest cache that does so, most pages kept, pages at a time. */
+#define AHEAD_MIN 4096
+#define AHEAD_MAX 2048
+#define AHEAD_STEP 64
 /* Rounds without any progress before an allocation fails. */
 #define RECLAIM_TRIES 100
 /* The same for one of several pages whose caller does not wait: each round frees a good many. */
@@ -38,8 +44,12 @@ static void detach(struct iomap_address_space *mapping, struct iomap_folio *foli
 	iomap__folio_end_change(folio);
 }
 
-/* @only: an address space the folio must belong to, or NULL for any; @flags it must have. */
-static bool evict(struct iomap_address_space *only, struct iomap_folio *folio, uint32_t flags)
+/*
+ * @only: an address space the folio must belong to, or NULL for any; @flags it must have; @new:
+ * its name is remembered.
+ */
+static bool evict(struct iomap_address_space *only, struct iomap_folio *folio, uint32_t flags,
+		  bool new)
 {
 	struct iomap_address_space *mapping;
 	uint32_t one = 1;
@@ -62,6 +72,8 @@ static bool evict(struct iomap_address_space *only, struct iomap_folio *folio, u
 	if (atomic_compare_exchange_strong_explicit(&folio->refs, &one, 0, memory_order_acq_rel,
 						    memory_order_relaxed)) {
 		detach(mapping, folio);
+		if (new)
+			iomap__ghost_add(mapping, iomap_folio_index(folio), folio->order);
 		iomap__mapping_count(mapping, IOMAP__ISTAT_EVICTIONS, 1);
 		frozen = true;
 	}
@@ -76,13 +88,18 @@ static bool evict(struct iomap_address_space *only, struct iomap_folio *folio, u
 
 bool iomap__folio_evict(struct iomap_folio *folio)
 {
-	return evict(NULL, folio, 0);
+	return evict(NULL, folio, 0, false);
+}
+
+bool iomap__folio_evict_new(struct iomap_folio *folio)
+{
+	return evict(NULL, folio, 0, true);
 }
 
 bool iomap__folio_evict_from(struct iomap_address_space *mapping, struct iomap_folio *folio,
 			     uint32_t flags)
 {
-	return evict(mapping, folio, flags);
+	return evict(mapping, folio, flags, false);
 }
 
 void iomap__filemap_remove(struct iomap_address_space *mapping, struct iomap_folio *folio)
@@ -97,44 +114,46 @@ void iomap__filemap_remove(struct iomap_address_space *mapping, struct iomap_fol
 	iomap_folio_put(folio); /* the index's; the caller has one of its own */
 }
 
-/* True when the folio looks worth a try; takes its second chance away. */
-static bool evictable(struct iomap_folio *folio)
-{
-	uint32_t flags = atomic_load_explicit(&folio->flags, memory_order_relaxed);
-
-	if (!atomic_load_explicit(&folio->mapping, memory_order_relaxed) ||
-	    flags & (IOMAP__FOLIO_DIRTY | IOMAP__FOLIO_WRITEBACK) ||
-	    atomic_load_explicit(&folio->refs, memory_order_relaxed) != 1 ||
-	    iomap_folio_test_locked(folio))
-		return false;
-	if (flags & IOMAP__FOLIO_ACCESSED) {
-		atomic_fetch_and_explicit(&folio->flags, ~IOMAP__FOLIO_ACCESSED,
-					  memory_order_relaxed);
-		return false;
-	}
-	return true;
-}
-
-/* At most two rounds of the clock; pages freed. */
 uint64_t iomap__reclaim(struct iomap__cache *cache, uint64_t want)
 {
-	uint64_t freed = 0, seen = 0, nr_pages = atomic_load(&cache->nr_pages);
+	uint64_t freed = iomap__policy_evict(cache, want);
 
-	while (freed < want && seen < 2 * nr_pages + CLOCK_STEP) {
-		uint64_t at = atomic_fetch_add_explicit(&cache->clock_hand, CLOCK_STEP,
-							memory_order_relaxed);
-
-		for (unsigned i = 0; i < CLOCK_STEP; i++, seen++) {
-			struct iomap_folio *folio = &cache->folios[(at + i) % nr_pages];
-			uint64_t pages = 1ULL << folio->order;
-
-			if (evictable(folio) && iomap__folio_evict(folio))
-				freed += pages;
-		}
-	}
 	iomap__index_reap(cache, false);
 	return freed;
 }
+
+/* ---- ahead of need ---- */
+
+/*
+ * A small cache has no room to keep free: a few pages more or less are misses there.  A larger one
+ * keeps a 128th, 8 MiB at most, and is brought up to twice that when it has less.
+ */
+static uint64_t low_pages(const struct iomap__cache *cache)
+{
+	uint64_t pages = atomic_load_explicit(&cache->nr_pages, memory_order_relaxed);
+
+	return pages < AHEAD_MIN ? 0 : iomap__min(pages / 128, AHEAD_MAX);
+}
+
+static bool is_low(const struct iomap__cache *cache)
+{
+	return atomic_load_explicit(&cache->nr_free, memory_order_relaxed) < low_pages(cache);
+}
+
+void iomap__reclaim_ahead(struct iomap__cache *cache, uint64_t most)
+{
+	uint64_t high = 2 * low_pages(cache), freed = 1;
+
+	if (!is_low(cache))
+		return;
+	while (freed && most && atomic_load(&cache->nr_free) < high &&
+	       !iomap__engine_closed(cache->engine)) {
+		freed = iomap__reclaim(cache, iomap__min(most, AHEAD_STEP));
+		most -= iomap__min(most, freed);
+	}
+}
+
+/* ---- on demand ---- */
 
 /* Nothing clean can be had: have dirty folios written, and wait until one is. */
 static void wait_for_clean(struct iomap__cache *cache, unsigned class)
@@ -142,10 +161,12 @@ static void wait_for_clean(struct iomap__cache *cache, unsigned class)
 	uint32_t seq = iomap__load_acquire(&cache->wb_seq);
 
 	if (atomic_load(&cache->nr_dirty)) {
-		if (cache->flusher_runs)
+		if (cache->flusher_runs) {
+			atomic_store(&cache->clean_wanted, atomic_load(&cache->nr_pages) / 16 + 1);
 			iomap__flusher_kick(cache->engine);
-		else
+		} else {
 			iomap__flush_some(cache, class, atomic_load(&cache->nr_pages) / 4);
+		}
 	}
 	/* what is neither dirty nor under writeback is locked or pinned by a running call */
 	(void)iomap__wb_wait(cache, seq);
@@ -156,8 +177,10 @@ static struct iomap_folio *alloc_by_force(struct iomap__cache *cache, unsigned o
 					  bool *freed)
 {
 	struct iomap_folio *folio;
+	uint64_t want = iomap__min(atomic_load(&cache->nr_pages) / RECLAIM_SHARE + 1,
+				   RECLAIM_TARGET);
 
-	*freed = iomap__reclaim(cache, iomap__max(RECLAIM_TARGET, 1ULL << order));
+	*freed = iomap__reclaim(cache, iomap__max(want, 1ULL << order));
 	folio = iomap__arena_alloc(cache, order);
 	if (!folio && must && order)
 		folio = iomap__compact(cache, order);
@@ -188,5 +211,7 @@ struct iomap_folio *iomap__folio_alloc(struct iomap_address_space *mapping, unsi
 			wait_for_clean(cache, mapping->host->i_class);
 		}
 	}
+	if (cache->flusher_runs && is_low(cache))
+		iomap__flusher_kick(cache->engine);
 	return folio;
 }

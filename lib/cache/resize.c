@@ -230,6 +230,7 @@ static int resize(struct iomap__cache *cache, uint64_t pages)
 		err = shrink(cache, pages);
 	else
 		err = grow(cache, pages);
+	iomap__policy_resized(cache);
 	return err;
 }
 

@@ -110,9 +110,10 @@ static void make_pieces(struct iomap__split *split)
 	struct iomap_folio *folio = split->folio;
 	uint64_t index = iomap_folio_index(folio);
 	uint32_t flags = atomic_load_explicit(&folio->flags, memory_order_relaxed) &
-			 (IOMAP__FOLIO_ACCESSED | IOMAP__FOLIO_RA_UNUSED);
+			 (IOMAP__FOLIO_ACCESSED | IOMAP__FOLIO_FRESH | IOMAP__FOLIO_RA_UNUSED);
 
 	folio->cache->block_state->free(folio, folio->ifs);
+	iomap__policy_gone(folio);
 	iomap__arena_split(split);
 	for (unsigned i = 0; i < split->nr; i++)
 		make_piece(split, i, flags, index);

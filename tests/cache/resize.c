@@ -82,8 +82,11 @@ Test(resize, en02_a_cache_that_grows_holds_more)
 	cr_assert_eq(resize(ts, 4 * MIB), 0);
 	cr_assert_eq(size(ts), 4U * MIB);
 	cr_assert(ts_reads(ts, 0, 4 * MIB, 1));
-	td_reset(ts->dev);
-	cr_assert(ts_reads(ts, 0, 4 * MIB, 1));
+	/* what was read ahead in vain goes after a while, and then all the rest fits */
+	for (int i = 0; i < 8; i++) {
+		td_reset(ts->dev);
+		cr_assert(ts_reads(ts, 0, 4 * MIB, 1));
+	}
 	cr_assert_eq(td_count(ts->dev, TD_READ), 0U);
 	cr_assert_eq(cached(ts), 4U * MIB);
 	cr_assert(ts_reads(ts, 4 * MIB, 4 * MIB, 1));
