@@ -98,6 +98,7 @@ struct bench_scenario {
 	const char *not_yet; /* why there is nothing to measure as yet */
 	const struct bench_metric *metrics; /* ends with a unit of NULL */
 	bool slow; /* a side takes long to get going: fewer, longer rounds */
+	bool sure; /* its numbers are always the same: one round */
 	/* Case number @index into *out, which is zero.  False: there are no more. */
 	bool (*get)(unsigned index, struct bench_case *out);
 };

@@ -26,11 +26,12 @@ extern const struct bench_scenario bench_write_same;
 #ifdef BENCH_XSTORE
 extern const struct bench_scenario bench_group_commit;
 #endif
+extern const struct bench_scenario bench_policy;
 
 const struct bench_scenario *const bench_scenarios[] = {
 	&bench_self,	  &bench_self_fio,  &bench_bdev_rand, &bench_bdev_seq, &bench_hit_read,
 	&bench_hit_write, &bench_hit_batch, &bench_hit_same,  &bench_hit_2t,   &bench_write_2t,
-	&bench_write_same, &bench_hit_pin,
+	&bench_write_same, &bench_hit_pin, &bench_policy,
 #ifdef BENCH_XSTORE
 	&bench_group_commit,
 #endif
@@ -109,9 +110,11 @@ static void not_yet(struct run *run, const struct bench_scenario *scenario)
 		printf("%s\n  not yet: %s\n", scenario->id, scenario->not_yet);
 }
 
-static void set_rounds(struct bench_ctx *ctx, bool slow)
+static void set_rounds(struct bench_ctx *ctx, bool slow, bool sure)
 {
 	ctx->rounds = slow ? modes[ctx->mode].slow_rounds : modes[ctx->mode].rounds;
+	if (sure)
+		ctx->rounds = 1;
 	ctx->round_s = slow ? modes[ctx->mode].slow_round_s : modes[ctx->mode].round_s;
 }
 
@@ -131,7 +134,7 @@ static int run_scenario(struct run *run, const struct bench_scenario *scenario)
 			return 0;
 		if (!is_wanted(run, scenario, c.id))
 			continue;
-		set_rounds(ctx, scenario->slow || c.slow);
+		set_rounds(ctx, scenario->slow || c.slow, scenario->sure);
 		if (bench_run_case(ctx, scenario, &c, &result) != 0)
 			return -1;
 		bench_print(&result);

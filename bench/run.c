@@ -146,7 +146,7 @@ static int one_round(struct bench_ctx *ctx, struct bench_result *result, struct 
 
 static int all_rounds(struct bench_ctx *ctx, struct bench_result *result, struct sides *sides)
 {
-	for (int round = -1; round < (int)result->rounds; round++)
+	for (int round = result->scenario->sure ? 0 : -1; round < (int)result->rounds; round++)
 		for (unsigned i = 0; i < result->nr_sides; i++) {
 			unsigned s = (unsigned)(round + 1 + (int)i) % result->nr_sides;
 
