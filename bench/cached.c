@@ -80,14 +80,19 @@ int cached_warm(struct cached *c)
 	return n > 0 ? 0 : n < 0 ? (int)n : -EIO;
 }
 
-int cached_open(struct cached *c, struct iomap_engine *engine, uint64_t bytes, bool large)
+/* @path: of a file with the data, or NULL: memory. */
+static int open_on(struct cached *c, struct iomap_engine *engine, const char *path, uint64_t bytes,
+		   bool large)
 {
 	struct iomap_inode_args args = { .size = sizeof(args), .a_ops = &cached_aops,
 					 .i_op = &cached_iop, .i_size = (int64_t)bytes };
 	int error;
 
 	*c = (struct cached){ .engine = engine, .bytes = bytes };
-	error = iomap_bdev_open_memory(engine, bytes, &c->bdev);
+	if (path)
+		error = iomap_bdev_open(engine, path, NULL, &c->bdev);
+	else
+		error = iomap_bdev_open_memory(engine, bytes, &c->bdev);
 	args.bdev = c->bdev;
 	if (!error)
 		error = iomap_inode_init(engine, &c->inode, &args);
@@ -96,6 +101,21 @@ int cached_open(struct cached *c, struct iomap_engine *engine, uint64_t bytes, b
 		error = iomap_mapping_set_large_folios(&c->inode.i_data);
 	if (!error)
 		error = iomap_file_open(&c->inode, 0, &c->file);
+	return error;
+}
+
+int cached_open_file(struct cached *c, struct iomap_engine *engine, const char *path,
+		     uint64_t bytes)
+{
+	int error = open_on(c, engine, path, bytes, false);
+
+	return error ? bench_error("a file to cache: %s", strerror(-error)) : 0;
+}
+
+int cached_open(struct cached *c, struct iomap_engine *engine, uint64_t bytes, bool large)
+{
+	int error = open_on(c, engine, NULL, bytes, large);
+
 	/* twice: what was used once only is not a plain hit yet */
 	for (int i = 0; i < 2 && !error; i++)
 		error = cached_warm(c);

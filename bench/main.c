@@ -26,12 +26,13 @@ extern const struct bench_scenario bench_write_same;
 #ifdef BENCH_XSTORE
 extern const struct bench_scenario bench_group_commit;
 #endif
-extern const struct bench_scenario bench_policy;
+extern const struct bench_scenario bench_policy, bench_rand_read_cold, bench_mixed;
 
 const struct bench_scenario *const bench_scenarios[] = {
 	&bench_self,	  &bench_self_fio,  &bench_bdev_rand, &bench_bdev_seq, &bench_hit_read,
 	&bench_hit_write, &bench_hit_batch, &bench_hit_same,  &bench_hit_2t,   &bench_write_2t,
 	&bench_write_same, &bench_hit_pin, &bench_policy,
+	&bench_rand_read_cold, &bench_mixed,
 #ifdef BENCH_XSTORE
 	&bench_group_commit,
 #endif
