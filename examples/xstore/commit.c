@@ -24,7 +24,8 @@
  * it succeeds, the blocks of the failed commit are free.
  *
  * Who calls while a commit is going on waits for the next one: whoever of these is first
- * leads it, for all.  So each has what it changed in a commit that began after its call.
+ * leads it, for all.  So each has what it changed in a commit that began after its call.  Each
+ * sleeps by itself, and is woken once: when its commit is done, or to lead the next one.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -35,6 +36,7 @@
 /* On the stack of a caller. */
 struct xs_commit_caller {
 	struct xs_commit_caller *next;
+	pthread_cond_t wake; /* it is done, or may lead */
 	int error;
 	bool done;
 };
@@ -357,23 +359,28 @@ static void lead(struct xs_store *store)
 	for (; caller; caller = caller->next) {
 		caller->error = error;
 		caller->done = true;
+		pthread_cond_signal(&caller->wake);
 	}
-	pthread_cond_broadcast(&store->commit_done);
+	/* One of them is enough; a newcomer may be faster, and then leads for it as well. */
+	if (store->callers)
+		pthread_cond_signal(&store->callers->wake);
 }
 
 int xs_commit(struct xs_store *store)
 {
 	struct xs_commit_caller self = { 0 };
 
+	pthread_cond_init(&self.wake, NULL);
 	pthread_mutex_lock(&store->commit_lock);
 	self.next = store->callers;
 	store->callers = &self;
 	store->callers_nr++;
 	store->waiting_nr++;
 	while (store->committing && !self.done)
-		pthread_cond_wait(&store->commit_done, &store->commit_lock);
+		pthread_cond_wait(&self.wake, &store->commit_lock);
 	if (!self.done)
 		lead(store);
 	pthread_mutex_unlock(&store->commit_lock);
+	pthread_cond_destroy(&self.wake);
 	return self.error;
 }

@@ -97,7 +97,6 @@ static void store_free(struct xs_store *store)
 	free(store->doubtful.v);
 	xs_tree_exit(&store->tree);
 	xs_space_exit(&store->space);
-	pthread_cond_destroy(&store->commit_done);
 	pthread_mutex_destroy(&store->lock);
 	pthread_mutex_destroy(&store->commit_lock);
 	pthread_mutex_destroy(&store->open_lock);
@@ -112,7 +111,6 @@ static struct xs_store *store_alloc(struct iomap_engine *engine, struct iomap_bd
 		return NULL;
 	pthread_mutex_init(&store->open_lock, NULL);
 	pthread_mutex_init(&store->commit_lock, NULL);
-	pthread_cond_init(&store->commit_done, NULL);
 	pthread_mutex_init(&store->lock, NULL);
 	store->engine = engine;
 	store->bdev = bdev;

@@ -55,7 +55,6 @@ struct xs_store {
 	pthread_mutex_t lock;
 
 	/* protected by commit_lock */
-	pthread_cond_t commit_done;
 	struct xs_commit_caller *callers; /* whom the next commit will answer */
 	bool committing;		  /* somebody leads one */
 	uint64_t callers_nr;		  /* so far */
