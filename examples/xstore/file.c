@@ -511,7 +511,10 @@ static int xs_commit_metadata(struct iomap_inode *inode, int datasync)
 	if (nameless)
 		return 0;
 	error = settle_size(object, 0);
-	return error ? error : xs_commit(object->store);
+	if (!error)
+		error = xs_commit(object->store);
+	/* the super block goes out behind a flush, and is through when its write is */
+	return error ? error : IOMAP_COMMIT_FLUSHED;
 }
 
 /* Where the block lies whose writing the size waits for; -1: for none. */

@@ -70,6 +70,9 @@ struct iomap_file_operations {
 	void (*reserved[5])(void);
 };
 
+/* What commit_metadata may return besides 0 and -errno. */
+#define IOMAP_COMMIT_FLUSHED 1
+
 /*
  * What the convenience layer uses.
  *
@@ -83,7 +86,9 @@ struct iomap_file_operations {
  *   far, or (@datasync 0) all metadata.  Called by fsync after the data was written and
  *   before the device is flushed; no library lock held; may block, may read and write other
  *   inodes of a higher lock class and submit bios; must not fsync this inode.  NULL: there
- *   is none.
+ *   is none.  Return: 0; IOMAP_COMMIT_FLUSHED: and since it was called all devices that the
+ *   inode's data is on have been flushed, behind which what was needed is durable as well, so
+ *   that fsync flushes none; -errno.
  * read: the extent map for direct reads, where `direct` is not set; NULL: `write`, which then
  *   has to look at the flags.
  * direct: the extent map for direct reads and writes; NULL: `read` and `write`.  Writes of

@@ -4,8 +4,9 @@
  *
  * fsync is four steps, and their order is what it promises: write the data and wait for it;
  * look for errors of writing that this opener has not been told of; let the application make
- * the metadata durable that finds the data; flush every device the data went to.  Metadata
- * never goes before its data, and the flush comes after both.
+ * the metadata durable that finds the data; flush every device the data went to, unless the
+ * application says that its commit has done so.  Metadata never goes before its data, and the
+ * flush comes after both.
  *
  * A failed step ends it, as in a kernel filesystem: when data could not be written there is
  * nothing whose metadata should be committed, the caller is told, and its next fsync, with
@@ -119,12 +120,16 @@ void iomap__sync_note_device(struct iomap_inode *inode, const struct iomap_bdev 
 		iomap__fetch_or(bdevs, bit);
 }
 
+/* 0, IOMAP_COMMIT_FLUSHED or -errno. */
 static int sync_commit(struct iomap_inode *inode, int datasync)
 {
+	int err;
+
 	if (!inode->i_op || !inode->i_op->commit_metadata)
 		return 0;
 	iomap__witness_assert_callback("commit_metadata");
-	return inode->i_op->commit_metadata(inode, datasync);
+	err = inode->i_op->commit_metadata(inode, datasync);
+	return err > IOMAP_COMMIT_FLUSHED ? -EIO : err;
 }
 
 /* The devices whose flush makes the inode's data durable, as iomap__bdevs_flush() takes them. */
@@ -160,8 +165,9 @@ static int sync_file(struct iomap_file *file, int64_t start, int64_t end, int da
 	if (err)
 		return err;
 	err = sync_commit(inode, datasync);
+	/* by now others have written, so that a flush would hardly ever be left out by itself */
 	if (err)
-		return err;
+		return err == IOMAP_COMMIT_FLUSHED ? 0 : err;
 	return iomap__bdevs_flush(inode->i_engine, sync_bdevs(inode),
 				  iomap__thread_self()->deadline_ns);
 }
@@ -275,7 +281,7 @@ int iomap_sync_engine(struct iomap_engine *engine)
 						 NULL);
 	while ((inode = iomap__inode_walk_next(&second))) {
 		sync_first(&data_err, iomap__sync_write_wait(inode, 0, INT64_MAX));
-		sync_first(&err, sync_commit(inode, 0));
+		sync_first(&err, iomap__min(sync_commit(inode, 0), 0));
 	}
 	data_err = sync_data_error(data_err, sync_engine_error(engine));
 	/* all devices: an inode that has been destroyed since has left its data in one of them */

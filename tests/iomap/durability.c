@@ -234,6 +234,30 @@ Test(durability, fy02_an_error_of_the_commit_is_the_result)
 	ts_close(ts);
 }
 
+static int commit_and_flush(struct ts *ts, int datasync)
+{
+	(void)datasync;
+	return *(int *)ts->hook.arg;
+}
+
+Test(durability, fy02_a_commit_that_has_flushed_is_not_followed_by_a_flush)
+{
+	struct ts *ts = new_store();
+	int answer = IOMAP_COMMIT_FLUSHED;
+
+	ts->hook.commit = commit_and_flush;
+	ts->hook.arg = &answer;
+	ts_write(ts, 0, 4 * KIB, 1);
+	cr_assert_eq(ts_fsync(ts), 0);
+	cr_assert_eq(td_count(ts->dev, TD_FLUSH), 0U);
+	/* all devices, also those of inodes that are gone */
+	cr_assert_eq(iomap_sync_engine(ts->engine), 0);
+	cr_assert_eq(td_count(ts->dev, TD_FLUSH), 1U);
+	answer = 5;
+	cr_assert_eq(ts_fsync(ts), -EIO, "that is neither an answer nor an error");
+	ts_close(ts);
+}
+
 Test(durability, fy02_the_commit_is_optional)
 {
 	struct ts *ts = new_store();
