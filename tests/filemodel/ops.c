@@ -449,7 +449,7 @@ static void do_resize(struct fm_worker *w, struct fm_file *f, struct fm_op *op, 
 	(void)w;
 	fm_begin(f, op, plan, d);
 	/* mostly not: it writes and evicts a lot */
-	ret = d->more % 8 ? 0 : iomap_engine_set_cache_bytes(f->fm->engine,
+	ret = d->more % 32 ? 0 : iomap_engine_set_cache_bytes(f->fm->engine,
 							     bytes / 8 * (5 + d->a % 4));
 	/* -EINVAL: less than the callers and blocks need; -EBUSY: another thread is at it */
 	if (ret && ret != -EBUSY && ret != -EINVAL)
