@@ -86,11 +86,13 @@ static int open_on(struct cached *c, struct iomap_engine *engine, const char *pa
 {
 	struct iomap_inode_args args = { .size = sizeof(args), .a_ops = &cached_aops,
 					 .i_op = &cached_iop, .i_size = (int64_t)bytes };
+	/* several sides may have it open */
+	struct iomap_bdev_opts opts = { .size = sizeof(opts), .flags = IOMAP_BDEV_SHARED };
 	int error;
 
 	*c = (struct cached){ .engine = engine, .bytes = bytes };
 	if (path)
-		error = iomap_bdev_open(engine, path, NULL, &c->bdev);
+		error = iomap_bdev_open(engine, path, &opts, &c->bdev);
 	else
 		error = iomap_bdev_open_memory(engine, bytes, &c->bdev);
 	args.bdev = c->bdev;
@@ -105,9 +107,9 @@ static int open_on(struct cached *c, struct iomap_engine *engine, const char *pa
 }
 
 int cached_open_file(struct cached *c, struct iomap_engine *engine, const char *path,
-		     uint64_t bytes)
+		     uint64_t bytes, bool large)
 {
-	int error = open_on(c, engine, path, bytes, false);
+	int error = open_on(c, engine, path, bytes, large);
 
 	return error ? bench_error("a file to cache: %s", strerror(-error)) : 0;
 }

@@ -32,9 +32,9 @@ int cached_engine(uint64_t bytes, struct iomap_engine **engine);
  * and cached_close() is due.
  */
 int cached_open(struct cached *c, struct iomap_engine *engine, uint64_t bytes, bool large);
-/* The same of a file on a disk, of which nothing is read as yet, in pages. */
+/* The same of a file on a disk, of which nothing is read as yet. */
 int cached_open_file(struct cached *c, struct iomap_engine *engine, const char *path,
-		     uint64_t bytes);
+		     uint64_t bytes, bool large);
 /* Read it all again: memory that has been left alone is slow at first. */
 int cached_warm(struct cached *c);
 void cached_close(struct cached *c);

@@ -259,7 +259,7 @@ static int ours_setup(struct bench_ctx *ctx, const struct bench_side *side, void
 	if (rc)
 		rc = bench_error("engine: %s", strerror(-rc));
 	else
-		rc = cached_open_file(&cold->cached, cold->engine, path, cold->bytes);
+		rc = cached_open_file(&cold->cached, cold->engine, path, cold->bytes, false);
 	return cold_ready(ctx, cold, rc, state);
 }
 
