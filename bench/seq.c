@@ -5,7 +5,7 @@
  * Ours reads 128 KiB at a time through the cache, which is a quarter of the file, with a readahead
  * of 8 MiB; at the end of the file, and of a round, the cache is dropped.  Its peers: pread of
  * 128 KiB on XFS, whose pages are dropped likewise, and bare rings with eight direct reads of
- * 1 MiB in flight, the limit.  ours-128k is ours with the readahead that an engine has by default.
+ * 1 MiB in flight, the limit.  ours-default is ours with the readahead that an engine has unless told.
  *
  * All is counted in MiB.  The disk may itself be somebody's cache; the file of each side was
  * written just before.
@@ -61,7 +61,7 @@ static struct seq *seq_new(struct bench_ctx *ctx)
 	return s;
 }
 
-/* @side->arg: a readahead of its own. */
+/* @side->arg: the default readahead. */
 static int ours_setup(struct bench_ctx *ctx, const struct bench_side *side, void **state)
 {
 	struct iomap_engine_opts opts;
@@ -139,11 +139,11 @@ static int seq_round(struct bench_ctx *ctx, void *state, double *values)
 	return 0;
 }
 
-static const char own_readahead;
+static const char default_readahead;
 
 static const struct bench_side sides[] = {
 	{ "ours", false, NULL, ours_setup, seq_round, seq_teardown },
-	{ "ours-128k", false, &own_readahead, ours_setup, seq_round, seq_teardown },
+	{ "ours-default", false, &default_readahead, ours_setup, seq_round, seq_teardown },
 	{ "ring", true, &bdev_ring_plain, bdev_ring_setup, bdev_ring_round, bdev_ring_teardown },
 	{ "ring-tuned", true, &bdev_ring_tuned, bdev_ring_setup, bdev_ring_round,
 	  bdev_ring_teardown },

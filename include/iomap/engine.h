@@ -137,7 +137,7 @@ struct iomap_engine_opts {
 	uint32_t dirty_hard_pct;      /* writers write out themselves from here [40], <= 80 */
 	uint32_t dirty_expire_ms;     /* age at which dirty data is written [30000] */
 	uint32_t flush_interval_ms;   /* how often the flusher looks [5000] */
-	uint32_t readahead_bytes;     /* how far a stream is read ahead [131072]; cut to a sixteenth
+	uint32_t readahead_bytes;     /* how far a stream is read ahead [2 MiB]; cut to a sixteenth
 				       * of the cache, and no less than the largest folio */
 	uint32_t log_per_second;      /* log lines a second [20] */
 	iomap_log_fn *log;	      /* [lines of WARN and ERROR to stderr] */

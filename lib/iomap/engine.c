@@ -119,7 +119,7 @@ static void engine_fill_opts(struct iomap_engine_opts *opts)
 		engine_default(opts->dirty_background_pct, iomap__min(opts->dirty_hard_pct, 10U));
 	opts->dirty_expire_ms = engine_default(opts->dirty_expire_ms, 30000);
 	opts->flush_interval_ms = engine_default(opts->flush_interval_ms, 5000);
-	opts->readahead_bytes = engine_default(opts->readahead_bytes, 128U << 10);
+	opts->readahead_bytes = engine_default(opts->readahead_bytes, 2U << 20);
 	opts->log_per_second = engine_default(opts->log_per_second, 20);
 	opts->nr_workers = engine_default(opts->nr_workers, 2);
 	opts->slow_io_ms = engine_default(opts->slow_io_ms, 10000);
