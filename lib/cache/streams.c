@@ -90,7 +90,7 @@ static bool may_go(const struct iomap__ra_state *ra, const struct iomap__ra_stre
 /* A place for another run, or NULL. */
 static struct iomap__ra_stream *place(struct iomap__ra_state *ra)
 {
-	/* low bits of a product that go through all places, and not in their order */
+	/* goes through all places, and not in their order */
 	unsigned lot = ra->clock * 5 + (ra->clock >> 3);
 	struct iomap__ra_stream *old = NULL;
 
@@ -296,8 +296,6 @@ bool iomap__ra_mark(struct iomap__ra_state *ra, const struct iomap__ra_limits *l
 	struct iomap__ra_stream *s, before;
 	uint64_t nr;
 
-	if (iomap__load(&ra->advice) == IOMAP_ADV_RANDOM)
-		return false;
 	ra->clock++;
 	s = find_marked(ra, index);
 	if (!s)

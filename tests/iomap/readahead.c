@@ -407,6 +407,20 @@ Test(readahead, ra05_more_streams_than_memory_do_not_thrash)
 	ts_close(ts);
 }
 
+Test(readahead, ra05_a_full_cache_does_not_make_windows_shorter)
+{
+	enum { WINDOW = 256 * KIB };
+	struct ts *ts = store(16 * MIB, 4 * MIB, WINDOW);
+
+	for (int64_t pos = 0; pos < 16 * MIB; pos += PAGE)
+		read_at(ts->file, pos, PAGE);
+	cr_assert_eq(read_bytes(ts), (uint64_t)(16 * MIB));
+	cr_assert_eq(t_stats(ts->engine).readahead_wasted_bytes, 0U);
+	for (size_t i = 6; i + 1 < ts_calls(ts, TS_READAHEAD); i++)
+		cr_assert_eq(ts_nth(ts, TS_READAHEAD, i).length, (uint64_t)(WINDOW / 2));
+	ts_close(ts);
+}
+
 Test(readahead, ra05_a_window_that_was_lost_shrinks)
 {
 	enum { WINDOW = 256 * KIB };
