@@ -16,6 +16,10 @@
  * an idle machine that is the time they take, and on a busy one it leaves out the time in which
  * somebody else had the CPU.
  *
+ * Where the set is large, "bare" is what is left of a read when everything is taken off but its
+ * misses: a word that says where a piece of 64 KiB lies, a descriptor that is asked for together
+ * with the data, and compared before and behind the copy.  It bounds what can be had.
+ *
  * i_rwsem is held by the writer for its whole round: what a write takes besides it is counted.
  */
 #include <errno.h>
@@ -28,6 +32,8 @@
 #define OPS_A_LOOK_BYTES (256U << 10) /* moved between two looks at the clock */
 #define OPS_A_LOOK_MAX 512U
 #define PIN_SET_BYTES (256ULL << 20)
+#define BARE_SHIFT 16 /* of a piece: a folio of 64 KiB */
+#define BARE_WORDS 128 /* from one descriptor to the next, as of such folios */
 
 struct hit_side {
 	const struct hit_param *p;
@@ -39,6 +45,9 @@ struct hit_side {
 	int fd;
 	struct iomap_read_range range[HIT_BATCH_NR];
 	unsigned in_batch;
+	uint64_t *slot, *descriptor;	       /* bare: by piece, and by place */
+	uint64_t bare_place[HIT_BATCH_NR];     /* of the batch that is being put together */
+	const char *bare_from[HIT_BATCH_NR];
 };
 
 void BENCH_NOINLINE hit_copy(void *to, const void *from, size_t bytes)
@@ -63,6 +72,8 @@ static void side_teardown(struct bench_ctx *ctx, void *state)
 		close(s->fd);
 	bench_memory_free(s->memory, s->set_bytes);
 	bench_memory_free(s->buffer, s->p->bytes * HIT_BATCH_NR);
+	free(s->slot);
+	free(s->descriptor);
 	free(s);
 }
 
@@ -119,6 +130,27 @@ static int memcpy_setup(struct bench_ctx *ctx, const struct bench_side *side, vo
 
 	(void)side;
 	s->memory = bench_memory(s->set_bytes);
+	return 0;
+}
+
+/* Pieces lie anywhere in memory, as folios do. */
+static int bare_setup(struct bench_ctx *ctx, const struct bench_side *side, void **state)
+{
+	struct hit_side *s = side_new(ctx, state);
+	uint64_t nr = s->set_bytes >> BARE_SHIFT, seed = 1;
+
+	(void)side;
+	s->memory = bench_memory(s->set_bytes);
+	s->slot = calloc(nr, sizeof(*s->slot));
+	s->descriptor = aligned_alloc(64, nr * BARE_WORDS * sizeof(*s->descriptor));
+	for (uint64_t i = 0; i < nr; i++) {
+		uint64_t other = bench_random(&seed) % (i + 1);
+
+		s->slot[i] = s->slot[other];
+		s->slot[other] = i;
+		s->descriptor[i * BARE_WORDS] = 0;
+		s->descriptor[i * BARE_WORDS + 1] = i;
+	}
 	return 0;
 }
 
@@ -229,6 +261,43 @@ static int batch_round(struct bench_ctx *ctx, struct hit_side *s, double *values
 	return hit_loop(ctx, s, values, batch_add);
 }
 
+static inline void bare_look_up(struct hit_side *s, uint64_t at, unsigned i)
+{
+	uint64_t place = s->slot[at >> BARE_SHIFT];
+
+	s->bare_place[i] = place;
+	s->bare_from[i] = s->memory + (place << BARE_SHIFT) + (at & ((1U << BARE_SHIFT) - 1));
+	__builtin_prefetch(s->bare_from[i]);
+	__builtin_prefetch(&s->descriptor[place * BARE_WORDS]);
+}
+static inline bool bare_copy(struct hit_side *s, size_t bytes, unsigned i)
+{
+	volatile const uint64_t *word = &s->descriptor[s->bare_place[i] * BARE_WORDS];
+	uint64_t before = word[0];
+
+	if (word[1] != s->bare_place[i])
+		return false;
+	hit_copy(s->buffer + i * bytes, s->bare_from[i], bytes);
+	return word[0] == before;
+}
+static inline bool bare_read(struct hit_side *s, size_t bytes, uint64_t at)
+{
+	bare_look_up(s, at, 0);
+	return bare_copy(s, bytes, 0);
+}
+static inline bool bare_batch(struct hit_side *s, size_t bytes, uint64_t at)
+{
+	bool ok = true;
+
+	bare_look_up(s, at, s->in_batch++);
+	if (s->in_batch < HIT_BATCH_NR)
+		return true;
+	s->in_batch = 0;
+	for (unsigned i = 0; i < HIT_BATCH_NR; i++)
+		ok &= bare_copy(s, bytes, i);
+	return ok;
+}
+
 static int ours_round(struct bench_ctx *ctx, void *state, double *values)
 {
 	struct hit_side *s = state;
@@ -248,13 +317,30 @@ static int ours_round(struct bench_ctx *ctx, void *state, double *values)
 	return rc;
 }
 
-static int memcpy_round(struct bench_ctx *ctx, void *state, double *values)
+static void touch_memory(const struct hit_side *s)
 {
-	struct hit_side *s = state;
 	volatile char sum = 0;
 
 	for (uint64_t at = 0; at < s->set_bytes; at += 64)
 		sum = (char)(sum + s->memory[at]);
+}
+
+static int bare_round(struct bench_ctx *ctx, void *state, double *values)
+{
+	struct hit_side *s = state;
+
+	touch_memory(s);
+	s->in_batch = 0;
+	if (s->p->kind == HIT_BATCH)
+		return hit_loop(ctx, s, values, bare_batch);
+	return hit_loop(ctx, s, values, bare_read);
+}
+
+static int memcpy_round(struct bench_ctx *ctx, void *state, double *values)
+{
+	struct hit_side *s = state;
+
+	touch_memory(s);
 	if (s->p->kind == HIT_PIN)
 		return hit_loop(ctx, s, values, look_at);
 	if (s->p->write)
@@ -281,6 +367,14 @@ static const struct bench_side sides[] = {
 	{ "ours", false, NULL, ours_setup, ours_round, side_teardown },
 	{ "xfs", false, NULL, xfs_setup, xfs_round, side_teardown },
 	{ "memcpy", false, NULL, memcpy_setup, memcpy_round, side_teardown },
+	{ 0 },
+};
+
+static const struct bench_side large_sides[] = {
+	{ "ours", false, NULL, ours_setup, ours_round, side_teardown },
+	{ "xfs", false, NULL, xfs_setup, xfs_round, side_teardown },
+	{ "memcpy", false, NULL, memcpy_setup, memcpy_round, side_teardown },
+	{ "bare", false, NULL, bare_setup, bare_round, side_teardown },
 	{ 0 },
 };
 
@@ -318,7 +412,7 @@ static bool get_row(unsigned index, bool write, enum hit_kind kind, struct bench
 	if (i == sizeof(rows) / sizeof(rows[0]))
 		return false;
 	snprintf(out->id, sizeof(out->id), "%s", rows[i].id);
-	out->sides = sides;
+	out->sides = rows[i].param.large ? large_sides : sides;
 	out->param = &rows[i].param;
 	out->targets[target++] = (struct bench_target){ "xfs", 0, rows[i].xfs, BENCH_SPEED };
 	if (rows[i].memcpy > 0)

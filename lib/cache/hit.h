@@ -35,9 +35,9 @@
  *     follows from slot and position without a look at the descriptor.  Both are inside the
  *     arena whatever has become of the folio, since the order in the slot is one it had.
  * So a walk that has lost its way ends with nothing, or with a folio whose mapping or place
- * (index and order, in one word) is not the one looked for.  For the same reason the walk need not ask whether the tree
- * is high enough for the index: it comes to the folio of another one.  Both look like a miss
- * here, and the miss looks again inside an epoch, which is exact.
+ * (index and order, in one word) is not the one looked for.  For the same reason the walk need
+ * not ask whether the tree is high enough for the index: it comes to the folio of another one.
+ * Both look like a miss here, and the miss looks again inside an epoch, which is exact.
  *
  * The order stands in the slot as well as in the descriptor, so that the address of the data is
  * known while the descriptor is still on its way from memory: the two misses overlap.
