@@ -28,7 +28,9 @@
  * waits for a lock, so it cannot deadlock.
  *
  * Writers of one folio come one after the other, for as long as their copies take.  A folio of
- * 64 KiB and less, which is what streams make by default, is copied in a few microseconds.
+ * 64 KiB and less, which is what streams make by default, is copied in a few microseconds; to
+ * sleep and to be woken takes ten times as long, and whoever unlocks has to make a system call
+ * for it.  So one that meets another's copy looks for a while whether it is over.
  */
 #ifndef IOMAP__CACHE_WRITE_HIT_H
 #define IOMAP__CACHE_WRITE_HIT_H
@@ -115,6 +117,32 @@ static inline bool iomap__write_hit_lock(const struct iomap_file *file, uintptr_
 	hit->off = (size_t)((uint64_t)pos & (iomap__entry_bytes(entry) - 1));
 	hit->bytes = (size_t)iomap__entry_bytes(entry) - hit->off;
 	return true;
+}
+
+/* How often a writer looks before it sleeps: some ten microseconds. */
+#define IOMAP__WRITE_HIT_SPINS 512U
+
+/*
+ * The folio could not be locked.  True, when another writer was copying into it and is done; *spins
+ * is what is left of the patience.  Relaxed: whoever locks it then acquires.
+ */
+static inline bool iomap__write_hit_pause(const struct iomap_folio *folio, unsigned *spins)
+{
+	bool busy = false;
+
+	while (*spins) {
+		uint64_t word = atomic_load_explicit(&folio->lock, memory_order_relaxed);
+
+		if (!(word & IOMAP__FOLIO_BUSY))
+			return busy;
+		/* I/O, which takes longer, or somebody who sleeps and comes first */
+		if (word & IOMAP__FOLIO_WAITERS || !(word & IOMAP__FOLIO_CHANGING))
+			return false;
+		busy = true;
+		(*spins)--;
+		iomap__cpu_relax();
+	}
+	return false;
 }
 
 /* What is locked has been written to, which counts; what is noted in its flags is seen to. */

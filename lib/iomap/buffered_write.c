@@ -414,21 +414,35 @@ static inline bool wr_hit_is_allowed(struct iomap_iter *iter, const struct iomap
 	       !iomap__write_balance(iter);
 }
 
+/* The folio of the iterator's position, locked, if that takes no more than a moment. */
+static bool wr_hit_lock(const struct iomap_iter *iter, const struct iomap_file *file,
+			struct iomap__write_hit *hit)
+{
+	uintptr_t entry = iomap__write_hit_find(file, iter->pos);
+	unsigned spins = IOMAP__WRITE_HIT_SPINS;
+
+	if (!entry)
+		return false;
+	while (!iomap__write_hit_lock(file, entry, iter->pos, IOMAP__FOLIO_UPTODATE,
+				      IOMAP__FOLIO_UPTODATE, hit))
+		if (!iomap__write_hit_pause(iomap__entry_folio(entry), &spins))
+			return false;
+	return true;
+}
+
 /*
  * Write into one folio as far as it and the mapping go, if it is cached and uptodate and can be
- * locked at once.  False: it cannot, or the mapping was found stale.
+ * locked without sleeping.  False: it cannot, or the mapping was found stale.
  */
 static bool wr_hit(struct iomap_iter *iter, const struct iomap_file *file,
 		   struct iomap_iov_iter *from, const struct iomap_write_ops *ops)
 {
 	struct iomap_inode *inode = iter->inode;
-	uintptr_t entry = iomap__write_hit_find(file, iter->pos);
 	struct iomap__write_hit hit;
 	bool done = false;
 	size_t n;
 
-	if (!entry || !iomap__write_hit_lock(file, entry, iter->pos, IOMAP__FOLIO_UPTODATE,
-					     IOMAP__FOLIO_UPTODATE, &hit))
+	if (!wr_hit_lock(iter, file, &hit))
 		return false;
 	if (wr_hit_has_state(inode, &hit) && wr_hit_is_allowed(iter, &hit) &&
 	    wr_hit_is_valid(iter, ops)) {
