@@ -53,9 +53,10 @@
 
 #define IOMAP__NODE_SHIFT 6
 #define IOMAP__NODE_SLOTS (1U << IOMAP__NODE_SHIFT)
-/* Of the folios of that order and the next that a lowest node can hold: a word each. */
+/* Folios of that order and the next have words of their own in a lowest node: its heads. */
 #define IOMAP__HEAD_ORDER 4U
-#define IOMAP__NODE_HEADS (1U << (IOMAP__NODE_SHIFT - IOMAP__HEAD_ORDER))
+#define IOMAP__NODE_QUARTERS (1U << (IOMAP__NODE_SHIFT - IOMAP__HEAD_ORDER))
+#define IOMAP__NODE_HEADS (IOMAP__NODE_QUARTERS - 1)
 /* Low bits of tree_root: the height; of an entry: a folio's order. */
 #define IOMAP__ROOT_HEIGHT 63U
 #define IOMAP__ENTRY_ORDER 15U
@@ -82,22 +83,23 @@ static inline uintptr_t iomap__node_slot(uintptr_t node, uint64_t index, unsigne
 
 /*
  * What stands for @index in a lowest node.  The slots of a folio of 64 KiB lie in two cache lines,
- * and those of all of 1 GiB in more than the second level of the processor's cache holds; the
- * heads, behind the slots, have one line for four such folios.  A head that is out of date is as
- * good a hint as a slot that is.
+ * and those of all of 1 GiB in more than the second level of the processor's cache holds.  So each
+ * quarter of the node has one word that is looked at first, in two lines for all of them: the last
+ * quarter its last slot, which is any such folio's in it, and the others, downwards, the
+ * heads behind that.  A head that is out of date is as good a hint as a slot that is.
  */
 static inline uintptr_t iomap__node_leaf(const struct iomap_address_space *mapping, uintptr_t node,
 					 uint64_t index)
 {
 	if (iomap__load(&mapping->max_order) >= IOMAP__HEAD_ORDER) {
-		const _Atomic(uintptr_t) *head =
-			(const _Atomic(uintptr_t) *)node + IOMAP__NODE_SLOTS;
+		const _Atomic(uintptr_t) *quarter =
+			(const _Atomic(uintptr_t) *)node + IOMAP__NODE_SLOTS - 1;
 		/* acquire: as with a slot */
 		uintptr_t entry = atomic_load_explicit(
-			&head[(index >> IOMAP__HEAD_ORDER) & (IOMAP__NODE_HEADS - 1)],
+			&quarter[~(index >> IOMAP__HEAD_ORDER) & (IOMAP__NODE_QUARTERS - 1)],
 			memory_order_acquire);
 
-		if (iomap__likely(entry))
+		if (iomap__likely((entry & IOMAP__ENTRY_ORDER) >= IOMAP__HEAD_ORDER))
 			return entry;
 	}
 	return iomap__node_slot(node, index, 0);

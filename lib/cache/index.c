@@ -86,6 +86,7 @@ int iomap__index_init(struct iomap__cache *cache)
 	_Static_assert(IOMAP__MAX_ORDER < 2 * NODE_SHIFT, "no folio above level 1, see hit.h");
 	_Static_assert(offsetof(struct iomap__node, head) == NODE_SLOTS * sizeof(uintptr_t),
 		       "heads behind the slots, see iomap__node_leaf()");
+	_Static_assert(sizeof(struct iomap__node) == 9 * IOMAP__CACHE_LINE, "9 B for each page");
 	return iomap__pool_init(&cache->nodes, &cache->engine->env, sizeof(struct iomap__node), 0);
 }
 
@@ -269,15 +270,17 @@ static bool slots_free(const struct iomap__node *node, const struct iomap_folio 
 
 /*
  * The heads of a lowest node, for a folio of that order or the next: each says what the slots of
- * its pages say, all of which are the folio's.
+ * its quarter say, all of which are the folio's.  The last quarter has none.
  */
 static void heads_store(struct iomap__node *node, unsigned first, unsigned nr, uintptr_t entry)
 {
-	if (node->shift)
+	unsigned quarter = first >> IOMAP__HEAD_ORDER, end = (first + nr) >> IOMAP__HEAD_ORDER;
+
+	if (node->shift || nr < 1U << IOMAP__HEAD_ORDER)
 		return;
-	for (unsigned i = 0; i < nr >> IOMAP__HEAD_ORDER; i++)
+	for (; quarter < iomap__min(end, IOMAP__NODE_HEADS); quarter++)
 		/* release: as with the slots */
-		atomic_store_explicit(&node->head[(first >> IOMAP__HEAD_ORDER) + i], entry,
+		atomic_store_explicit(&node->head[IOMAP__NODE_HEADS - 1 - quarter], entry,
 				      memory_order_release);
 }
 
