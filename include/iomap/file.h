@@ -192,6 +192,57 @@ IOMAP_API ssize_t iomap_writev(struct iomap_file *file, const struct iovec *iov,
 			       int64_t pos);
 
 /**
+ * iomap_read_iter - iomap_read() by iocb
+ * @iocb: ki_filp, ki_pos, ki_flags (IOMAP_IOCB_xxx; iomap_kiocb_init() takes over those of the
+ *	file), ki_complete, ki_deadline
+ * @to: where the bytes go, IOMAP_ITER_DEST
+ *
+ * ki_pos moves by what was read.  With IOMAP_IOCB_DIRECT as on a file with IOMAP_O_DIRECT.
+ *
+ * With ki_complete it does not wait for a device or a lock: what is cached is copied, and if that
+ * is all, the result is returned.  Else the call starts to read what is not, which may block in
+ * the extent map, and returns -IOMAP_EIOCBQUEUED; the rest is copied in a worker, or in
+ * iomap_engine_poll(), where ki_complete is called.  Until then iocb, file and memory are in use;
+ * iterator and vector are the caller's again, but how far the iterator has moved is not said.
+ * ki_deadline ends only what then waits in a worker.
+ *
+ * With IOMAP_IOCB_NOWAIT it never waits nor starts a read, with ki_complete neither.
+ * With IOMAP_IOCB_DONTCACHE see flags.h.
+ *
+ * No folio lock, i_rwsem or invalidate_lock held.  Kernel counterpart: call_read_iter.
+ *
+ * Return: bytes, 0 at and beyond i_size; -IOMAP_EIOCBQUEUED; else -errno: -EINVAL (negative
+ * ki_pos, unknown flags, an iterator for writing, as iomap_read()), -EAGAIN (NOWAIT), -ENOMEM,
+ * -ETIMEDOUT, -ESHUTDOWN, that of the device.
+ */
+IOMAP_API ssize_t iomap_read_iter(struct iomap_kiocb *iocb, struct iomap_iov_iter *to);
+
+/**
+ * iomap_write_iter - iomap_write() by iocb
+ * @iocb: as for iomap_read_iter(); with IOMAP_IOCB_APPEND ki_pos is set
+ * @from: the bytes, IOMAP_ITER_SOURCE
+ *
+ * ki_pos moves by what was written.  Takes i_rwsem as iomap_write() does.
+ *
+ * With ki_complete it writes what it can without a wait, and if that is all, and nothing is to be
+ * synced, returns the result.  Else a worker, or iomap_engine_poll(), takes i_rwsem, writes the
+ * rest and syncs.  So two such writes, and the two parts of one, may be done in any order; an
+ * append is always one piece, and for that the call may wait when it has begun.  A direct write
+ * of whole blocks below i_size is iomap_dio_rw()'s, whose text applies; others wait in the worker.
+ *
+ * With IOMAP_IOCB_NOWAIT, with ki_complete or without, it never waits: not for i_rwsem, a folio,
+ * memory, the rest of a block, a gap behind i_size or throttling, nor for a sync, so with DSYNC
+ * it is -EAGAIN through the cache.  A direct write waits for its own I/O all the same if it has
+ * no ki_complete.
+ *
+ * No folio lock, i_rwsem or invalidate_lock held.  Kernel counterpart: call_write_iter.
+ *
+ * Return: bytes, fewer when an error or a wait follows them; -IOMAP_EIOCBQUEUED; else -errno as
+ * iomap_write(), or -EAGAIN (NOWAIT).
+ */
+IOMAP_API ssize_t iomap_write_iter(struct iomap_kiocb *iocb, struct iomap_iov_iter *from);
+
+/**
  * iomap_truncate - set the size of the file
  * @size: bytes
  *
@@ -228,6 +279,19 @@ IOMAP_API IOMAP_MUST_CHECK int iomap_file_fsync(struct iomap_file *file, int dat
  */
 IOMAP_API IOMAP_MUST_CHECK int iomap_fsync(struct iomap_file *file, int64_t start, int64_t end,
 					   int datasync);
+
+/**
+ * iomap_fsync_iocb - iomap_fsync() by iocb, or i_fop->fsync
+ * @iocb: ki_filp, ki_complete, ki_deadline; IOMAP_IOCB_NOWAIT of ki_flags
+ *
+ * With ki_complete it starts to write out and returns; a worker, or iomap_engine_poll(), waits,
+ * commits metadata and flushes.  No more than one less than nr_workers do so at a time.  With
+ * IOMAP_IOCB_NOWAIT the worker starts the write-out, too, which may wait in the extent map.
+ *
+ * Return: as iomap_fsync(); -IOMAP_EIOCBQUEUED; -ENOMEM; -EAGAIN with NOWAIT and no ki_complete.
+ */
+IOMAP_API IOMAP_MUST_CHECK int iomap_fsync_iocb(struct iomap_kiocb *iocb, int64_t start,
+						int64_t end, int datasync);
 
 /**
  * iomap_write_sync - make the @ret bytes that end at iocb->ki_pos durable, if the iocb asks

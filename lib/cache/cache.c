@@ -56,6 +56,13 @@ free_cache:
 	return err;
 }
 
+uint64_t iomap__cache_bytes(const struct iomap_engine *engine)
+{
+	const struct iomap__cache *cache = engine->cache;
+
+	return atomic_load_explicit(&cache->nr_pages, memory_order_relaxed) << IOMAP_PAGE_SHIFT;
+}
+
 void iomap__cache_destroy(struct iomap_engine *engine)
 {
 	struct iomap__cache *cache = engine->cache;

@@ -250,6 +250,28 @@ struct iomap__folio_await {
  */
 bool iomap__folio_await(struct iomap_folio *folio, struct iomap__folio_await *await);
 
+/* ---- buffered reads by iocb, which somebody else ends (filemap.c) ---- */
+
+/* What a read whose caller does not wait keeps from step to step; zero it, set await.fn. */
+struct iomap__read_async {
+	struct iomap__folio_await await; /* its folio: referenced, or NULL */
+	bool missed;			 /* the miss at ki_pos has been counted, and read ahead */
+	bool filled;			 /* the folio has been read for this request */
+	int fill_error;			 /* what read_folio said of that */
+};
+/*
+ * Copy what is cached, moving ki_pos and @to, up to the first byte that is not.  0: the read is
+ * over; -ENODATA: it is not; -errno.
+ */
+ssize_t iomap__filemap_read_cached(struct iomap_kiocb *iocb, struct iomap_iov_iter *to);
+/*
+ * The same, and bring in what is not cached.  0: the read is over; -EAGAIN: no memory is to be
+ * had without a wait; -errno; -IOMAP_EIOCBQUEUED: await.fn will be called, or has been, and then
+ * this is to be called once more.  No lock held.  May block in the extent map, not for a device.
+ */
+ssize_t iomap__filemap_read_async(struct iomap_kiocb *iocb, struct iomap_iov_iter *to,
+				  struct iomap__read_async *read);
+
 /* ---- ranges; bytes, half open; INT64_MAX is the end ---- */
 
 /* a_ops->writepages over the range.  *deferred (may be NULL): runs held back. */
@@ -485,6 +507,8 @@ int iomap__cache_create(struct iomap_engine *engine,
 			const struct iomap_address_space_operations *defaults,
 			const struct iomap__block_state_ops *block_state);
 void iomap__cache_destroy(struct iomap_engine *engine);
+/* How large it is at present. */
+uint64_t iomap__cache_bytes(const struct iomap_engine *engine);
 void iomap__cache_stats(struct iomap_engine *engine, struct iomap_engine_stats *stats);
 
 /* Counters of the layers above, in the cache's per-thread lines. */

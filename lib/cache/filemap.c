@@ -401,48 +401,68 @@ static char *iter_segment(struct iomap_iov_iter *to, size_t *n)
 	return to->ubuf + to->iov_offset;
 }
 
+/*
+ * Copy what is cached at @pos, as far as it goes and at->to is contiguous: bytes, 0 at the end of
+ * the file, or -ENODATA, with *@at saying what is wanted, when the first byte is not.
+ */
+static ssize_t step_hit(struct iomap_file *file, int64_t pos, struct iomap_iov_iter *to,
+			unsigned how, struct read_at *at)
+{
+	struct iomap_inode *inode = file->inode;
+	int64_t size = iomap_i_size_read(inode);
+	uint64_t want;
+	size_t got;
+
+	if (pos >= size)
+		return iomap__engine_forked(inode->i_engine) ? -ECHILD : 0;
+	at->to = iter_segment(to, &at->n);
+	at->n = iomap__min(at->n, (uint64_t)(size - pos));
+	/* a run may go on for as long as what is read ahead comes in time: drop what was used */
+	if (iomap__unlikely(how & IOMAP_DONTCACHE))
+		at->n = iomap__min(at->n, iomap__readahead_batch(file));
+	got = iomap__hit_run(file, at->to, at->n, pos, how);
+	if (iomap__likely(got))
+		return (ssize_t)got;
+	if (iomap__engine_closed(inode->i_engine))
+		return iomap__engine_refusal(inode->i_engine);
+	want = iomap__min(to->count, (uint64_t)(size - pos));
+	at->how = how;
+	at->folio = NULL;
+	at->file = file;
+	at->mapping = &inode->i_data;
+	at->pos = pos;
+	at->pages_ahead = (((uint64_t)pos & (IOMAP_PAGE_SIZE - 1)) + want + IOMAP_PAGE_SIZE - 1) >>
+			  IOMAP_PAGE_SHIFT;
+	return -ENODATA;
+}
+
+/* @n bytes have been copied; how many of them count. */
+static ssize_t step_end(const struct iomap_file *file, int64_t pos, struct iomap_iov_iter *to,
+			ssize_t n)
+{
+	/* LK01: no lock kept i_size where it was */
+	int64_t size = iomap_i_size_read(file->inode);
+
+	if (iomap__unlikely(pos + n > size))
+		n = iomap__max(size - pos, 0);
+	iomap_iov_iter_advance(to, (size_t)n);
+	return n;
+}
+
 /* @how: IOMAP_NOWAIT, IOMAP_DONTCACHE. */
 static ssize_t read_step(struct iomap_file *file, int64_t pos, struct iomap_iov_iter *to,
 			 unsigned how, uint64_t deadline_ns)
 {
-	struct iomap_inode *inode = file->inode;
-	struct iomap_address_space *mapping = &inode->i_data;
-	int64_t size = iomap_i_size_read(inode);
 	struct read_at at;
-	ssize_t ret;
+	ssize_t ret = step_hit(file, pos, to, how, &at);
 
-	if (pos >= size)
-		return iomap__engine_forked(inode->i_engine) ? -ECHILD : 0;
-	at.to = iter_segment(to, &at.n);
-	at.n = iomap__min(at.n, (uint64_t)(size - pos));
-	/* a run may go on for as long as what is read ahead comes in time: drop what was used */
-	if (iomap__unlikely(how & IOMAP_DONTCACHE))
-		at.n = iomap__min(at.n, iomap__readahead_batch(file));
-	ret = (ssize_t)iomap__hit_run(file, at.to, at.n, pos, how);
-	if (iomap__unlikely(!ret)) {
-		uint64_t want = iomap__min(to->count, (uint64_t)(size - pos));
-
-		if (iomap__engine_closed(inode->i_engine))
-			return iomap__engine_refusal(inode->i_engine);
-		at.deadline_ns = iomap__deadline(inode->i_engine, deadline_ns);
-		at.how = how;
-		at.folio = NULL;
-		at.file = file;
-		at.mapping = mapping;
-		at.pos = pos;
-		at.pages_ahead = (((uint64_t)pos & (IOMAP_PAGE_SIZE - 1)) + want +
-				  IOMAP_PAGE_SIZE - 1) >> IOMAP_PAGE_SHIFT;
+	if (iomap__unlikely(ret == -ENODATA)) {
+		at.deadline_ns = iomap__deadline(file->inode->i_engine, deadline_ns);
 		ret = how & IOMAP_NOWAIT ? nowait_copy(&at) : miss_copy(&at);
-		if (ret < 0)
-			return ret;
-		iomap__store(&file->used_end, (uint32_t)(pos + ret));
+		if (ret > 0)
+			iomap__store(&file->used_end, (uint32_t)(pos + ret));
 	}
-	/* LK01: no lock kept i_size where it was */
-	size = iomap_i_size_read(inode);
-	if (iomap__unlikely(pos + ret > size))
-		ret = iomap__max(size - pos, 0);
-	iomap_iov_iter_advance(to, (size_t)ret);
-	return ret;
+	return iomap__unlikely(ret <= 0) ? ret : step_end(file, pos, to, ret);
 }
 
 /* Flags of an iocb that mean nothing to a buffered read. */
@@ -454,6 +474,25 @@ static unsigned read_how(const struct iomap_kiocb *iocb)
 {
 	return (iocb->ki_flags & IOMAP_IOCB_NOWAIT ? IOMAP_NOWAIT : 0) |
 	       (iocb->ki_flags & IOMAP_IOCB_DONTCACHE ? IOMAP_DONTCACHE : 0);
+}
+
+/* A read with @how has come on by @n bytes. */
+static void read_advance(struct iomap_kiocb *iocb, unsigned how, ssize_t n)
+{
+	int64_t pos = iocb->ki_pos;
+
+	iocb->ki_pos += n;
+	/* as it goes: the call may be for more than the cache holds */
+	if (how & IOMAP_DONTCACHE)
+		iomap__filemap_drop_behind(&iocb->ki_filp->inode->i_data, pos, iocb->ki_pos, true);
+}
+
+/* It has ended; the folio in which it did goes as well. */
+static void read_end(const struct iomap_kiocb *iocb, unsigned how, int64_t start)
+{
+	if (how & IOMAP_DONTCACHE && iocb->ki_pos > start)
+		iomap__filemap_drop_behind(&iocb->ki_filp->inode->i_data, iocb->ki_pos - 1,
+					   iocb->ki_pos, false);
 }
 
 /* One step of a read to memory that may be bad.  Bytes, 0, or -errno; *@over: there is no next one. */
@@ -500,7 +539,6 @@ ssize_t iomap_file_read_iter(struct iomap_kiocb *iocb, struct iomap_iov_iter *to
 	struct iomap_file *file = iocb->ki_filp;
 	const int64_t start = iocb->ki_pos;
 	const unsigned how = read_how(iocb);
-	int64_t dropped = start;
 	ssize_t ret = 0;
 
 	iomap__file_check(file);
@@ -515,17 +553,173 @@ ssize_t iomap_file_read_iter(struct iomap_kiocb *iocb, struct iomap_iov_iter *to
 		ret = read_step(file, iocb->ki_pos, to, how, iocb->ki_deadline);
 		if (ret <= 0)
 			break;
-		iocb->ki_pos += ret;
-		/* as it goes: the call may be for more than the cache holds */
-		if (how & IOMAP_DONTCACHE) {
-			iomap__filemap_drop_behind(&file->inode->i_data, dropped, iocb->ki_pos,
-						   true);
-			dropped = iocb->ki_pos;
+		read_advance(iocb, how, ret);
+	}
+	read_end(iocb, how, start);
+	return iocb->ki_pos > start ? (ssize_t)(iocb->ki_pos - start) : ret;
+}
+
+/* ---- a read whose caller does not wait ---- */
+
+static void async_put(struct iomap__read_async *read)
+{
+	if (read->await.folio)
+		iomap_folio_put(read->await.folio);
+	read->await.folio = NULL;
+	read->filled = false;
+}
+
+/*
+ * The folio at at->pos, referenced, in read->await: the one there is, or a new one, which is
+ * locked (*@fresh).  0; -EAGAIN: there is no memory without a wait.
+ */
+static int async_folio(const struct read_at *at, struct iomap__read_async *read, bool *fresh)
+{
+	struct iomap_address_space *mapping = at->mapping;
+	uint64_t index = (uint64_t)at->pos >> IOMAP_PAGE_SHIFT;
+	int err = 0;
+
+	*fresh = false;
+	while (!read->await.folio && !err) {
+		struct iomap_folio *folio = iomap__filemap_get(mapping, index);
+
+		if (folio) {
+			iomap__filemap_used(at->file, folio, at->pos, at->how);
+		} else if (!read->missed) {
+			read->missed = true;
+			count_miss(mapping);
+			if (mapping->a_ops->readahead)
+				iomap__readahead_miss(at->file, index, at->pages_ahead, at->how);
+			continue;
+		} else {
+			err = iomap__filemap_add(mapping, index, false, &folio);
+			*fresh = !err;
+			if (!err && at->how & IOMAP_DONTCACHE)
+				iomap__folio_set(folio, IOMAP__FOLIO_DONTCACHE);
+			if (err == -EEXIST)
+				err = 0;
+		}
+		read->await.folio = folio;
+	}
+	return err == -ENOMEM ? -EAGAIN : err;
+}
+
+/* Start reading the locked folio; it is unlocked by the end of that. */
+static int async_fill(const struct read_at *at, struct iomap__read_async *read)
+{
+	struct iomap_folio *folio = read->await.folio;
+
+	if (!at->mapping->a_ops->read_folio) {
+		iomap_folio_unlock(folio);
+		return -EINVAL;
+	}
+	read->filled = true;
+	/* atomic: iomap__folio_read_error() looks without the lock */
+	__atomic_store_n(&folio->read_error, 0, __ATOMIC_RELAXED);
+	read->fill_error = at->mapping->a_ops->read_folio(at->file, folio);
+	return 0;
+}
+
+/*
+ * With the folio locked: bytes; 0 when it was truncated, or is being read now; or -errno, as
+ * fill_and_copy().  Unlocks it, or has it unlocked by that read.
+ */
+static ssize_t async_locked(const struct read_at *at, struct iomap__read_async *read)
+{
+	struct iomap_folio *folio = read->await.folio;
+	ssize_t ret = 0;
+
+	if (iomap_folio_mapping(folio) == at->mapping) {
+		ret = locked_copy(at, folio);
+		if (!ret && !read->filled)
+			return async_fill(at, read);
+		if (!ret)
+			ret = read->fill_error  ? read->fill_error :
+			      folio->read_error ? folio->read_error :
+						  -EIO;
+	}
+	iomap_folio_unlock(folio);
+	async_put(read);
+	return ret;
+}
+
+/*
+ * Bring in what at->pos is in, and copy.  Bytes, -errno, or -IOMAP_EIOCBQUEUED: its unlock has
+ * been, or will be, told to read->await.
+ */
+static ssize_t async_copy(const struct read_at *at, struct iomap__read_async *read)
+{
+	struct iomap__blk *blk = at->mapping->host->i_engine->blk;
+	ssize_t ret = 0;
+	bool fresh;
+
+	while (!ret) {
+		ret = async_folio(at, read, &fresh);
+		if (ret)
+			break;
+		if (fresh) {
+			ret = async_fill(at, read);
+		} else if (iomap_folio_trylock(read->await.folio)) {
+			ret = async_locked(at, read);
+			continue;
+		}
+		/* true: from here on the request may be somebody else's, or gone */
+		if (!ret && iomap__folio_await(read->await.folio, &read->await)) {
+			/* what it waits for may be in a plug of the caller's */
+			iomap__plug_flush(blk);
+			return -IOMAP_EIOCBQUEUED;
 		}
 	}
-	/* the one that the read ended in */
-	if (how & IOMAP_DONTCACHE && iocb->ki_pos > start)
-		iomap__filemap_drop_behind(&file->inode->i_data, iocb->ki_pos - 1, iocb->ki_pos,
-					   false);
-	return iocb->ki_pos > start ? (ssize_t)(iocb->ki_pos - start) : ret;
+	return ret;
+}
+
+ssize_t iomap__filemap_read_cached(struct iomap_kiocb *iocb, struct iomap_iov_iter *to)
+{
+	const int64_t start = iocb->ki_pos;
+	const unsigned how = read_how(iocb);
+	struct read_at at;
+	ssize_t ret = 0;
+
+	while (to->count) {
+		ret = step_hit(iocb->ki_filp, iocb->ki_pos, to, how, &at);
+		if (ret > 0)
+			ret = step_end(iocb->ki_filp, iocb->ki_pos, to, ret);
+		if (ret <= 0)
+			break;
+		read_advance(iocb, how, ret);
+	}
+	read_end(iocb, how, start);
+	return ret < 0 ? ret : 0;
+}
+
+ssize_t iomap__filemap_read_async(struct iomap_kiocb *iocb, struct iomap_iov_iter *to,
+				  struct iomap__read_async *read)
+{
+	const int64_t start = iocb->ki_pos;
+	const unsigned how = read_how(iocb);
+	struct read_at at;
+	ssize_t ret = 0;
+
+	while (to->count) {
+		/* a second time for what was waited for: it is a hit by then, or has failed */
+		ret = step_hit(iocb->ki_filp, iocb->ki_pos, to, how, &at);
+		if (ret == -ENODATA) {
+			ret = async_copy(&at, read);
+			if (ret == -IOMAP_EIOCBQUEUED)
+				return ret;
+			if (ret > 0)
+				iomap__store(&iocb->ki_filp->used_end,
+					     (uint32_t)(iocb->ki_pos + ret));
+		}
+		if (ret > 0)
+			ret = step_end(iocb->ki_filp, iocb->ki_pos, to, ret);
+		if (ret <= 0)
+			break;
+		async_put(read);
+		read->missed = false;
+		read_advance(iocb, how, ret);
+	}
+	async_put(read);
+	read_end(iocb, how, start);
+	return ret < 0 ? ret : 0;
 }

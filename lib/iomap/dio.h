@@ -62,7 +62,10 @@ ssize_t iomap__dio_rw(struct iomap_kiocb *iocb, struct iomap_iov_iter *iter,
 
 /* ---- the cache (direct_cache.c) ---- */
 
-/* Before the I/O: write out [start, end), and for a write drop it.  0, -ENOTBLK, or an error. */
+/*
+ * Before the I/O: write out [start, end), and for a write drop it.  0, -ENOTBLK, or an error; with
+ * IOMAP_NOWAIT -EAGAIN where that would wait.
+ */
 int iomap__dio_settle_cache(struct iomap__dio *dio, int64_t start, int64_t end);
 /* A write has come to the device, and its mappings and i_size are as they will be. */
 void iomap__dio_drop_cache(struct iomap__dio *dio, int64_t start, int64_t end);

@@ -25,15 +25,19 @@
  * and where nobody could end it for want of a thread.
  *
  * Locks: none of its own; the caller holds i_rwsem.
- * Left out: NOWAIT, overwrite-only, atomic writes.
+ *
+ * NOWAIT: -EAGAIN for what would have to be written out or dropped first, and the extent map is
+ * told.  A call without ki_complete waits for its own I/O all the same.
+ *
+ * Left out: overwrite-only, atomic writes.
  */
 #include "block/block.h"
 #include "cache/cache.h"
 #include "iomap/dio.h"
 
 #define DIO_IOCB_FLAGS                                                                             \
-	(IOMAP_IOCB_APPEND | IOMAP_IOCB_DSYNC | IOMAP_IOCB_SYNC | IOMAP_IOCB_DIRECT |         \
-	 IOMAP_IOCB_CHECKED)
+	(IOMAP_IOCB_APPEND | IOMAP_IOCB_DSYNC | IOMAP_IOCB_SYNC | IOMAP_IOCB_DIRECT |              \
+	 IOMAP_IOCB_NOWAIT | IOMAP_IOCB_DONTCACHE | IOMAP_IOCB_CHECKED)
 
 #define DIO_FLAGS (IOMAP_DIO_FORCE_WAIT | IOMAP_DIO_BOUNCE)
 
@@ -366,7 +370,8 @@ static void dio_init(struct iomap__dio *dio, struct iomap_kiocb *iocb,
 
 	*dio = (struct iomap__dio){
 		.iter = { .inode = inode,
-			  .flags = IOMAP_DIRECT | (write ? IOMAP_WRITE : 0U),
+			  .flags = IOMAP_DIRECT | (write ? IOMAP_WRITE : 0U) |
+				   (iocb->ki_flags & IOMAP_IOCB_NOWAIT ? IOMAP_NOWAIT : 0U),
 			  .private = private_data },
 		.iocb = iocb,
 		.mem = *iter,

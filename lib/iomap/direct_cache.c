@@ -41,15 +41,21 @@ static bool dio_has_tag(struct iomap_address_space *mapping, const uint64_t *pag
 	return true;
 }
 
+static bool dio_is_dirty(struct iomap_address_space *mapping, int64_t start, int64_t end)
+{
+	/* in this order: DIRTY goes when WRITEBACK is there */
+	return dio_has_tag(mapping, &mapping->nr_dirty_pages, start, end, IOMAP__TAG_DIRTY) ||
+	       dio_has_tag(mapping, &mapping->nr_writeback_pages, start, end,
+			   IOMAP__TAG_WRITEBACK);
+}
+
 int iomap__dio_write_out(struct iomap_inode *inode, int64_t start, int64_t end)
 {
 	struct iomap_address_space *mapping = &inode->i_data;
 	uint32_t deferred = 0;
 	int err;
 
-	/* in this order: DIRTY goes when WRITEBACK is there */
-	if (!dio_has_tag(mapping, &mapping->nr_dirty_pages, start, end, IOMAP__TAG_DIRTY) &&
-	    !dio_has_tag(mapping, &mapping->nr_writeback_pages, start, end, IOMAP__TAG_WRITEBACK))
+	if (!dio_is_dirty(mapping, start, end))
 		return 0;
 	err = iomap__sync_write_once(mapping, start, end, &deferred);
 	if (err)
@@ -57,11 +63,29 @@ int iomap__dio_write_out(struct iomap_inode *inode, int64_t start, int64_t end)
 	return deferred ? -ENOTBLK : 0;
 }
 
+/* The same without a wait: -EAGAIN when there is something to be waited for. */
+static int dio_settle_nowait(struct iomap__dio *dio, int64_t start, int64_t end)
+{
+	struct iomap_inode *inode = dio->iter.inode;
+	uint64_t first = (uint64_t)start >> IOMAP_PAGE_SHIFT;
+	uint64_t last = ((uint64_t)end + IOMAP_PAGE_SIZE - 1) >> IOMAP_PAGE_SHIFT;
+
+	if (dio_is_dirty(&inode->i_data, start, end))
+		return -EAGAIN;
+	if (!dio->write)
+		return 0;
+	iomap_invalidate_inode_pages(inode, start, end);
+	return iomap__index_next(&inode->i_data, first, last) < last ? -EAGAIN : 0;
+}
+
 int iomap__dio_settle_cache(struct iomap__dio *dio, int64_t start, int64_t end)
 {
 	struct iomap_inode *inode = dio->iter.inode;
-	int err = iomap__dio_write_out(inode, start, end);
+	int err;
 
+	if (dio->iter.flags & IOMAP_NOWAIT)
+		return dio_settle_nowait(dio, start, end);
+	err = iomap__dio_write_out(inode, start, end);
 	if (!err && dio->write && iomap__filemap_invalidate_range(&inode->i_data, start, end))
 		err = -ENOTBLK;
 	return err;

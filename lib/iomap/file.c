@@ -29,6 +29,7 @@
 
 #include "block/block.h"
 #include "cache/cache.h"
+#include "iomap/async.h"
 #include "iomap/ops.h"
 #include "iomap/workers.h"
 
@@ -238,12 +239,33 @@ static int file_iter_init(struct iomap_iov_iter *iter, unsigned direction, const
 
 /* ---- reading ---- */
 
+/* Flags of an iocb that the convenience layer takes. */
+#define FILE_IOCB_FLAGS                                                                            \
+	(IOMAP_IOCB_APPEND | IOMAP_IOCB_DSYNC | IOMAP_IOCB_SYNC | IOMAP_IOCB_DIRECT |              \
+	 IOMAP_IOCB_NOWAIT | IOMAP_IOCB_DONTCACHE | IOMAP_IOCB_CHECKED)
+
+/* Through the cache; from @first on something has been read already. */
+static ssize_t file_read_buffered(struct iomap_kiocb *iocb, struct iomap_iov_iter *to, int64_t first)
+{
+	ssize_t ret;
+
+	if (iocb->ki_complete && !(iocb->ki_flags & IOMAP_IOCB_NOWAIT)) {
+		/* what copies to memory that may be bad makes a call of its own for each piece */
+		if (iocb->ki_flags & IOMAP_IOCB_CHECKED)
+			return iomap__async_read_later(iocb, to, first);
+		return iomap__async_read(iocb, to, first);
+	}
+	ret = iomap_file_read_iter(iocb, to);
+	return iocb->ki_pos > first ? (ssize_t)(iocb->ki_pos - first) : ret;
+}
+
 static ssize_t file_read_direct(struct iomap_kiocb *iocb, struct iomap_iov_iter *to)
 {
 	struct iomap_inode *inode = iocb->ki_filp->inode;
 	const struct iomap_inode_ops *op = inode->i_op;
+	int64_t first = iocb->ki_pos;
 	const struct iomap_ops *ops;
-	ssize_t done, rest;
+	ssize_t done;
 
 	ops = !op ? NULL : op->direct ? op->direct : op->read ? op->read : op->write;
 	if (!ops)
@@ -251,7 +273,13 @@ static ssize_t file_read_direct(struct iomap_kiocb *iocb, struct iomap_iov_iter 
 	/* before the lock, which in the child of a fork() nobody may ever give back */
 	if (iomap__engine_closed(inode->i_engine))
 		return iomap__engine_refusal(inode->i_engine);
-	iomap_inode_lock_shared(inode);
+	if (!iomap_inode_trylock_shared(inode)) {
+		if (iocb->ki_flags & IOMAP_IOCB_NOWAIT)
+			return -EAGAIN;
+		if (iocb->ki_complete)
+			return iomap__async_read_later(iocb, to, first);
+		iomap_inode_lock_shared(inode);
+	}
 	done = iomap_dio_rw(iocb, to, ops, op->dio_ops, 0, NULL, 0);
 	iomap_inode_unlock_shared(inode);
 	if (done < 0 && done != -ENOTBLK)
@@ -259,34 +287,38 @@ static ssize_t file_read_direct(struct iomap_kiocb *iocb, struct iomap_iov_iter 
 	/* what direct I/O will not do may also come after a part that it did */
 	if (done >= 0 && (!iomap_iov_iter_count(to) || iocb->ki_pos >= iomap_i_size_read(inode)))
 		return done;
-	done = iomap__max(done, 0);
-	rest = iomap_file_read_iter(iocb, to);
-	return done && rest < 0 ? done : done + rest;
+	return file_read_buffered(iocb, to, first);
 }
 
-static ssize_t file_read(struct iomap_file *file, struct iomap_iov_iter *to, int64_t pos)
+ssize_t iomap_read_iter(struct iomap_kiocb *iocb, struct iomap_iov_iter *to)
 {
 	const struct iomap_file_operations *fop;
-	struct iomap_kiocb iocb;
+	bool direct;
 
-	iomap__file_check(file);
-	if (pos < 0)
+	iomap__file_check(iocb->ki_filp);
+	direct = iocb->ki_flags & IOMAP_IOCB_DIRECT;
+	if (iocb->ki_pos < 0 || to->data_source != IOMAP_ITER_DEST ||
+	    iocb->ki_flags & ~FILE_IOCB_FLAGS)
 		return -EINVAL;
 	/*
 	 * No byte lies beyond the largest position; but what is read past the cache is whole
 	 * sectors, and the last one ends behind it.
 	 */
-	iomap_iov_iter_truncate(to, (uint64_t)INT64_MAX - (uint64_t)pos +
-					    (file->flags & IOMAP_O_DIRECT ? 1 : 0));
+	iomap_iov_iter_truncate(to, (uint64_t)INT64_MAX - (uint64_t)iocb->ki_pos + direct);
 	if (!iomap_iov_iter_count(to))
 		return 0;
-	iomap_kiocb_init(&iocb, file, pos);
-	fop = file->inode->i_fop;
+	fop = iocb->ki_filp->inode->i_fop;
 	if (fop && fop->read_iter)
-		return fop->read_iter(&iocb, to);
-	if (file->flags & IOMAP_O_DIRECT)
-		return file_read_direct(&iocb, to);
-	return iomap_file_read_iter(&iocb, to);
+		return fop->read_iter(iocb, to);
+	return direct ? file_read_direct(iocb, to) : file_read_buffered(iocb, to, iocb->ki_pos);
+}
+
+static ssize_t file_read(struct iomap_file *file, struct iomap_iov_iter *to, int64_t pos)
+{
+	struct iomap_kiocb iocb;
+
+	iomap_kiocb_init(&iocb, file, pos);
+	return iomap_read_iter(&iocb, to);
 }
 
 /* ---- writing; i_rwsem is held exclusively where nothing else is said ---- */
@@ -452,45 +484,138 @@ static ssize_t file_write_direct(struct iomap_kiocb *iocb, struct iomap_iov_iter
 	return done && rest < 0 ? done : done + rest;
 }
 
-/* Takes the lock. */
-static ssize_t file_write_default(struct iomap_kiocb *iocb, struct iomap_iov_iter *from)
+ssize_t iomap__file_write(struct iomap_kiocb *iocb, struct iomap_iov_iter *from)
 {
 	struct iomap_inode *inode = iocb->ki_filp->inode;
 	ssize_t ret;
+
+	if (iocb->ki_flags & IOMAP_IOCB_DIRECT)
+		return file_write_direct(iocb, from);
+	iomap_inode_lock(inode);
+	ret = file_write_buffered(iocb, from);
+	iomap_inode_unlock(inode);
+	return ret;
+}
+
+/* ---- writing without a wait; these take the lock if it is free ---- */
+
+/* Through the cache: as much as can be, or -EAGAIN.  @finish: all of an append, or nothing. */
+static ssize_t file_try_buffered(struct iomap_kiocb *iocb, struct iomap_iov_iter *from, bool finish)
+{
+	const bool nowait = iocb->ki_flags & IOMAP_IOCB_NOWAIT;
+	struct iomap_inode *inode = iocb->ki_filp->inode;
+	const struct iomap_inode_ops *op = inode->i_op;
+	ssize_t ret, rest;
+
+	if (!iomap_inode_trylock(inode))
+		return -EAGAIN;
+	ret = file_write_place(iocb, from);
+	/* zeroing a gap may have to read the rest of a block */
+	if (!ret && iocb->ki_pos > iomap_i_size_read(inode))
+		ret = -EAGAIN;
+	if (!ret) {
+		iocb->ki_flags |= IOMAP_IOCB_NOWAIT;
+		ret = iomap_file_buffered_write(iocb, from, op->write, op->write_ops, NULL);
+		if (!nowait)
+			iocb->ki_flags &= ~IOMAP_IOCB_NOWAIT;
+	}
+	if (ret > 0 && finish && iocb->ki_flags & IOMAP_IOCB_APPEND && from->count) {
+		/* another one may append as soon as the lock is free */
+		iocb->ki_flags &= ~IOMAP_IOCB_APPEND;
+		rest = iomap_file_buffered_write(iocb, from, op->write, op->write_ops, NULL);
+		iocb->ki_flags |= IOMAP_IOCB_APPEND;
+		ret += iomap__max(rest, 0);
+		iomap_iov_iter_truncate(from, 0);
+	}
+	iomap_inode_unlock(inode);
+	return ret;
+}
+
+/* Past the cache, if it may share the lock; else -EAGAIN.  It syncs by itself. */
+static ssize_t file_try_direct(struct iomap_kiocb *iocb, struct iomap_iov_iter *from)
+{
+	struct iomap_inode *inode = iocb->ki_filp->inode;
+	const struct iomap_inode_ops *op = inode->i_op;
+	ssize_t ret = -EAGAIN;
+
+	if (!file_write_may_share(iocb, from) || !iomap_inode_trylock_shared(inode))
+		return ret;
+	/* again: truncations are kept off from here on; so i_size is none of its end_io's business */
+	if (file_write_may_share(iocb, from))
+		ret = iomap_dio_rw(iocb, from, op->direct ? op->direct : op->write, op->dio_ops, 0,
+				   NULL, 0);
+	iomap_inode_unlock_shared(inode);
+	return ret == -ENOTBLK ? -EAGAIN : ret;
+}
+
+/* What cannot be done at once, the sync above all, is for a worker. */
+static ssize_t file_write_async(struct iomap_kiocb *iocb, struct iomap_iov_iter *from)
+{
+	const bool direct = iocb->ki_flags & IOMAP_IOCB_DIRECT;
+	const uint32_t sync = iocb->ki_flags & (IOMAP_IOCB_DSYNC | IOMAP_IOCB_SYNC);
+	ssize_t ret;
+
+	ret = direct ? file_try_direct(iocb, from) : file_try_buffered(iocb, from, true);
+	if (ret < 0 && ret != -EAGAIN)
+		return ret;
+	if (ret >= 0 && !from->count && (!sync || direct))
+		return ret;
+	return iomap__async_write_later(iocb, from, iomap__max(ret, 0));
+}
+
+/* Nothing that would wait, for a sync neither. */
+static ssize_t file_write_nowait(struct iomap_kiocb *iocb, struct iomap_iov_iter *from)
+{
+	if (iocb->ki_flags & IOMAP_IOCB_DIRECT)
+		return file_try_direct(iocb, from);
+	if (iocb->ki_flags & (IOMAP_IOCB_DSYNC | IOMAP_IOCB_SYNC))
+		return -EAGAIN;
+	return file_try_buffered(iocb, from, false);
+}
+
+/* ---- the calls ---- */
+
+static ssize_t file_write_default(struct iomap_kiocb *iocb, struct iomap_iov_iter *from)
+{
+	struct iomap_inode *inode = iocb->ki_filp->inode;
 
 	if (!inode->i_op || !inode->i_op->write || !inode->i_data.a_ops->writepages)
 		return -EINVAL;
 	/* before the lock, as when reading */
 	if (iomap__engine_closed(inode->i_engine))
 		return iomap__engine_refusal(inode->i_engine);
-	if (iocb->ki_filp->flags & IOMAP_O_DIRECT) {
-		ret = file_write_direct(iocb, from);
-	} else {
-		iomap_inode_lock(inode);
-		ret = file_write_buffered(iocb, from);
-		iomap_inode_unlock(inode);
-	}
+	if (iocb->ki_flags & IOMAP_IOCB_NOWAIT)
+		return file_write_nowait(iocb, from);
+	if (iocb->ki_complete)
+		return file_write_async(iocb, from);
 	/* without the lock: the next writer need not wait for the device */
-	return iomap_write_sync(iocb, ret);
+	return iomap_write_sync(iocb, iomap__file_write(iocb, from));
+}
+
+ssize_t iomap_write_iter(struct iomap_kiocb *iocb, struct iomap_iov_iter *from)
+{
+	const struct iomap_file_operations *fop;
+
+	iomap__file_check(iocb->ki_filp);
+	if (iocb->ki_flags & IOMAP_IOCB_APPEND)
+		iocb->ki_pos = 0; /* chosen under i_rwsem */
+	if (iocb->ki_pos < 0 || from->data_source != IOMAP_ITER_SOURCE ||
+	    iocb->ki_flags & ~FILE_IOCB_FLAGS)
+		return -EINVAL;
+	if (!iomap_iov_iter_count(from))
+		return 0;
+	fop = iocb->ki_filp->inode->i_fop;
+	if (fop && fop->write_iter)
+		return fop->write_iter(iocb, from);
+	return file_write_default(iocb, from);
 }
 
 static ssize_t file_write(struct iomap_file *file, struct iomap_iov_iter *from, int64_t pos)
 {
-	const struct iomap_file_operations *fop;
 	struct iomap_kiocb iocb;
 
-	iomap__file_check(file);
-	if (file->flags & IOMAP_O_APPEND)
-		pos = 0; /* chosen under i_rwsem */
-	if (pos < 0)
-		return -EINVAL;
-	if (!iomap_iov_iter_count(from))
-		return 0;
 	iomap_kiocb_init(&iocb, file, pos);
-	fop = file->inode->i_fop;
-	if (fop && fop->write_iter)
-		return fop->write_iter(&iocb, from);
-	return file_write_default(&iocb, from);
+	return iomap_write_iter(&iocb, from);
 }
 
 /* What is not one plain hit.  Out of line: iomap_read() saves no registers for it. */

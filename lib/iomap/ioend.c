@@ -454,9 +454,14 @@ int iomap__fs_create(struct iomap_engine *engine)
 	err = iomap__pool_init(&fs->dios, &engine->env, sizeof(struct iomap__dio_async), 0);
 	if (err)
 		goto out_files;
+	err = iomap__async_create(engine, fs);
+	if (err)
+		goto out_dios;
 	engine->fs = fs;
 	return 0;
 
+out_dios:
+	iomap__pool_exit(&fs->dios);
 out_files:
 	iomap__pool_exit(&fs->files);
 out_ifs:
@@ -472,6 +477,7 @@ void iomap__fs_destroy(struct iomap_engine *engine)
 {
 	struct iomap__fs *fs = engine->fs;
 
+	iomap__async_destroy(fs);
 	iomap__pool_exit(&fs->dios);
 	iomap__pool_exit(&fs->files);
 	iomap__ifs_destroy(fs);

@@ -35,17 +35,30 @@
 #define IOMAP__IFS_SMALL 192U
 #define IOMAP__IFS_POOLS 6U
 
+/* Asynchronous requests under way, and those that wait until there are fewer (async.c). */
+struct iomap__async_gate {
+	struct iomap_list_head queue;
+	uint32_t inside, max;
+};
+
 /* What an engine keeps for this layer. */
 struct iomap__fs {
 	struct iomap_bio_set ioend_bios; /* bios in ioends */
 	struct iomap__pool dios;	 /* struct iomap__dio_async */
 	struct iomap__pool ifs[IOMAP__IFS_POOLS]; /* block states, by size: ifs.c */
 	struct iomap__pool files;	 /* struct iomap_file */
+	struct iomap__pool asyncs;	 /* requests of async.c */
+	struct iomap__mutex async_lock;	 /* of the gates */
+	struct iomap__async_gate async_gate[2];
 };
 
 /* After block and cache; before them. */
 int iomap__fs_create(struct iomap_engine *engine);
 void iomap__fs_destroy(struct iomap_engine *engine);
+
+/* Its part of these, for asynchronous calls (async.c).  0 or -ENOMEM. */
+int iomap__async_create(struct iomap_engine *engine, struct iomap__fs *fs);
+void iomap__async_destroy(struct iomap__fs *fs);
 
 /* ---- zeros at the end of the file (zero.c) ---- */
 
@@ -83,6 +96,8 @@ void iomap__kiocb_begin(struct iomap_kiocb *iocb);
 void iomap__kiocb_cancel(struct iomap_kiocb *iocb);
 /* Call ki_complete, in a work function.  The iocb and the file may be gone then. */
 void iomap__kiocb_complete(struct iomap_kiocb *iocb, long ret);
+/* All of a write, with the inode's locks, but for the sync; without ki_complete. */
+ssize_t iomap__file_write(struct iomap_kiocb *iocb, struct iomap_iov_iter *from);
 
 /* ---- mappings (iter.c) ---- */
 
@@ -208,6 +223,10 @@ void iomap__bio_for_each_folio(const struct iomap_bio *bio, struct iomap__cache 
 			       iomap__bio_folio_fn *fn, void *arg);
 
 /* ---- durability (sync.c) ---- */
+
+/* iomap_fsync() with the deadline of an iocb, 0 for the engine's. */
+int iomap__fsync_until(struct iomap_file *file, int64_t start, int64_t end, int datasync,
+		       uint64_t deadline_ns);
 
 /*
  * Write dirty data of [start, end) and wait for it and for writeback already running.

@@ -172,7 +172,8 @@ static int sync_file(struct iomap_file *file, int64_t start, int64_t end, int da
 				  iomap__thread_self()->deadline_ns);
 }
 
-int iomap_fsync(struct iomap_file *file, int64_t start, int64_t end, int datasync)
+int iomap__fsync_until(struct iomap_file *file, int64_t start, int64_t end, int datasync,
+		       uint64_t deadline_ns)
 {
 	struct iomap__thread *self = iomap__thread_self();
 	struct iomap_engine *engine;
@@ -187,11 +188,16 @@ int iomap_fsync(struct iomap_file *file, int64_t start, int64_t end, int datasyn
 		return iomap__engine_refusal(engine);
 	iomap__cache_count2(engine, IOMAP__STAT_FSYNCS, 1);
 	began_ns = iomap__now_ns(&engine->env);
-	self->deadline_ns = iomap__deadline(engine, 0);
+	self->deadline_ns = iomap__deadline(engine, deadline_ns);
 	err = sync_file(file, start, end, datasync);
 	self->deadline_ns = outer;
 	iomap__cache_took(engine, IOMAP_HIST_FSYNC, began_ns);
 	return err;
+}
+
+int iomap_fsync(struct iomap_file *file, int64_t start, int64_t end, int datasync)
+{
+	return iomap__fsync_until(file, start, end, datasync, 0);
 }
 
 /* As fsync of a kernel file: the inode's own operation wins. */

@@ -469,6 +469,19 @@ void iomap_flush_work(struct iomap_engine *engine, struct iomap_work *work)
 
 /* ---- I/O that nobody waits for ---- */
 
+bool iomap__workers_ready(struct iomap_engine *engine)
+{
+	struct iomap__workers *workers = engine->workers;
+	bool ready;
+
+	if (!workers->max || iomap__load_acquire(&workers->nr))
+		return true;
+	iomap__mutex_lock(&workers->lock);
+	ready = workers->nr || worker_start(workers);
+	iomap__mutex_unlock(&workers->lock);
+	return ready;
+}
+
 int iomap__workers_watch(struct iomap_engine *engine, const uint32_t **call)
 {
 	struct iomap__workers *workers = engine->workers;

@@ -36,6 +36,9 @@ bool iomap__workers_idle(struct iomap_engine *engine);
 /* For iomap_engine_dump(). */
 void iomap__workers_dump(struct iomap_engine *engine, struct iomap__lines *lines);
 
+/* Whether anybody is going to run work: a worker, or without threads iomap_engine_poll(). */
+bool iomap__workers_ready(struct iomap_engine *engine);
+
 /*
  * An I/O has been submitted whose submitter does not wait: until the unwatch, some worker sees
  * to its completion.  0, or -errno when there is no worker and none could be started; without
