@@ -79,8 +79,9 @@ static long read_task(void *arg)
 	return ts_reads(arg, 0, PAGE, 1);
 }
 
-/* A thread that has a folio locked until it is told. */
+/* A thread that has a folio locked, or else i_rwsem, until it is told. */
 struct holder {
+	struct ts *ts;
 	struct iomap_folio *folio;
 	struct t_gate gate;
 	bool locked, leave;
@@ -91,21 +92,28 @@ static long hold_task(void *arg)
 {
 	struct holder *holder = arg;
 
-	iomap_folio_lock(holder->folio);
+	if (holder->folio)
+		iomap_folio_lock(holder->folio);
+	else
+		iomap_inode_lock(&holder->ts->inode);
 	t_lock(&holder->gate);
 	holder->locked = true;
 	t_wake(&holder->gate);
 	while (!holder->leave)
 		t_wait(&holder->gate);
 	t_unlock(&holder->gate);
-	iomap_folio_unlock(holder->folio);
+	if (holder->folio)
+		iomap_folio_unlock(holder->folio);
+	else
+		iomap_inode_unlock(&holder->ts->inode);
 	return 0;
 }
 
-static void hold_folio(struct ts *ts, int64_t pos, struct holder *holder)
+static void hold(struct ts *ts, struct iomap_folio *folio, struct holder *holder)
 {
 	memset(holder, 0, sizeof(*holder));
-	holder->folio = ts_folio(ts, pos);
+	holder->ts = ts;
+	holder->folio = folio;
 	t_gate_init(&holder->gate);
 	t_start(&holder->task, hold_task, holder);
 	t_lock(&holder->gate);
@@ -121,7 +129,8 @@ static void let_go(struct holder *holder)
 	t_wake(&holder->gate);
 	t_unlock(&holder->gate);
 	t_join(&holder->task);
-	iomap_folio_put(holder->folio);
+	if (holder->folio)
+		iomap_folio_put(holder->folio);
 	t_gate_exit(&holder->gate);
 }
 
@@ -245,7 +254,7 @@ Test(nowait, ki01_a_write_does_not_wait_for_a_locked_folio)
 	struct holder holder;
 
 	cr_assert(ts_reads(ts, 0, 2 * PAGE, 1));
-	hold_folio(ts, PAGE, &holder);
+	hold(ts, ts_folio(ts, PAGE), &holder);
 	cr_assert_eq(nowait_write(ts, PAGE, pages, PAGE), -EAGAIN);
 	cr_assert_eq(nowait_write(ts, 0, pages, 2 * PAGE), PAGE);
 	let_go(&holder);
@@ -382,5 +391,118 @@ Test(nowait, ki01_a_write_in_place_does_not_wait_either)
 	cr_assert_eq(iomap_folio_begin_write(&iocb, 100, &ts->ops, NULL, NULL, &writer), 0);
 	cr_assert_eq(iomap_folio_end_write(&writer, 0), 0);
 	iomap_inode_unlock(&ts->inode);
+	ts_close(ts);
+}
+
+/* ---- by iocb, with the inode's locks ---- */
+
+static unsigned completions;
+
+static void count_completion(struct iomap_kiocb *iocb, long ret)
+{
+	(void)iocb, (void)ret;
+	completions++;
+}
+
+/* iomap_write_iter() or iomap_read_iter() of a page. */
+static ssize_t nowait_iter(struct ts *ts, int64_t pos, bool write, uint32_t flags, bool async)
+{
+	static _Alignas(PAGE) char page[PAGE];
+	uint64_t before = waits();
+	struct iomap_iov_iter iter;
+	struct iomap_kiocb iocb;
+	ssize_t n;
+
+	memset(page, 'x', PAGE);
+	iomap_kiocb_init(&iocb, ts->file, pos);
+	iocb.ki_flags |= IOMAP_IOCB_NOWAIT | flags;
+	iocb.ki_complete = async ? count_completion : NULL;
+	iomap_iov_iter_ubuf(&iter, write ? IOMAP_ITER_SOURCE : IOMAP_ITER_DEST, page, PAGE);
+	n = write ? iomap_write_iter(&iocb, &iter) : iomap_read_iter(&iocb, &iter);
+	/* direct I/O waits for its own, and for that alone */
+	t_must(waits() == before || (flags & IOMAP_IOCB_DIRECT && n > 0));
+	return n;
+}
+
+static struct ts *direct_store(void)
+{
+	struct ts *ts = calloc(1, sizeof(*ts));
+
+	t_must(ts != NULL);
+	ts_prepare(ts, &(struct ts_config){ .i_size = 512 * KIB });
+	ts->hook.open = ts_allow_direct;
+	ts_begin(ts);
+	ts_map(ts, 0, 1024 * KIB, IOMAP_MAPPED, 0, 64 * KIB);
+	ts_dev_fill(ts, 64 * KIB, 512 * KIB, 0, 1);
+	return ts;
+}
+
+Test(nowait, ki01_nobody_waits_for_i_rwsem)
+{
+	struct ts *ts = direct_store();
+	struct holder holder;
+
+	for (int async = 0; async < 2; async++) {
+		hold(ts, NULL, &holder);
+		cr_assert_eq(nowait_iter(ts, 0, true, 0, async), -EAGAIN);
+		cr_assert_eq(nowait_iter(ts, 0, true, IOMAP_IOCB_APPEND, async), -EAGAIN);
+		cr_assert_eq(nowait_iter(ts, 0, true, IOMAP_IOCB_DIRECT, async), -EAGAIN);
+		cr_assert_eq(nowait_iter(ts, 0, false, IOMAP_IOCB_DIRECT, async), -EAGAIN);
+		/* a read through the cache takes no lock of the inode, and has nothing there */
+		cr_assert_eq(nowait_iter(ts, 0, false, 0, async), -EAGAIN);
+		let_go(&holder);
+	}
+	cr_assert_eq(td_count(ts->dev, TD_ALL), 0U);
+	cr_assert_eq(ts_calls(ts, TS_BEGIN), 0U);
+	cr_assert_eq(nowait_iter(ts, 0, true, 0, true), PAGE);
+	cr_assert_eq(nowait_iter(ts, 0, false, 0, true), PAGE);
+	while (iomap_engine_poll(ts->engine, 10, true) > 0)
+		;
+	cr_assert_eq(completions, 0U);
+	ts_close(ts);
+}
+
+Test(nowait, ki01_nobody_waits_for_a_sync_or_fills_a_gap)
+{
+	struct ts *ts = direct_store();
+	struct iomap_kiocb iocb;
+
+	cr_assert_eq(nowait_iter(ts, 0, true, IOMAP_IOCB_DSYNC, false), -EAGAIN);
+	cr_assert_eq(nowait_iter(ts, 600 * KIB, true, 0, false), -EAGAIN);
+	cr_assert_eq(iomap_i_size_read(&ts->inode), 512 * KIB);
+	cr_assert_not(iomap_filemap_get_folio(&ts->inode.i_data, 0));
+	iomap_kiocb_init(&iocb, ts->file, 0);
+	iocb.ki_flags |= IOMAP_IOCB_NOWAIT;
+	cr_assert_eq(iomap_fsync_iocb(&iocb, 0, INT64_MAX, 0), -EAGAIN);
+	ts_close(ts);
+}
+
+Test(nowait, ki01_direct_calls_do_not_wait_for_the_cache)
+{
+	struct ts *ts = direct_store();
+	struct holder holder;
+
+	ts_write(ts, 0, PAGE, 3);
+	cr_assert_eq(nowait_iter(ts, 0, false, IOMAP_IOCB_DIRECT, false), -EAGAIN);
+	cr_assert_eq(nowait_iter(ts, 0, true, IOMAP_IOCB_DIRECT, false), -EAGAIN);
+	cr_assert_eq(ts_calls(ts, TS_WRITEPAGES), 0U);
+	/* what is under writeback */
+	td_hold(ts->dev, TD_WRITE);
+	cr_assert_eq(iomap_sync_range(ts->file, 0, PAGE, IOMAP_SYNC_WRITE), 0);
+	cr_assert_eq(nowait_iter(ts, 0, false, IOMAP_IOCB_DIRECT, false), -EAGAIN);
+	td_open_gates(ts->dev);
+	cr_assert_eq(ts_fsync(ts), 0);
+	/* a clean folio goes, unless somebody has it */
+	cr_assert_eq(nowait_iter(ts, 0, false, IOMAP_IOCB_DIRECT, false), PAGE);
+	cr_assert_eq(ts_last(ts, TS_BEGIN).flags, (unsigned)(IOMAP_DIRECT | IOMAP_NOWAIT));
+	hold(ts, ts_folio(ts, 0), &holder);
+	cr_assert_eq(nowait_iter(ts, 0, true, IOMAP_IOCB_DIRECT, false), -EAGAIN);
+	let_go(&holder);
+	cr_assert_eq(nowait_iter(ts, 0, true, IOMAP_IOCB_DIRECT, false), PAGE);
+	cr_assert_eq(ts_last(ts, TS_BEGIN).flags,
+		     (unsigned)(IOMAP_WRITE | IOMAP_DIRECT | IOMAP_NOWAIT));
+	cr_assert(ts_reads_all(ts, 0, PAGE, 'x'));
+	/* what extends the file takes the lock for itself */
+	cr_assert_eq(nowait_iter(ts, 512 * KIB, true, IOMAP_IOCB_DIRECT, false), -EAGAIN);
 	ts_close(ts);
 }
