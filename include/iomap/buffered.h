@@ -69,7 +69,8 @@ struct iomap_read_ops {
 /*
  * How a buffered write touches folios (kernel: struct iomap_write_ops).  All optional.
  *
- * get_folio: return the folio at @pos locked and referenced (default iomap_get_folio()), or
+ * get_folio: return the folio at @pos locked and referenced (default iomap_get_folio()); with
+ *   IOMAP_NOWAIT in iter->flags without a wait; or
  *   an error as iomap_err_ptr(), which ends the operation with no put_folio.
  * put_folio: unlock and put (also the default).  Always runs once get_folio succeeded;
  *   @copied: bytes copied, 0 on failure.
@@ -149,11 +150,13 @@ IOMAP_API void iomap_finish_folio_read(struct iomap_folio *folio, size_t off, si
  *
  * i_rwsem held exclusively; or shared, for writes without IOMAP_IOCB_APPEND that leave no gap
  * behind i_size: then no byte of one writer is lost to another, i_size never goes back, and where two
- * write the same byte one of them has, folio by folio.  Blocks.  Does not sync: see iomap_write_sync().  Beyond i_size it does not zero
- * the gap, which iomap_write() does.
+ * write the same byte one of them has, folio by folio.  Blocks, but not with IOMAP_IOCB_NOWAIT.
+ * With IOMAP_IOCB_DONTCACHE it starts to write out what it has written before it returns.  Does
+ * not sync: see iomap_write_sync().  Beyond i_size it does not zero the gap, which iomap_write()
+ * does.
  *
- * Return: bytes written, short when an error follows them; else -errno: -EFBIG beyond
- * i_maxbytes, -EINVAL for unknown flags or no writepages, -ENOMEM, or the callbacks' error.
+ * Return: bytes written, short when an error follows them; else -errno: -EAGAIN (NOWAIT), -EFBIG
+ * beyond i_maxbytes, -EINVAL for unknown flags or no writepages, -ENOMEM, or the callbacks' error.
  */
 IOMAP_API ssize_t iomap_file_buffered_write(struct iomap_kiocb *iocb, struct iomap_iov_iter *from,
 					    const struct iomap_ops *ops,
@@ -163,7 +166,8 @@ IOMAP_API ssize_t iomap_file_buffered_write(struct iomap_kiocb *iocb, struct iom
 /**
  * iomap_file_read_iter - read through the cache (kernel: generic_file_read_iter)
  *
- * Takes no inode lock.  Blocks.  Stops at i_size, 0 from there on.  Bytes of the buffer
+ * Takes no inode lock.  Blocks, but not with IOMAP_IOCB_NOWAIT: then it ends at the first byte that
+ * is not cached, or is -EAGAIN, and calls nobody.  Stops at i_size, 0 from there on.  Bytes of the buffer
  * beyond the count returned are undefined.  Reads are atomic against writes folio by folio.
  *
  * Return: bytes, short when an error follows them; else -errno.
@@ -175,7 +179,8 @@ IOMAP_API ssize_t iomap_file_read_iter(struct iomap_kiocb *iocb, struct iomap_io
  * @len: bytes wanted; where large folios are allowed, one that is made covers no more pages
  *	than these touch, but for the smallest there can be
  *
- * Blocks.  No folio may be locked by the caller.  Return: the folio or an error pointer.
+ * Blocks, but with IOMAP_NOWAIT in iter->flags it is -EAGAIN in place of a wait.  No folio may be
+ * locked by the caller.  Return: the folio or an error pointer.
  */
 IOMAP_API struct iomap_folio *iomap_get_folio(struct iomap_iter *iter, int64_t pos, size_t len);
 

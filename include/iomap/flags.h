@@ -64,8 +64,12 @@ extern "C" {
 #define IOMAP_IOCB_SYNC 0x0004U	  /* (open) data and metadata durable before return; with DSYNC */
 #define IOMAP_IOCB_DIRECT 0x0008U /* (open) for read_iter and write_iter to look at; the calls
 				   * for buffered and for direct I/O take no notice of it */
-#define IOMAP_IOCB_NOWAIT 0x0010U /* -EAGAIN, or a short count, rather than any wait */
-#define IOMAP_IOCB_DONTCACHE 0x0020U /* what the call brings into the cache does not stay */
+#define IOMAP_IOCB_NOWAIT 0x0010U /* -EAGAIN, or a short count, rather than any wait: for a lock,
+				   * memory, a device, throttling.  A read takes what is cached
+				   * and does not call the extent map; a write tells it. */
+#define IOMAP_IOCB_DONTCACHE 0x0020U /* folios that the call brings in are dropped: when they have
+				      * been read, or written, which starts at once; not what was
+				      * cached before, nor what others use meanwhile */
 #define IOMAP_IOCB_CHECKED 0x0040U /* memory of the call may be bad: -EFAULT or a short count;
 				    * see struct iomap_kiocb */
 

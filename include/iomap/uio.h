@@ -60,7 +60,8 @@ IOMAP_API unsigned long iomap_iov_iter_alignment(const struct iomap_iov_iter *it
  *
  * ki_complete: NULL: the call waits.  Else it may return -IOMAP_EIOCBQUEUED, and ki_complete
  * will be called exactly once with what would have been returned; when it returns anything else
- * it never will be.  iomap_dio_rw() makes use of it, all other calls wait as yet.
+ * it never will be.  iomap_dio_rw() and the calls of file.h by iocb make use of it; the buffered
+ * calls of the kernel's names (buffered.h) wait.
  *   Context: a worker, or iomap_engine_poll() with blocking callbacks allowed; without a lock
  *   of the library; perhaps before the call that was asynchronous has returned; never inside
  *   another ki_complete or work function.  It may block, submit I/O, close the file, and free
