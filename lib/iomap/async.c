@@ -388,6 +388,8 @@ ssize_t iomap__async_read(struct iomap_kiocb *iocb, struct iomap_iov_iter *to, i
 	ssize_t ret;
 
 	ret = iomap__filemap_read_cached(iocb, to);
+	if (ret == -ENODATA && !iomap__workers_ready(iocb->ki_filp->inode->i_engine))
+		ret = iomap_file_read_iter(iocb, to);
 	if (ret != -ENODATA)
 		return iocb->ki_pos > first ? (ssize_t)(iocb->ki_pos - first) : ret;
 	req = async_alloc(iocb, ASYNC_READ);

@@ -860,6 +860,40 @@ Test(async, en07_shutdown_waits_for_what_is_under_way)
 	}
 }
 
+static bool deny_workers(void *ctx, enum iomap_fail_kind kind, uint64_t n)
+{
+	(void)ctx;
+	/* the first one is the flusher */
+	return kind == IOMAP_FAIL_THREAD_CREATE && n > 1;
+}
+
+Test(async, en07_where_no_worker_can_be_had_the_calls_wait)
+{
+	struct iomap_engine_opts opts;
+	struct ts *ts;
+	struct req req;
+
+	iomap_engine_opts_init(&opts);
+	opts.cache_bytes = 4U << 20;
+	opts.fail_nth = deny_workers;
+	ts = ts_open(&(struct ts_config){ .i_size = FILE_BYTES, .opts = &opts, .threads = true });
+	ts_map(ts, 0, 2 * FILE_BYTES, IOMAP_MAPPED, 0, 64 * KIB);
+	ts_dev_fill(ts, 64 * KIB, FILE_BYTES, 0, 1);
+	td_async(ts->dev);
+	req_init(&req, ts, 10, 5 * PAGE);
+	cr_assert_eq(submit_read(&req), 5 * PAGE);
+	cr_assert(req_has(&req, 5 * PAGE, 1));
+	ts_drop(ts);
+	req.iocb.ki_pos = 10;
+	req.iocb.ki_flags |= IOMAP_IOCB_DSYNC;
+	cr_assert_eq(submit_write(&req, 2), 5 * PAGE);
+	cr_assert(ts_dev_has(ts, 64 * KIB + 10, 5 * PAGE, 10, 2));
+	cr_assert_eq(submit_fsync(&req), 0);
+	cr_assert_eq(req_calls(&req), 0U);
+	free(req.buf);
+	ts_close(ts);
+}
+
 /* ---- all at once ---- */
 
 #define HAMMER_THREADS 4
