@@ -204,7 +204,8 @@ IOMAP_API ssize_t iomap_writev(struct iomap_file *file, const struct iovec *iov,
  * the extent map, and returns -IOMAP_EIOCBQUEUED; the rest is copied in a worker, or in
  * iomap_engine_poll(), where ki_complete is called.  Until then iocb, file and memory are in use;
  * iterator and vector are the caller's again, but how far the iterator has moved is not said.
- * ki_deadline ends only what then waits in a worker.
+ * ki_deadline ends only what then waits in a worker.  A direct read may end where direct I/O goes
+ * no further (iomap_dio_rw()): a short count below i_size.
  *
  * With IOMAP_IOCB_NOWAIT it never waits nor starts a read, with ki_complete neither.
  * With IOMAP_IOCB_DONTCACHE see flags.h.
@@ -228,7 +229,8 @@ IOMAP_API ssize_t iomap_read_iter(struct iomap_kiocb *iocb, struct iomap_iov_ite
  * synced, returns the result.  Else a worker, or iomap_engine_poll(), takes i_rwsem, writes the
  * rest and syncs.  So two such writes, and the two parts of one, may be done in any order; an
  * append is always one piece, and for that the call may wait when it has begun.  A direct write
- * of whole blocks below i_size is iomap_dio_rw()'s, whose text applies; others wait in the worker.
+ * of whole blocks below i_size is iomap_dio_rw()'s, whose text applies, short counts as well; others
+ * wait in the worker.
  *
  * With IOMAP_IOCB_NOWAIT, with ki_complete or without, it never waits: not for i_rwsem, a folio,
  * memory, the rest of a block, a gap behind i_size or throttling, nor for a sync, so with DSYNC

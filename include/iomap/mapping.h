@@ -49,6 +49,9 @@ struct iomap {
  * iomap_end: optional.  Called once for each iomap_begin that returned 0.  @written: bytes
  *   of the mapping that were worked on from @pos, 0 after a failure.  May block.  Its error
  *   is returned only when nothing was written.
+ *     Of what was IOMAP_F_NEW, and of which fewer bytes were written, the rest holds nothing: take
+ *   it back, or answer IOMAP_F_NEW again.  Short writes are ordinary with IOMAP_NOWAIT, and an
+ *   asynchronous write begins as one.
  */
 struct iomap_ops {
 	int (*iomap_begin)(struct iomap_inode *inode, int64_t pos, int64_t length, unsigned flags,

@@ -583,15 +583,14 @@ static int async_folio(const struct read_at *at, struct iomap__read_async *read,
 	while (!read->await.folio && !err) {
 		struct iomap_folio *folio = iomap__filemap_get(mapping, index);
 
-		if (folio) {
-			iomap__filemap_used(at->file, folio, at->pos, at->how);
-		} else if (!read->missed) {
+		if (!folio && !read->missed) {
 			read->missed = true;
 			count_miss(mapping);
 			if (mapping->a_ops->readahead)
 				iomap__readahead_miss(at->file, index, at->pages_ahead, at->how);
 			continue;
-		} else {
+		}
+		if (!folio) {
 			err = iomap__filemap_add(mapping, index, false, &folio);
 			*fresh = !err;
 			if (!err && at->how & IOMAP_DONTCACHE)
@@ -639,6 +638,9 @@ static ssize_t async_locked(const struct read_at *at, struct iomap__read_async *
 						  -EIO;
 	}
 	iomap_folio_unlock(folio);
+	/* once, as what is a hit after all counts for itself */
+	if (ret > 0)
+		iomap__filemap_used(at->file, folio, at->pos, at->how);
 	async_put(read);
 	return ret;
 }

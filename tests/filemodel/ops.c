@@ -224,6 +224,117 @@ static void split(struct iovec iov[3], unsigned char *buf, size_t len, uint64_t 
 	iov[2] = (struct iovec){ buf + b, len - b };
 }
 
+/* ---- a call by iocb, whose result comes later ---- */
+
+struct later {
+	struct iomap_kiocb iocb; /* first */
+	struct t_gate gate;
+	bool done;
+	long ret;
+};
+
+static void later_complete(struct iomap_kiocb *iocb, long ret)
+{
+	struct later *later = (struct later *)(void *)iocb;
+
+	t_lock(&later->gate);
+	t_must(!later->done);
+	later->done = true;
+	later->ret = ret;
+	t_wake(&later->gate);
+	t_unlock(&later->gate);
+}
+
+/* The result of a call that returned @ret; without threads it is this one that brings it about. */
+static ssize_t later_wait(struct fm *fm, struct later *later, ssize_t ret)
+{
+	if (ret != -IOMAP_EIOCBQUEUED)
+		return ret;
+	t_lock(&later->gate);
+	while (!later->done) {
+		if (fm->setup.flusher) {
+			t_wait(&later->gate);
+			continue;
+		}
+		t_unlock(&later->gate);
+		iomap_engine_poll(fm->engine, 4, true);
+		t_lock(&later->gate);
+	}
+	t_unlock(&later->gate);
+	return later->ret;
+}
+
+static ssize_t call_later(struct fm_file *f, struct iomap_file *file, struct iomap_iov_iter *iter,
+			  int64_t pos, bool dontcache)
+{
+	bool write = iter->data_source == IOMAP_ITER_SOURCE;
+	struct later later = { .done = false };
+	ssize_t ret;
+
+	iomap_kiocb_init(&later.iocb, file, pos);
+	later.iocb.ki_flags |= dontcache ? IOMAP_IOCB_DONTCACHE : 0;
+	later.iocb.ki_complete = later_complete;
+	t_gate_init(&later.gate);
+	ret = write ? iomap_write_iter(&later.iocb, iter) : iomap_read_iter(&later.iocb, iter);
+	ret = later_wait(f->fm, &later, ret);
+	t_gate_exit(&later.gate);
+	return ret;
+}
+
+/* One in four reads, writes and fsyncs is asynchronous. */
+static bool is_later(uint64_t more)
+{
+	return (more >> 48 & 3) == 1;
+}
+
+static ssize_t write_or_later(struct fm_file *f, struct iomap_file *file, struct iovec *iov,
+			      unsigned nr, const struct fm_op *op, uint64_t more)
+{
+	const size_t len = (size_t)(op->limit - op->pos);
+	struct iomap_iov_iter from;
+	ssize_t ret;
+
+	/* it may be tried twice, and what is new and not written the store does not take back */
+	if (!is_later(more) ||
+	    (f->fm->setup.alloc == FM_NEW && !fm_has_space(f, op->pos, op->limit)))
+		return iomap_writev(file, iov, (int)nr, op->pos);
+	iomap_iov_iter_init(&from, IOMAP_ITER_SOURCE, iov, nr, len);
+	ret = call_later(f, file, &from, op->pos, more >> 50 & 1);
+	if (op->kind != FM_DWRITE || ret <= 0 || (size_t)ret == len)
+		return ret;
+	/* one that was queued ends where direct I/O goes no further */
+	ret += iomap_write(file, (char *)iov->iov_base + ret, len - (size_t)ret, op->pos + ret);
+	return ret;
+}
+
+static ssize_t read_or_later(struct fm_file *f, struct iomap_file *file, struct iovec *iov,
+			     unsigned nr, const struct fm_op *op, uint64_t more)
+{
+	struct iomap_iov_iter to;
+
+	if (!is_later(more))
+		return nr == 1 ? iomap_read(file, iov->iov_base, iov->iov_len, op->pos)
+			       : iomap_readv(file, iov, (int)nr, op->pos);
+	iomap_iov_iter_init(&to, IOMAP_ITER_DEST, iov, nr, (size_t)(op->limit - op->pos));
+	return call_later(f, file, &to, op->pos, more >> 50 & 1);
+}
+
+static int fsync_or_later(struct fm_file *f, int datasync, uint64_t more)
+{
+	struct later later = { .done = false };
+	int ret;
+
+	if (!is_later(more))
+		return iomap_file_fsync(f->file, datasync);
+	iomap_kiocb_init(&later.iocb, f->file, 0);
+	later.iocb.ki_complete = later_complete;
+	t_gate_init(&later.gate);
+	ret = iomap_fsync_iocb(&later.iocb, 0, INT64_MAX, datasync);
+	ret = (int)later_wait(f->fm, &later, ret);
+	t_gate_exit(&later.gate);
+	return ret;
+}
+
 /* As a filesystem that lets writers inside the size share the lock. */
 static ssize_t write_shared(struct fm_file *f, unsigned char *buf, size_t len, int64_t pos)
 {
@@ -248,22 +359,22 @@ static ssize_t write_by_kind(struct fm_file *f, const struct fm_op *op, const st
 			     unsigned char *buf)
 {
 	size_t len = (size_t)(op->limit - op->pos);
-	struct iovec iov[3];
+	struct iovec iov[3] = { { buf, len } };
 
 	switch (op->kind) {
 	case FM_SHARED:
 		return write_shared(f, buf, len, op->pos);
 	case FM_APPEND:
-		return iomap_write(f->append, buf, len, (int64_t)d->more);
+		return write_or_later(f, f->append, iov, 1, op, d->more);
 	case FM_DSYNC:
-		return iomap_write(f->dsync, buf, len, op->pos);
+		return write_or_later(f, f->dsync, iov, 1, op, d->more);
 	case FM_DWRITE:
-		return iomap_write(f->direct, buf, len, op->pos);
+		return write_or_later(f, f->direct, iov, 1, op, d->more);
 	default:
 		if (d->more % 8)
-			return iomap_write(f->file, buf, len, op->pos);
+			return write_or_later(f, f->file, iov, 1, op, d->more);
 		split(iov, buf, len, d->more);
-		return iomap_writev(f->file, iov, 3, op->pos);
+		return write_or_later(f, f->file, iov, 3, op, d->more);
 	}
 }
 
@@ -482,13 +593,17 @@ static void do_read(struct fm_worker *w, struct fm_file *f, struct fm_op *op, st
 	fm_look(f, &view, op->pos, op->limit);
 	if (op->kind == FM_READV) {
 		split(iov, buf, len, d->more);
-		ret = iomap_readv(f->file, iov, 3, op->pos);
+		ret = read_or_later(f, f->file, iov, 3, op, d->more);
 	} else {
 		fm_fail_reads = op->may_be_short = f->fm->setup.faults && op->kind == FM_READ &&
 						   d->more % 8 == 0;
-		ret = iomap_read(op->kind == FM_DREAD ? f->direct : f->file, buf, len, op->pos);
+		iov[0] = (struct iovec){ buf, len };
+		ret = read_or_later(f, op->kind == FM_DREAD ? f->direct : f->file, iov, 1, op,
+				    d->more);
 		fm_fail_reads = false;
 	}
+	if (op->kind == FM_DREAD && is_later(d->more))
+		op->may_be_short = true; /* as a direct write */
 	if (ret == -EIO && op->may_be_short)
 		ret = 0;
 	if (ret < 0)
@@ -566,7 +681,7 @@ static void do_fsync(struct fm_worker *w, struct fm_file *f, struct fm_op *op, s
 	fm_begin(f, op, plan, d);
 	fm_look(f, &view, 0, f->fm->setup.bytes_max);
 	ret = op->kind == FM_SYNC_ALL ? iomap_sync_engine(f->fm->engine)
-				      : iomap_file_fsync(f->file, (int)(d->more & 1));
+				      : fsync_or_later(f, (int)(d->more & 1), d->more);
 	if (ret)
 		fm_fail(f, op, "it returned %d", ret);
 	fm_device_bytes(f, 0, (size_t)f->fm->setup.bytes_max, w->buf);

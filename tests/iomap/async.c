@@ -664,6 +664,28 @@ Test(async, bw06_en07_asynchronous_appends_do_not_overlap)
 	}
 }
 
+Test(async, bw06_en07_an_append_is_finished_in_one_piece)
+{
+	const size_t len = 500 * PAGE;
+	struct ts *ts = ts_open(&(struct ts_config){ .cache_bytes = CACHE_PAGES * PAGE });
+	struct req req;
+
+	/* more than may be dirty at a time: it has begun, and nobody may come between */
+	ts_map(ts, 0, CACHE_PAGES * PAGE, IOMAP_MAPPED, 0, 64 * KIB);
+	req_init(&req, ts, 0, len);
+	req.iocb.ki_flags |= IOMAP_IOCB_APPEND;
+	cr_assert_eq(submit_write(&req, 2), (ssize_t)len);
+	cr_assert(ts_reads(ts, 0, len, 2));
+	/* any other one goes on in a worker */
+	req.iocb.ki_flags &= ~IOMAP_IOCB_APPEND;
+	req.iocb.ki_pos = 0;
+	cr_assert_eq(submit_write(&req, 3), -IOMAP_EIOCBQUEUED);
+	cr_assert_eq(req_wait(&req), (long)len);
+	cr_assert(ts_reads(ts, 0, len, 3));
+	free(req.buf);
+	ts_close(ts);
+}
+
 /* ---- fsync ---- */
 
 static bool commit_elsewhere;
