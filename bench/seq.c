@@ -5,7 +5,8 @@
  * Ours reads 128 KiB at a time through the cache, which is a quarter of the file, with a readahead
  * of 8 MiB; at the end of the file, and of a round, the cache is dropped.  Its peers: pread of
  * 128 KiB on XFS, whose pages are dropped likewise, and bare rings with eight direct reads of
- * 1 MiB in flight, the limit.  ours-default is ours with the readahead that an engine has unless told.
+ * 1 MiB in flight, the limit.  ours-default is ours with the readahead that an engine has unless
+ * told.
  *
  * All is counted in MiB.  The disk may itself be somebody's cache; the file of each side was
  * written just before.
