@@ -112,8 +112,8 @@ Test(eviction, ca02_what_is_written_once_in_pieces_is_one_use)
 
 	cr_assert_eq(iomap_mapping_set_folio_order_range(&ts->inode.i_data, 0, 4), 0);
 	make_hot(ts);
-	for (int64_t pos = FILE_BYTES - SCAN; pos < FILE_BYTES; pos += PAGE)
-		ts_write(ts, pos, PAGE, 2);
+	for (int64_t pos = FILE_BYTES - SCAN; pos < FILE_BYTES; pos += KIB)
+		ts_write(ts, pos, KIB, 2);
 	expect_hot(ts);
 	cr_assert_eq(ts_fsync(ts), 0);
 	cr_assert(ts_dev_has(ts, FILE_BYTES - SCAN, SCAN, FILE_BYTES - SCAN, 2));
