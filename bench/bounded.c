@@ -3,8 +3,8 @@
  * bounded.c - a child in a memory control group below the one we are in.
  *
  * The child joins the group before it touches anything of a file, so the pages of the kernel's
- * cache count for it.  It ends when its end of the socket does, and so with us; the directory of
- * the group is removed by the parent.  Version 1 of the interface, and version 2 where our own
+ * cache count for it.  It is killed when it is not needed any more, and ends with us; the parent
+ * removes the directory of the group, which stays, empty, when that is killed.  Version 1 of the interface, and version 2 where our own
  * group hands the memory controller down.
  */
 #include <errno.h>
@@ -162,6 +162,9 @@ void bounded_stop(struct bounded *b)
 	int status;
 
 	close(b->socket);
+	/* a child that was started later has our end of the socket too, so this one sees no end */
+	if (b->child > 0)
+		kill(b->child, SIGKILL);
 	while (b->child > 0 && waitpid(b->child, &status, 0) < 0 && errno == EINTR)
 		continue;
 	rmdir(b->group);
