@@ -413,6 +413,7 @@ struct iomap_engine_stats {
 	/* Merge ratio: ranges / bios. */
 	uint64_t ranges_nr;	 /* ranges of folios that cached reads and write-out had to move */
 	uint64_t range_bios_nr; /* bios that these became */
+	uint64_t throttle_pause_ns; /* that writers owed for data beyond the background limit */
 };
 
 /**

@@ -72,6 +72,8 @@ extern "C" {
 				      * cached before, nor what others use meanwhile */
 #define IOMAP_IOCB_CHECKED 0x0040U /* memory of the call may be bad: -EFAULT or a short count;
 				    * see struct iomap_kiocb */
+#define IOMAP_IOCB_NOTHROTTLE 0x0080U /* not held up, whatever is dirty: what is cannot be
+					* written before this is (a log) */
 
 /* Flag families, for iomap_format_flags(). */
 enum iomap_flag_family {

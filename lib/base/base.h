@@ -237,6 +237,11 @@ struct iomap__thread {
 	void *work; /* iomap layer: struct iomap__work_frame, the innermost */
 	void *waiting; /* block layer: struct iomap__slow, what the thread waits for; NULL: no I/O */
 	uint64_t deadline_ns; /* iomap layer: when a sync's waits end; 0: never */
+	/* cache layer, throttle.c: pages made dirty that owe a pause, and what is owed; depth of
+	 * writepages; a writer that says that it is not to wait */
+	uint64_t dirtied, pause_ns;
+	uint32_t writing;
+	bool unthrottled;
 	struct iomap_debug_counters counters;
 	struct iomap__thread *next; /* registry, never unlinked */
 };
@@ -515,6 +520,8 @@ int iomap__pool_init(struct iomap__pool *pool, struct iomap__env *env, size_t ob
 void iomap__pool_exit(struct iomap__pool *pool);
 /* Not zeroed.  Grows by a slab when empty; NULL when that fails. */
 void *iomap__pool_get(struct iomap__pool *pool);
+/* The same, as though @keep of those that are free were not there. */
+void *iomap__pool_get_but(struct iomap__pool *pool, uint64_t keep);
 void iomap__pool_put(struct iomap__pool *pool, void *object);
 
 /* ---- lists ---- */

@@ -65,6 +65,7 @@ static const struct flags_name flags_iocb[] = {
 	{ IOMAP_IOCB_NOWAIT, "NOWAIT" },
 	{ IOMAP_IOCB_DONTCACHE, "DONTCACHE" },
 	{ IOMAP_IOCB_CHECKED, "CHECKED" },
+	{ IOMAP_IOCB_NOTHROTTLE, "NOTHROTTLE" },
 	{ 0, NULL },
 };
 

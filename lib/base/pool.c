@@ -122,6 +122,11 @@ void iomap__pool_exit(struct iomap__pool *pool)
 
 void *iomap__pool_get(struct iomap__pool *pool)
 {
+	return iomap__pool_get_but(pool, 0);
+}
+
+void *iomap__pool_get_but(struct iomap__pool *pool, uint64_t keep)
+{
 	struct pool_free *object;
 
 	iomap__count(allocs_nr);
@@ -129,7 +134,7 @@ void *iomap__pool_get(struct iomap__pool *pool)
 		return NULL;
 	for (;;) {
 		iomap__mutex_lock(&pool->lock);
-		object = pool->free;
+		object = pool->nr_free > keep ? pool->free : NULL;
 		if (object) {
 			pool->free = object->next;
 			pool->nr_free--;

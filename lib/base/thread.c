@@ -155,6 +155,7 @@ struct iomap__thread *iomap__thread_register(void)
 	atomic_store_explicit(&self->in_use, true, memory_order_relaxed);
 	self->tid = (uint32_t)syscall(SYS_gettid);
 	self->plug = NULL;
+	self->dirtied = self->pause_ns = 0;
 	memset(&self->counters, 0, sizeof(self->counters));
 	pthread_mutex_unlock(&registry_lock);
 

@@ -23,7 +23,9 @@ int iomap__cache_create(struct iomap_engine *engine,
 	iomap__mutex_init(&cache->dirty_lock, IOMAP__RANK_DIRTY);
 	iomap__mutex_init(&cache->inodes_lock, IOMAP__RANK_ENGINE);
 	iomap__await_init(cache);
+	iomap__throttle_init(cache);
 	iomap__list_init(&cache->dirty_inodes);
+	cache->dirty_turn = &cache->dirty_inodes;
 	iomap__list_init(&cache->inodes);
 	engine->cache = cache;
 	err = iomap__arena_create(cache, opts->cache_bytes, opts->max_cache_bytes);
@@ -139,5 +141,6 @@ void iomap__cache_stats(struct iomap_engine *engine, struct iomap_engine_stats *
 	stats->throttled_nr = iomap__stat_sum(&cache->stats2, IOMAP__STAT_THROTTLED);
 	stats->readahead_wasted_bytes = iomap__stat_sum(&cache->stats2, IOMAP__STAT_RA_WASTED);
 	stats->ranges_nr = iomap__stat_sum(&cache->stats2, IOMAP__STAT_RANGES);
+	stats->throttle_pause_ns = iomap__stat_sum(&cache->stats2, IOMAP__STAT_PAUSE_NS);
 	stats->range_bios_nr = iomap__stat_sum(&cache->stats2, IOMAP__STAT_RANGE_BIOS);
 }

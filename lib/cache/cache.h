@@ -304,13 +304,35 @@ void iomap__filemap_drop_whole(struct iomap_address_space *mapping, int64_t star
 bool iomap__filemap_referenced(struct iomap_address_space *mapping);
 /* The address space goes, without folios and references: wait until nobody looks at it. */
 void iomap__filemap_quiesce(struct iomap_address_space *mapping);
-/* Throttle: the caller has dirtied data.  No folio lock held.  May write and wait. */
+/* Throttle: the caller dirties data.  No folio lock held.  May write and wait. */
 void iomap__balance_dirty(struct iomap_address_space *mapping);
 /*
  * The same for who must not wait: 0, or -EAGAIN when there is too much dirty data for more of it.
  * Has the flusher write, as iomap__balance_dirty() does.  Folio locks may be held.
  */
 int iomap__balance_dirty_nowait(struct iomap_address_space *mapping);
+/* What this thread writes until _again(), with what _not() has given, is not throttled, if @not. */
+static inline bool iomap__throttle_not(bool not)
+{
+	struct iomap__thread *self = iomap__thread_self();
+	bool before = self->unthrottled;
+
+	self->unthrottled = not;
+	return before;
+}
+static inline void iomap__throttle_again(bool before)
+{
+	iomap__thread_self()->unthrottled = before;
+}
+/*
+ * Whether memory that is kept for write-out may be used: for metadata, and inside writepages.  Of
+ * the pools it is so many objects.
+ */
+#define IOMAP__POOL_RESERVE 64U
+static inline bool iomap__has_reserve(const struct iomap_address_space *mapping)
+{
+	return mapping->host->i_class || iomap__thread_self()->writing;
+}
 
 /* ---- DONTCACHE (dontcache.c) ---- */
 
@@ -529,6 +551,7 @@ enum iomap__cache_stat2 {
 	IOMAP__STAT_RA_WASTED,
 	IOMAP__STAT_RANGES,
 	IOMAP__STAT_RANGE_BIOS,
+	IOMAP__STAT_PAUSE_NS,
 };
 void iomap__cache_count(struct iomap_engine *engine, enum iomap__cache_stat which, uint64_t n);
 void iomap__cache_count2(struct iomap_engine *engine, enum iomap__cache_stat2 which, uint64_t n);

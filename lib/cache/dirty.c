@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * dirty.c - dirty and writeback state of folios, its accounting, and throttling.
+ * dirty.c - dirty and writeback state of folios, and its accounting.
  *
  * A folio's flags are changed with its lock held, but for the end of writeback, which runs
  * in completions.  Flag, tag and counters of one change are made in this order: flag, then
@@ -17,10 +17,6 @@
  */
 #include "cache/internal.h"
 
-/* Pages that a writer over the limit starts to write at a time. */
-#define THROTTLE_PAGES 256
-/* Rounds without progress after which a writer is let through. */
-#define THROTTLE_TRIES 100
 /* A wait for writeback is looked at again after this long: what is waited for may be a
  * lock or a pin, which do not move wb_seq. */
 #define WB_WAIT_NS 10000000
@@ -65,8 +61,10 @@ bool iomap__filemap_dirty_folio(struct iomap_address_space *mapping, struct ioma
 	if (fresh)
 		__atomic_fetch_add(&mapping->nr_dirty_pages, pages_of(folio), __ATOMIC_SEQ_CST);
 	iomap__tree_unlock(mapping);
-	if (fresh)
+	if (fresh) {
 		atomic_fetch_add(&cache->nr_dirty, pages_of(folio));
+		iomap__throttle_dirtied(cache, pages_of(folio));
+	}
 	iomap__inode_put_dirty(mapping->host);
 	return true;
 }
@@ -162,6 +160,8 @@ void iomap__folio_end_writeback(struct iomap_folio *folio)
 	iomap_folio_put(folio);
 	iomap__tree_unlock(mapping);
 	atomic_fetch_sub(&cache->nr_writeback, pages);
+	/* relaxed: only to see how fast it grows */
+	atomic_fetch_add_explicit(&cache->nr_written, pages, memory_order_relaxed);
 	if (old & IOMAP__FOLIO_WB_WAITERS)
 		iomap__io_wake(iomap__cache_blk(cache), (const uint32_t *)&folio->flags);
 	/* or whoever waits for room would ask for the same folio again, and so without end */
@@ -230,6 +230,19 @@ void iomap_folio_wait_writeback(struct iomap_folio *folio)
 
 /* ---- ranges ---- */
 
+/* What the callback needs so that data can be written may use the reserve: throttle.c. */
+static int call_writepages(struct iomap_address_space *mapping,
+			   struct iomap_writeback_control *wbc)
+{
+	struct iomap__thread *self = iomap__thread_self();
+	int err;
+
+	self->writing++;
+	err = mapping->a_ops->writepages(mapping, wbc);
+	self->writing--;
+	return err;
+}
+
 int iomap__filemap_write_range(struct iomap_address_space *mapping, int64_t start, int64_t end,
 			       enum iomap_writeback_sync_modes mode, uint32_t *deferred)
 {
@@ -245,7 +258,7 @@ int iomap__filemap_write_range(struct iomap_address_space *mapping, int64_t star
 	if (start >= end || !iomap__load_acquire(&mapping->nr_dirty_pages))
 		return 0;
 	iomap_start_plug(&plug);
-	err = mapping->a_ops->writepages(mapping, &wbc);
+	err = call_writepages(mapping, &wbc);
 	iomap_finish_plug(&plug);
 	if (deferred)
 		*deferred += wbc.nr_deferred;
@@ -269,15 +282,6 @@ int iomap__filemap_wait_range(struct iomap_address_space *mapping, int64_t start
 	return over ? 0 : -ETIMEDOUT;
 }
 
-/* ---- throttling ---- */
-
-static bool over(const struct iomap__cache *cache, uint64_t limit)
-{
-	return atomic_load_explicit(&cache->nr_dirty, memory_order_relaxed) +
-		       atomic_load_explicit(&cache->nr_writeback, memory_order_relaxed) >
-	       limit;
-}
-
 uint64_t iomap__write_some(struct iomap_address_space *mapping, uint64_t nr)
 {
 	struct iomap_writeback_control wbc = {
@@ -289,53 +293,7 @@ uint64_t iomap__write_some(struct iomap_address_space *mapping, uint64_t nr)
 
 	iomap_start_plug(&plug);
 	/* its error is in wb_err, for fsync; a writer's own data is safe in the cache */
-	(void)mapping->a_ops->writepages(mapping, &wbc);
+	(void)call_writepages(mapping, &wbc);
 	iomap_finish_plug(&plug);
 	return wbc.nr_to_write > 0 ? nr - (uint64_t)wbc.nr_to_write : nr;
-}
-
-static void throttle(struct iomap__cache *cache, struct iomap_address_space *mapping)
-{
-	uint64_t began_ns = iomap__now_ns(&cache->engine->env);
-
-	iomap__cache_count2(cache->engine, IOMAP__STAT_THROTTLED, 1);
-	for (int tries = 0; over(cache, cache->hard_pages) && tries < THROTTLE_TRIES; tries++) {
-		uint32_t seq = iomap__load_acquire(&cache->wb_seq);
-
-		if (iomap__load(&mapping->nr_dirty_pages) &&
-		    iomap__write_some(mapping, THROTTLE_PAGES))
-			tries = 0;
-		else if (cache->flusher_runs)
-			iomap__flusher_kick(cache->engine);
-		else if (iomap__flush_some(cache, mapping->host->i_class, THROTTLE_PAGES))
-			tries = 0;
-		if (over(cache, cache->hard_pages) && iomap__wb_wait(cache, seq))
-			tries = 0;
-	}
-	iomap__cache_took(cache->engine, IOMAP_HIST_WRITE, began_ns);
-}
-
-/* True: over the hard limit. */
-static bool balance(struct iomap__cache *cache)
-{
-	if (iomap__likely(!over(cache, cache->background_pages)))
-		return false;
-	if (atomic_load_explicit(&cache->nr_dirty, memory_order_relaxed) >
-		    cache->background_pages &&
-	    !atomic_load_explicit(&cache->flusher_kicked, memory_order_relaxed))
-		iomap__flusher_kick(cache->engine);
-	return over(cache, cache->hard_pages);
-}
-
-void iomap__balance_dirty(struct iomap_address_space *mapping)
-{
-	struct iomap__cache *cache = iomap__cache_of(mapping);
-
-	if (iomap__unlikely(balance(cache)))
-		throttle(cache, mapping);
-}
-
-int iomap__balance_dirty_nowait(struct iomap_address_space *mapping)
-{
-	return iomap__unlikely(balance(iomap__cache_of(mapping))) ? -EAGAIN : 0;
 }

@@ -3,7 +3,9 @@
  * flusher.c - the background thread that writes dirty data by amount and by age, and the
  * list of dirty inodes it works from.
  *
- * An inode is on the list from its first dirty page on.  The flusher pins it (i_pins_nr),
+ * An inode is on the list from its first dirty page on, in order of age, so that the one that
+ * is to be written by age is the first.  By amount each inode has its turn, whatever its age: a mark
+ * goes round the list, and no inode changes its place by that.  The flusher pins it (i_pins_nr),
  * writes without the list's lock, and takes it off when it has no dirty page left: it clears
  * DIRTY_LISTED first and then looks at the count once more, while a thread that dirties a
  * page counts first and then looks at DIRTY_LISTED, so one of the two puts it back.
@@ -30,6 +32,31 @@
 
 /* ---- the list ---- */
 
+/* All of them with dirty_lock held. */
+
+static struct iomap_inode *dirty_inode(struct iomap_list_head *item)
+{
+	return iomap__container_of(item, struct iomap_inode, i_dirty_list);
+}
+
+static void list_del(struct iomap__cache *cache, struct iomap_inode *inode)
+{
+	if (cache->dirty_turn == &inode->i_dirty_list)
+		cache->dirty_turn = inode->i_dirty_list.next;
+	iomap__list_del(&inode->i_dirty_list);
+}
+
+/* Where its age belongs: mostly at the tail, or near it. */
+static void list_add(struct iomap__cache *cache, struct iomap_inode *inode)
+{
+	struct iomap_list_head *after = cache->dirty_inodes.prev;
+
+	while (after != &cache->dirty_inodes &&
+	       dirty_inode(after)->i_dirtied_ns > inode->i_dirtied_ns)
+		after = after->prev;
+	iomap__list_add_tail(&inode->i_dirty_list, after->next);
+}
+
 static void put_dirty_since(struct iomap_inode *inode, uint64_t since_ns)
 {
 	struct iomap__cache *cache = inode->i_engine->cache;
@@ -40,7 +67,7 @@ static void put_dirty_since(struct iomap_inode *inode, uint64_t since_ns)
 	if (!(iomap__load(&inode->i_state) & (IOMAP__I_DIRTY_LISTED | IOMAP__I_DYING))) {
 		first = iomap__list_empty(&cache->dirty_inodes);
 		inode->i_dirtied_ns = since_ns;
-		iomap__list_add_tail(&inode->i_dirty_list, &cache->dirty_inodes);
+		list_add(cache, inode);
 		__atomic_fetch_or(&inode->i_state, IOMAP__I_DIRTY_LISTED, __ATOMIC_SEQ_CST);
 	}
 	iomap__mutex_unlock(&cache->dirty_lock);
@@ -65,56 +92,78 @@ void iomap__inode_leave_dirty(struct iomap_inode *inode)
 	struct iomap__cache *cache = inode->i_engine->cache;
 
 	iomap__mutex_lock(&cache->dirty_lock);
-	iomap__list_del(&inode->i_dirty_list);
+	list_del(cache, inode);
 	iomap__fetch_and(&inode->i_state, ~IOMAP__I_DIRTY_LISTED);
 	iomap__mutex_unlock(&cache->dirty_lock);
 }
 
 /* Under dirty_lock: off the list if it is clean. */
-static void drop_if_clean(struct iomap_inode *inode)
+static void drop_if_clean(struct iomap__cache *cache, struct iomap_inode *inode)
 {
 	__atomic_fetch_and(&inode->i_state, ~IOMAP__I_DIRTY_LISTED, __ATOMIC_SEQ_CST);
 	if (__atomic_load_n(&inode->i_data.nr_dirty_pages, __ATOMIC_SEQ_CST))
 		__atomic_fetch_or(&inode->i_state, IOMAP__I_DIRTY_LISTED, __ATOMIC_SEQ_CST);
 	else
-		iomap__list_del(&inode->i_dirty_list);
+		list_del(cache, inode);
 }
 
-/* dirty_lock held: the first inode of the list whose class is at least @class. */
-static struct iomap_inode *first_dirty(struct iomap__cache *cache, unsigned class)
+/* dirty_lock held: it is about to be written. */
+static void take(struct iomap__cache *cache, struct iomap_inode *inode)
 {
-	struct iomap_list_head *item = cache->dirty_inodes.next;
-
-	for (; item != &cache->dirty_inodes; item = item->next) {
-		struct iomap_inode *inode =
-			iomap__container_of(item, struct iomap_inode, i_dirty_list);
-
-		if (inode->i_class >= class)
-			return inode;
+	iomap__inode_pin(inode);
+	/* one that came to the head by this goes where it belongs, or older ones would hide */
+	if (iomap__load(&inode->i_state) & IOMAP__I_RESUME) {
+		iomap__fetch_and(&inode->i_state, ~IOMAP__I_RESUME);
+		list_del(cache, inode);
+		list_add(cache, inode);
 	}
-	return NULL;
 }
 
-/*
- * The next dirty inode to write, pinned: the first one of the class, which moves to the
- * tail, so that each has its turn.  Only if it was dirtied @age before @now, or resumed.
- */
-static struct iomap_inode *take_dirty(struct iomap__cache *cache, unsigned class, uint64_t now,
-				      uint64_t age)
+/* The inode whose turn it is, pinned: all of the class, and of higher ones, have one. */
+static struct iomap_inode *take_turn(struct iomap__cache *cache, unsigned class)
+{
+	struct iomap_list_head *item, *begin;
+	struct iomap_inode *inode = NULL;
+
+	iomap__mutex_lock(&cache->dirty_lock);
+	/* what was resumed waits at the head */
+	item = cache->dirty_inodes.next;
+	if (item == &cache->dirty_inodes ||
+	    !(iomap__load(&dirty_inode(item)->i_state) & IOMAP__I_RESUME))
+		item = cache->dirty_turn;
+	begin = item;
+	do {
+		if (item != &cache->dirty_inodes && dirty_inode(item)->i_class >= class) {
+			inode = dirty_inode(item);
+			cache->dirty_turn = item->next;
+			take(cache, inode);
+		}
+		item = item->next;
+	} while (!inode && item != begin);
+	iomap__mutex_unlock(&cache->dirty_lock);
+	return inode;
+}
+
+/* dirty_lock held. */
+static struct iomap_inode *oldest(struct iomap__cache *cache)
+{
+	if (iomap__list_empty(&cache->dirty_inodes))
+		return NULL;
+	return dirty_inode(cache->dirty_inodes.next);
+}
+
+/* The oldest one, pinned, if it was dirtied @age before @now, or resumed. */
+static struct iomap_inode *take_expired(struct iomap__cache *cache, uint64_t now, uint64_t age)
 {
 	struct iomap_inode *inode;
 
 	iomap__mutex_lock(&cache->dirty_lock);
-	inode = first_dirty(cache, class);
+	inode = oldest(cache);
 	if (inode && !(now >= age && inode->i_dirtied_ns <= now - age) &&
 	    !(iomap__load(&inode->i_state) & IOMAP__I_RESUME))
 		inode = NULL;
-	if (inode) {
-		iomap__list_del(&inode->i_dirty_list);
-		iomap__list_add_tail(&inode->i_dirty_list, &cache->dirty_inodes);
-		iomap__inode_pin(inode);
-		iomap__fetch_and(&inode->i_state, ~IOMAP__I_RESUME);
-	}
+	if (inode)
+		take(cache, inode);
 	iomap__mutex_unlock(&cache->dirty_lock);
 	return inode;
 }
@@ -127,30 +176,24 @@ void iomap__flusher_resume(struct iomap_inode *inode)
 	iomap__fetch_or(&inode->i_state, IOMAP__I_RESUME);
 	/* to the head, where it is looked at */
 	if (iomap__load(&inode->i_state) & IOMAP__I_DIRTY_LISTED) {
-		iomap__list_del(&inode->i_dirty_list);
+		list_del(cache, inode);
 		iomap__list_add_tail(&inode->i_dirty_list, cache->dirty_inodes.next);
 	}
 	iomap__mutex_unlock(&cache->dirty_lock);
 	iomap__flusher_kick(inode->i_engine);
 }
 
-enum flush_part {
-	FLUSH_TURN,  /* it has had its turn */
-	FLUSH_PIECE, /* the rest is to be written next */
-	FLUSH_WHOLE, /* what was dirty is on its way; what there is now is young */
-};
-
-static void give_back(struct iomap__cache *cache, struct iomap_inode *inode, enum flush_part part)
+/* @whole: what was dirty is on its way; what there is now is young. */
+static void give_back(struct iomap__cache *cache, struct iomap_inode *inode, bool whole)
 {
 	iomap__mutex_lock(&cache->dirty_lock);
 	if (iomap__load(&inode->i_state) & IOMAP__I_DIRTY_LISTED) {
-		if (part == FLUSH_WHOLE)
+		if (whole) {
+			list_del(cache, inode);
 			inode->i_dirtied_ns = iomap__now_ns(&cache->engine->env);
-		if (part == FLUSH_PIECE) {
-			iomap__list_del(&inode->i_dirty_list);
-			iomap__list_add_tail(&inode->i_dirty_list, cache->dirty_inodes.next);
+			list_add(cache, inode);
 		}
-		drop_if_clean(inode);
+		drop_if_clean(cache, inode);
 	}
 	iomap__mutex_unlock(&cache->dirty_lock);
 	iomap__inode_unpin(inode);
@@ -165,13 +208,13 @@ uint64_t iomap__flush_some(struct iomap__cache *cache, unsigned class, uint64_t 
 	unsigned idle = 0;
 
 	while (done < nr_pages) {
-		struct iomap_inode *inode = take_dirty(cache, class, UINT64_MAX, 0);
+		struct iomap_inode *inode = take_turn(cache, class);
 		uint64_t nr;
 
 		if (!inode)
 			break;
 		nr = iomap__write_some(&inode->i_data, iomap__min(nr_pages - done, FLUSH_PAGES));
-		give_back(cache, inode, FLUSH_TURN);
+		give_back(cache, inode, false);
 		done += nr;
 		if (nr) {
 			first = NULL;
@@ -201,7 +244,7 @@ static void flush_expired(struct iomap__cache *cache)
 	struct iomap_inode *inode;
 
 	/* each is young again once it was written, so this ends */
-	while (!flush_is_off(cache) && (inode = take_dirty(cache, 0, now, age))) {
+	while (!flush_is_off(cache) && (inode = take_expired(cache, now, age))) {
 		/* what is dirtied meanwhile is young */
 		uint64_t left = iomap__load(&inode->i_data.nr_dirty_pages);
 
@@ -212,7 +255,7 @@ static void flush_expired(struct iomap__cache *cache)
 			if (iomap__write_some(&inode->i_data, nr) < nr)
 				break;
 		}
-		give_back(cache, inode, FLUSH_WHOLE);
+		give_back(cache, inode, true);
 	}
 }
 
@@ -257,14 +300,14 @@ static uint64_t poll_expired(struct iomap__cache *cache, uint64_t nr_pages)
 	uint64_t now = iomap__now_ns(&engine->env), done = 0;
 	struct iomap_inode *inode;
 
-	while (done < nr_pages && (inode = take_dirty(cache, 0, now, age))) {
+	while (done < nr_pages && (inode = take_expired(cache, now, age))) {
 		uint64_t left = iomap__load(&inode->i_data.nr_dirty_pages);
 		uint64_t want = iomap__min(left, nr_pages - done), nr = 0;
 
 		if (want)
 			nr = iomap__write_some(&inode->i_data, want);
 		/* less than was asked for: the rest is under way, or held back */
-		give_back(cache, inode, nr < left && nr == want ? FLUSH_PIECE : FLUSH_WHOLE);
+		give_back(cache, inode, nr == left || nr < want);
 		done += nr;
 	}
 	return done;
@@ -332,7 +375,7 @@ int64_t iomap__flusher_poll_timeout(struct iomap_engine *engine)
 	if (!iomap__slow_none(engine->blk))
 		at = now + iomap__slow_interval(engine->blk);
 	iomap__mutex_lock(&cache->dirty_lock);
-	inode = closed ? NULL : first_dirty(cache, 0);
+	inode = closed ? NULL : oldest(cache);
 	if (inode) {
 		uint64_t due = inode->i_dirtied_ns + age;
 

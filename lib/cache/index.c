@@ -87,7 +87,8 @@ int iomap__index_init(struct iomap__cache *cache)
 	_Static_assert(offsetof(struct iomap__node, head) == NODE_SLOTS * sizeof(uintptr_t),
 		       "heads behind the slots, see iomap__node_leaf()");
 	_Static_assert(sizeof(struct iomap__node) == 9 * IOMAP__CACHE_LINE, "9 B for each page");
-	return iomap__pool_init(&cache->nodes, &cache->engine->env, sizeof(struct iomap__node), 0);
+	return iomap__pool_init(&cache->nodes, &cache->engine->env, sizeof(struct iomap__node),
+			       IOMAP__POOL_RESERVE);
 }
 
 void iomap__index_exit(struct iomap__cache *cache)
@@ -120,9 +121,10 @@ struct iomap_folio *iomap__index_lookup(const struct iomap_address_space *mappin
 
 /* ---- changes; all under tree_lock ---- */
 
-static struct iomap__node *node_new(struct iomap__cache *cache, unsigned shift,
+static struct iomap__node *node_new(const struct iomap_address_space *mapping, unsigned shift,
 				    struct iomap__node *parent, unsigned offset)
 {
+	struct iomap__cache *cache = iomap__cache_of(mapping);
 	struct iomap__node **free = &cache->free_nodes[shift / NODE_SHIFT], *node;
 
 	iomap__mutex_lock(&cache->retire_lock);
@@ -133,7 +135,8 @@ static struct iomap__node *node_new(struct iomap__cache *cache, unsigned shift,
 	}
 	iomap__mutex_unlock(&cache->retire_lock);
 	if (!node) {
-		node = iomap__pool_get(&cache->nodes);
+		node = iomap__pool_get_but(&cache->nodes, iomap__has_reserve(mapping)
+								  ? 0 : IOMAP__POOL_RESERVE);
 		if (!node)
 			return NULL;
 		/* nobody has seen it as a node yet */
@@ -154,7 +157,7 @@ static int plant(struct iomap_address_space *mapping, uint64_t index, unsigned h
 		height++;
 	if (!root_covers(height, index))
 		return -EFBIG;
-	node = node_new(iomap__cache_of(mapping), NODE_SHIFT * (height - 1), NULL, 0);
+	node = node_new(mapping, NODE_SHIFT * (height - 1), NULL, 0);
 	if (!node)
 		return -ENOMEM;
 	iomap__store_release(&mapping->tree_root, (uint64_t)(uintptr_t)node | height);
@@ -164,7 +167,6 @@ static int plant(struct iomap_address_space *mapping, uint64_t index, unsigned h
 /* Make the tree high enough for @index, and at least @min_height. */
 static int grow(struct iomap_address_space *mapping, uint64_t index, unsigned min_height)
 {
-	struct iomap__cache *cache = iomap__cache_of(mapping);
 	uint64_t root = mapping->tree_root;
 
 	if (!root)
@@ -176,7 +178,7 @@ static int grow(struct iomap_address_space *mapping, uint64_t index, unsigned mi
 
 		if (height == MAX_HEIGHT)
 			return -EFBIG;
-		node = node_new(cache, NODE_SHIFT * height, NULL, 0);
+		node = node_new(mapping, NODE_SHIFT * height, NULL, 0);
 		if (!node)
 			return -ENOMEM;
 		atomic_store_explicit(&node->slot[0], (uintptr_t)old, memory_order_relaxed);
@@ -218,7 +220,7 @@ static struct iomap__node *descend_new(struct iomap_address_space *mapping,
 {
 	unsigned at = slot_of(node, index);
 	struct iomap__node *child =
-		node_new(iomap__cache_of(mapping), node->shift - NODE_SHIFT, node, at);
+		node_new(mapping, node->shift - NODE_SHIFT, node, at);
 
 	if (!child)
 		return NULL;
@@ -418,7 +420,7 @@ bool iomap__index_split_begin(struct iomap_address_space *mapping, struct iomap_
 		if (order_shift(split->piece[i].order) || *child)
 			continue;
 		/* the cut has two edges: no more than two slots hold pieces smaller than them */
-		*child = node_new(cache, 0, node, slot_of(node, piece_index(split, i)));
+		*child = node_new(mapping, 0, node, slot_of(node, piece_index(split, i)));
 		if (!*child) {
 			if (split->child[0])
 				retire(cache, split->child[0]);

@@ -61,6 +61,18 @@ int iomap_mapping_set_large_folios(struct iomap_address_space *mapping)
 	return iomap_mapping_set_folio_order_range(mapping, mapping->min_order, order);
 }
 
+/* inodes_lock held: it comes or goes.  Metadata has a share of the cache, where there is some. */
+static void count_metadata(struct iomap__cache *cache, const struct iomap_inode *inode, int one)
+{
+	bool had = cache->nr_metadata;
+
+	if (!inode->i_class)
+		return;
+	cache->nr_metadata += (uint64_t)(int64_t)one;
+	if (had != (cache->nr_metadata != 0))
+		iomap__cache_set_limits(cache, cache->target_pages);
+}
+
 int iomap__inode_register(struct iomap_inode *inode)
 {
 	struct iomap__cache *cache = inode->i_engine->cache;
@@ -71,6 +83,7 @@ int iomap__inode_register(struct iomap_inode *inode)
 	if (fits) {
 		iomap__list_add_tail(&inode->i_engine_list, &cache->inodes);
 		inode->i_data.number = ++cache->last_mapping;
+		count_metadata(cache, inode, 1);
 	}
 	iomap__mutex_unlock(&cache->inodes_lock);
 	return fits ? 0 : -EINVAL;
@@ -117,6 +130,7 @@ void iomap__inode_unregister(struct iomap_inode *inode)
 		if (walk->next == &inode->i_engine_list)
 			walk->next = inode->i_engine_list.next;
 	iomap__list_del(&inode->i_engine_list);
+	count_metadata(cache, inode, -1);
 	iomap__mutex_unlock(&cache->inodes_lock);
 	walks_wake(cache);
 }

@@ -99,15 +99,25 @@ struct iomap__cache {
 
 	/* dirty.c */
 	_Atomic uint64_t nr_dirty, nr_writeback; /* pages */
-	_Atomic uint64_t background_pages, hard_pages; /* limits; they follow the size */
+	_Atomic uint64_t nr_written;		     /* pages whose writeback has ended */
+	/* limits; they follow the size.  Of all: dirty data at which the flusher begins, at which
+	 * data waits; of metadata, four fifths */
+	_Atomic uint64_t background_pages, hard_pages, most_pages;
+	/* throttle.c: pages a second that are written; when and at which nr_written measured */
+	_Atomic uint64_t rate, rate_ns, rate_written;
+	_Atomic uint64_t reserve_pages; /* free ones that are not for data */
+	uint32_t pause_word;		/* never moves; waited on */
 	uint32_t wb_seq; /* moves when a folio leaves writeback or becomes clean; waited on */
 	_Atomic uint32_t nr_wb_waiters;
 	struct iomap__mutex dirty_lock;
-	struct iomap_list_head dirty_inodes; /* under dirty_lock */
+	/* under dirty_lock: the oldest first, but one that was resumed is at the head; and where
+	 * the next turn by amount begins, which may be the list itself */
+	struct iomap_list_head dirty_inodes, *dirty_turn;
 
 	/* inodes.c */
 	struct iomap__mutex inodes_lock;
 	struct iomap_list_head inodes;	    /* under inodes_lock */
+	uint64_t nr_metadata;		    /* inodes of a class above 0; under inodes_lock */
 	struct iomap__inode_walk *walks; /* under inodes_lock */
 	uint32_t frozen_seq; /* moves when a frozen inode has thawed or gone; waited on */
 
@@ -424,6 +434,13 @@ bool iomap__wb_wait(struct iomap__cache *cache, uint32_t seq);
 
 /* Start to write at most @nr pages of an address space, whatever is easy; pages taken. */
 uint64_t iomap__write_some(struct iomap_address_space *mapping, uint64_t nr);
+
+/* ---- throttle.c ---- */
+void iomap__throttle_init(struct iomap__cache *cache);
+/* A folio of so many pages has become dirty. */
+void iomap__throttle_dirtied(struct iomap__cache *cache, uint64_t pages);
+/* What is free is kept for others than a folio of that order of @mapping. */
+bool iomap__folio_reserved(const struct iomap_address_space *mapping, unsigned order);
 
 /* ---- flusher.c ---- */
 int iomap__flusher_start(struct iomap__cache *cache);

@@ -161,7 +161,8 @@ static void wait_for_clean(struct iomap__cache *cache, unsigned class)
 	uint32_t seq = iomap__load_acquire(&cache->wb_seq);
 
 	if (atomic_load(&cache->nr_dirty)) {
-		if (cache->flusher_runs) {
+		/* metadata for the flusher, or for who is waited for as it is */
+		if (cache->flusher_runs && !iomap__thread_self()->writing) {
 			atomic_store(&cache->clean_wanted, atomic_load(&cache->nr_pages) / 16 + 1);
 			iomap__flusher_kick(cache->engine);
 		} else {
@@ -172,16 +173,24 @@ static void wait_for_clean(struct iomap__cache *cache, unsigned class)
 	(void)iomap__wb_wait(cache, seq);
 }
 
-/* Make room and try again; *@freed becomes false when nothing could be freed. */
-static struct iomap_folio *alloc_by_force(struct iomap__cache *cache, unsigned order, bool must,
-					  bool *freed)
+static struct iomap_folio *alloc_unreserved(struct iomap_address_space *mapping, unsigned order)
 {
+	if (iomap__folio_reserved(mapping, order))
+		return NULL;
+	return iomap__arena_alloc(iomap__cache_of(mapping), order);
+}
+
+/* Make room and try again; *@freed becomes false when nothing could be freed. */
+static struct iomap_folio *alloc_by_force(struct iomap_address_space *mapping, unsigned order,
+					  bool must, bool *freed)
+{
+	struct iomap__cache *cache = iomap__cache_of(mapping);
 	struct iomap_folio *folio;
 	uint64_t want = iomap__min(atomic_load(&cache->nr_pages) / RECLAIM_SHARE + 1,
 				   RECLAIM_TARGET);
 
 	*freed = iomap__reclaim(cache, iomap__max(want, 1ULL << order));
-	folio = iomap__arena_alloc(cache, order);
+	folio = alloc_unreserved(mapping, order);
 	if (!folio && must && order)
 		folio = iomap__compact(cache, order);
 	return folio;
@@ -202,9 +211,9 @@ struct iomap_folio *iomap__folio_alloc(struct iomap_address_space *mapping, unsi
 		tries = RECLAIM_TRIES_BLOCK;
 	if (iomap__fails(&cache->engine->env, IOMAP_FAIL_FOLIO))
 		return NULL;
-	folio = iomap__arena_alloc(cache, order);
+	folio = alloc_unreserved(mapping, order);
 	while (!folio && tries--) {
-		folio = alloc_by_force(cache, order, must, &freed);
+		folio = alloc_by_force(mapping, order, must, &freed);
 		if (!folio && !freed) {
 			if (!may_wait)
 				break;

@@ -25,7 +25,7 @@
  *
  * One at a time: `resizing` is a role, taken by exchange, so nobody holds a lock while waiting.
  * Limits change under inodes_lock, so that an inode that needs a larger cache either is seen or
- * sees them.
+ * sees them.  They also change with the first inode of metadata and the last one.
  * Left out: memory that is added beyond the size at creation is not registered with rings, since
  * their tables were made for that size; descriptors keep their memory.
  */
@@ -41,6 +41,14 @@
 #define RESIZE_TRIES 100
 /* Of these, at most one is the largest folio. */
 #define RESIZE_FOLIO_SHARE 16
+/* Of metadata: this share of the cache is not for dirty data; this one is kept free, in pages at
+ * least and at most. */
+#define RESIZE_META_SHARE 16
+#define RESIZE_RESERVE_SHARE 32
+#define RESIZE_RESERVE_MIN 4
+#define RESIZE_RESERVE_MAX 256
+/* Callers may exceed a limit by what they dirty at once; it allows for no more than this share. */
+#define RESIZE_SLACK_SHARE 8
 
 static uint8_t order_of_size(const struct iomap__cache *cache, uint64_t pages)
 {
@@ -53,14 +61,31 @@ static uint8_t order_of_size(const struct iomap__cache *cache, uint64_t pages)
 	return order;
 }
 
+/* CA08: where data has to stop, so that all that is dirty stays below four fifths. */
+static uint64_t data_pages(const struct iomap__cache *cache, uint64_t pages, uint8_t order)
+{
+	uint64_t slack = (uint64_t)cache->engine->opts.max_callers << order;
+	uint64_t most = pages / 5 * 4 - iomap__min(slack, pages / RESIZE_SLACK_SHARE);
+
+	return cache->nr_metadata ? most - pages / RESIZE_META_SHARE : most;
+}
+
 void iomap__cache_set_limits(struct iomap__cache *cache, uint64_t pages)
 {
 	const struct iomap_engine_opts *opts = &cache->engine->opts;
+	uint8_t order = order_of_size(cache, pages);
+	uint64_t hard = iomap__min(pages * opts->dirty_hard_pct / 100,
+				   data_pages(cache, pages, order));
+	uint64_t reserve = iomap__max(RESIZE_RESERVE_MIN, iomap__min(pages / RESIZE_RESERVE_SHARE,
+								     RESIZE_RESERVE_MAX));
 
 	cache->target_pages = pages;
-	atomic_store(&cache->max_order, order_of_size(cache, pages));
-	atomic_store(&cache->background_pages, pages * opts->dirty_background_pct / 100);
-	atomic_store(&cache->hard_pages, pages * opts->dirty_hard_pct / 100);
+	atomic_store(&cache->max_order, order);
+	atomic_store(&cache->background_pages,
+		     iomap__min(pages * opts->dirty_background_pct / 100, hard));
+	atomic_store(&cache->hard_pages, hard);
+	atomic_store(&cache->most_pages, pages / 5 * 4);
+	atomic_store(&cache->reserve_pages, cache->nr_metadata ? reserve : 0);
 }
 
 bool iomap__inode_fits(const struct iomap_inode *inode, uint64_t pages)

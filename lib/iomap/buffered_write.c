@@ -29,7 +29,7 @@
 #define WR_IOCB_PLAIN (IOMAP_IOCB_DSYNC | IOMAP_IOCB_SYNC | IOMAP_IOCB_DIRECT)
 #define WR_IOCB_FLAGS                                                                              \
 	(WR_IOCB_PLAIN | IOMAP_IOCB_APPEND | IOMAP_IOCB_NOWAIT | IOMAP_IOCB_DONTCACHE |      \
-	 IOMAP_IOCB_CHECKED)
+	 IOMAP_IOCB_CHECKED | IOMAP_IOCB_NOTHROTTLE)
 
 /* ---- errors as pointers: the last page of the address space ---- */
 
@@ -609,9 +609,11 @@ static ssize_t wr_go_on(struct iomap_iter *iter, struct iomap_kiocb *iocb,
 			struct iomap_iov_iter *from, const struct iomap_ops *ops,
 			const struct iomap_write_ops *write_ops)
 {
+	bool before = iomap__throttle_not(iocb->ki_flags & IOMAP_IOCB_NOTHROTTLE);
 	int ret = wr_mappings(iter, iocb, from, ops, write_ops);
 	ssize_t done = (ssize_t)((uint64_t)iter->pos - (uint64_t)iocb->ki_pos);
 
+	iomap__throttle_again(before);
 	if (iomap__unlikely(iter->flags & IOMAP_DONTCACHE))
 		iomap__filemap_end_behind(&iter->inode->i_data, iocb->ki_pos, iter->pos,
 					  iter->flags);

@@ -119,11 +119,11 @@ static struct iomap__pool *ifs_pool(struct iomap_engine *engine, unsigned nr_blo
 	return &engine->fs->ifs[pool];
 }
 
-int iomap__ifs_create(struct iomap_engine *engine, struct iomap__fs *fs, unsigned reserve)
+int iomap__ifs_create(struct iomap_engine *engine, struct iomap__fs *fs)
 {
 	for (unsigned i = 0; i < IOMAP__IFS_POOLS; i++) {
 		size_t bytes = iomap__max(ifs_bytes(ifs_pool_blocks(i)), IOMAP__CACHE_LINE);
-		int err = iomap__pool_init(&fs->ifs[i], &engine->env, bytes, i ? 0 : reserve);
+		int err = iomap__pool_init(&fs->ifs[i], &engine->env, bytes, i ? 0 : IOMAP__POOL_RESERVE);
 
 		while (err && i--)
 			iomap__pool_exit(&fs->ifs[i]);
@@ -141,7 +141,9 @@ void iomap__ifs_destroy(struct iomap__fs *fs)
 
 static struct iomap__ifs *ifs_new(const struct iomap_inode *inode, unsigned nr_blocks)
 {
-	struct iomap__ifs *ifs = iomap__pool_get(ifs_pool(inode->i_engine, nr_blocks));
+	struct iomap__pool *pool = ifs_pool(inode->i_engine, nr_blocks);
+	bool kept = pool == inode->i_engine->fs->ifs && !iomap__has_reserve(&inode->i_data);
+	struct iomap__ifs *ifs = iomap__pool_get_but(pool, kept ? IOMAP__POOL_RESERVE : 0);
 
 	if (!ifs)
 		return NULL;

@@ -22,7 +22,7 @@
 
 #define INPLACE_IOCB_FLAGS                                                           \
 	(IOMAP_IOCB_APPEND | IOMAP_IOCB_DSYNC | IOMAP_IOCB_SYNC | IOMAP_IOCB_DIRECT | \
-	 IOMAP_IOCB_NOWAIT)
+	 IOMAP_IOCB_NOWAIT | IOMAP_IOCB_NOTHROTTLE)
 
 /* Where the write begins; 0 or -errno. */
 static int inplace_start(struct iomap_folio_writer *writer, struct iomap_kiocb *iocb, size_t len,
@@ -51,6 +51,7 @@ int iomap_folio_begin_write(struct iomap_kiocb *iocb, size_t len, const struct i
 			    struct iomap_folio_writer *writer)
 {
 	struct iomap__write wr = { .iter = &writer->iter, .ops = write_ops };
+	bool before;
 	int ret;
 
 	memset(writer, 0, sizeof(*writer));
@@ -59,7 +60,9 @@ int iomap_folio_begin_write(struct iomap_kiocb *iocb, size_t len, const struct i
 		return ret;
 	writer->iter.private = private_data;
 	while ((ret = iomap_iter(&writer->iter, ops)) > 0) {
+		before = iomap__throttle_not(iocb->ki_flags & IOMAP_IOCB_NOTHROTTLE);
 		ret = iomap__write_balance(&writer->iter);
+		iomap__throttle_again(before);
 		if (!ret)
 			ret = iomap__write_begin(&wr, iomap_length(&writer->iter));
 		if (!ret && wr.folio)

@@ -25,9 +25,19 @@
 /* An ioend ends here, so that the device has something to do while the next is built. */
 #define IOEND_BYTES_MAX ((size_t)4 << 20)
 
-/* Kept for when there is no memory: then so many bios of ioends can be on their way at once. */
+/*
+ * Kept for when there is no memory.  Who needs one waits for one that is on its way, but who is
+ * inside writeback_range has one that is not, and may have to write metadata there, by an ioend of
+ * its own: so two for each thread that can be in there, or they would wait for each other; and some
+ * that are on their way meanwhile.
+ */
 #define FS_RESERVED_IOENDS 32U
-#define FS_RESERVED_IFS 64U
+
+static unsigned fs_reserved_ioends(const struct iomap_engine *engine)
+{
+	/* the flusher besides */
+	return FS_RESERVED_IOENDS + 2 * (engine->opts.max_callers + engine->opts.nr_workers + 1);
+}
 
 struct ioend_box {
 	struct ioend_box *next; /* further bios */
@@ -442,10 +452,11 @@ int iomap__fs_create(struct iomap_engine *engine)
 
 	if (!fs)
 		return -ENOMEM;
-	err = iomap__bio_set_init(&fs->ioend_bios, engine, IOEND_FRONT_PAD, FS_RESERVED_IOENDS);
+	err = iomap__bio_set_init(&fs->ioend_bios, engine, IOEND_FRONT_PAD,
+				   fs_reserved_ioends(engine));
 	if (err)
 		goto out_free;
-	err = iomap__ifs_create(engine, fs, FS_RESERVED_IFS);
+	err = iomap__ifs_create(engine, fs);
 	if (err)
 		goto out_bios;
 	err = iomap__pool_init(&fs->files, &engine->env, sizeof(struct iomap_file), 0);

@@ -129,7 +129,7 @@ static inline uint64_t iomap__mapping_end(const struct iomap *iomap)
 /* ---- per-folio block state (ifs.c) ---- */
 
 /* The pools, the first with so many states in reserve.  0 or -ENOMEM. */
-int iomap__ifs_create(struct iomap_engine *engine, struct iomap__fs *fs, unsigned reserve);
+int iomap__ifs_create(struct iomap_engine *engine, struct iomap__fs *fs);
 void iomap__ifs_destroy(struct iomap__fs *fs);
 
 static inline unsigned iomap__folio_blocks(const struct iomap_inode *inode,
