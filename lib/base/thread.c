@@ -64,7 +64,8 @@ static void thread_forget(struct iomap__thread *thread)
 	thread->waiter = thread->hold = thread->work = thread->waiting = NULL;
 	thread->privates = thread->ending = NULL;
 	thread->on_exit = NULL;
-	thread->held = thread->completing = 0;
+	thread->held = thread->completing = thread->writing = 0;
+	thread->unthrottled = false;
 	thread->deadline_ns = 0;
 }
 
