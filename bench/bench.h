@@ -189,7 +189,9 @@ int bench_file(struct bench_ctx *ctx, const char *dir, uint64_t bytes);
 void bench_fd_path(int fd, char *path, size_t bytes);
 /* The size of a set: 8 MiB, or 1 GiB when @large; less where the mode asks for less. */
 uint64_t bench_set_bytes(const struct bench_ctx *ctx, bool large);
-/* The same on XFS over a loop device (xfs.c): a descriptor, or -1 after bench_skip(). */
+/* XFS over a loop device (xfs.c): a descriptor of its root, which stays open; or -1 after
+ * bench_skip().  And of such a file in it. */
+int bench_xfs_root(struct bench_ctx *ctx);
 int bench_xfs_file(struct bench_ctx *ctx, uint64_t bytes);
 
 extern const struct bench_scenario *const bench_scenarios[];

@@ -125,11 +125,10 @@ static int xfs_root(struct bench_ctx *ctx, uint64_t bytes)
 	return root;
 }
 
-int bench_xfs_file(struct bench_ctx *ctx, uint64_t bytes)
+int bench_xfs_root(struct bench_ctx *ctx)
 {
 	static int root = -2; /* not tried */
 	static char why[BENCH_WHY_BYTES];
-	char path[64];
 
 	if (root == -2) {
 		root = xfs_root(ctx, 2 * bench_set_bytes(ctx, true));
@@ -139,6 +138,16 @@ int bench_xfs_file(struct bench_ctx *ctx, uint64_t bytes)
 		bench_skip(ctx, "%s", why);
 		return -1;
 	}
+	return root;
+}
+
+int bench_xfs_file(struct bench_ctx *ctx, uint64_t bytes)
+{
+	int root = bench_xfs_root(ctx);
+	char path[64];
+
+	if (root < 0)
+		return -1;
 	bench_fd_path(root, path, sizeof(path));
 	return bench_file(ctx, path, bytes);
 }
