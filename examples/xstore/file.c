@@ -116,6 +116,8 @@ static int xs_begin(struct iomap_inode *inode, int64_t pos, int64_t length, unsi
 	pthread_mutex_unlock(&store->lock);
 	if (error != -ENOSPC || !waiting)
 		return error;
+	if (flags & IOMAP_NOWAIT)
+		return -EAGAIN;
 
 	/* What was removed is free once a commit says so. */
 	error = xs_commit(store);
@@ -429,7 +431,8 @@ static int shrink(struct xs_object *object, int64_t new_size)
 	/* the new end may lie in a hole, of which no completion will tell */
 	size_reached(object, 0, 0, size);
 	pthread_mutex_unlock(&object->store->lock);
-	return 0;
+	/* and so must it not when what was under way has brought old bytes there meanwhile */
+	return settle_size(object, size);
 }
 
 static int xs_setsize(struct iomap_inode *inode, int64_t old_size, int64_t new_size)

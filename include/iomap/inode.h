@@ -37,9 +37,10 @@ struct iomap_write_ops;
  * readahead: optional (one folio at a time without it).  Folios locked.
  * invalidate_folio, release_folio, is_partially_uptodate: optional, defaults
  *   iomap_invalidate_folio(), iomap_release_folio(), iomap_is_partially_uptodate().
- *   release_folio is also called where I/O is reaped (IOMAP_IOCB_DONTCACHE): it may call "any
- *   context" functions and the one of its name only.
- *   Folio locked; must not block.
+ *   Folio locked; must not block.  release_folio is also called where I/O is reaped
+ *   (IOMAP_IOCB_DONTCACHE), by any thread that waits in the library: it may call "any
+ *   context" functions and the one of its name only, and takes no lock that its holder keeps
+ *   over a call of the library.
  */
 struct iomap_address_space_operations {
 	int (*read_folio)(struct iomap_file *file, struct iomap_folio *folio);

@@ -56,11 +56,13 @@ static bool um_is_denied(int error)
 static ssize_t um_process(bool in, char *ours, char *theirs, size_t n)
 {
 	struct iovec local = { ours, n }, remote = { theirs, n };
+	/* not getpid(): the process's first thread may have ended, and has no memory then */
+	const pid_t self = (pid_t)syscall(SYS_gettid);
 	ssize_t ret;
 
 	iomap__count(syscalls_nr);
-	ret = in ? process_vm_readv(getpid(), &local, 1, &remote, 1, 0)
-		 : process_vm_writev(getpid(), &local, 1, &remote, 1, 0);
+	ret = in ? process_vm_readv(self, &local, 1, &remote, 1, 0)
+		 : process_vm_writev(self, &local, 1, &remote, 1, 0);
 	return ret >= 0 ? ret : errno == EFAULT ? 0 : -errno;
 }
 
@@ -113,16 +115,26 @@ static ssize_t um_by(uint32_t method, bool in, char *ours, char *theirs, size_t 
 	}
 }
 
-/* The first one from @method on that can copy a byte of our own. */
+/*
+ * The first one from @method on that can copy a byte of our own.  What is denied stays so; what
+ * fails for another reason, as a pipe does without descriptors, is asked again next time.
+ */
 static uint32_t um_find(uint32_t method)
 {
 	char from = 1, to = 0;
+	bool denied = true;
+	ssize_t ret;
 
-	for (; method < UM_NONE; method++)
-		if (um_by(method, true, &to, &from, 1) == 1 &&
-		    um_by(method, false, &to, &from, 1) == 1)
+	for (; method < UM_NONE; method++) {
+		ret = um_by(method, true, &to, &from, 1);
+		if (ret == 1)
+			ret = um_by(method, false, &to, &from, 1);
+		if (ret == 1)
 			break;
-	iomap__store(&um_method, method);
+		denied = denied && um_is_denied((int)ret);
+	}
+	if (method < UM_NONE || denied)
+		iomap__store(&um_method, method);
 	return method;
 }
 

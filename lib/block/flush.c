@@ -116,11 +116,15 @@ static void flush_end_io(struct iomap_bio *bio)
 static void flush_start(struct iomap_bdev *bdev)
 {
 	struct iomap_bio *bio = &bdev->flush.bio;
+	struct iomap__flush_wait *one;
 	uint64_t generation;
 
 	bdev->flush.busy = true;
 	bdev->flush.now = bdev->flush.next;
 	bdev->flush.next = NULL;
+	/* so under the lock MAY_START is said to somebody in `next`, while nothing is under way */
+	for (one = bdev->flush.now; one; one = one->next)
+		iomap__store(&one->state, FLUSH_WAITS);
 	/* acquire: pairs with the end of a write; what it counts has ended before the flush */
 	generation = atomic_load_explicit(&bdev->written, memory_order_acquire);
 	bdev->flush.generation = generation;
@@ -141,8 +145,8 @@ static void flush_start(struct iomap_bdev *bdev)
 static void flush_may_start(struct iomap_bdev *bdev, struct iomap__flush_wait *self)
 {
 	flush_lock(bdev);
-	iomap__store(&self->state, FLUSH_WAITS);
-	if (bdev->flush.busy)
+	/* it may have been taken along meanwhile, and told of the end: that must not be lost */
+	if (iomap__load(&self->state) != FLUSH_MAY_START)
 		flush_unlock(bdev);
 	else
 		flush_start(bdev);

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* ctest-labels: concurrent */
 /* ctest-options: STATIC_INTERNAL */
 /*
  * blk_flush.c - when a flush is sent to the device, and when it may be left out.
@@ -244,4 +245,39 @@ Test(blk_flush, bd06_a_flush_by_a_deadline_of_a_device_that_is_gone)
 	cr_assert_eq(iomap_bdev_flush(bdev), -ENODEV);
 	cr_assert_eq(flush_by(bdev), -ENODEV, "also where there is nothing left to flush");
 	close_file(&bt, bdev, path);
+}
+
+/* ---- many callers ---- */
+
+#define CALLERS 6
+#define CALLS 40000
+
+static void *write_and_flush(void *arg)
+{
+	struct iomap_bdev *bdev = arg;
+	unsigned char *buf = bt_buffer(BT_PAGE);
+
+	for (int i = 0; i < CALLS; i++) {
+		t_must(bt_write(bdev, 0, buf, 512) == 0);
+		t_must(iomap_bdev_flush(bdev) == 0);
+	}
+	free(buf);
+	return NULL;
+}
+
+/* One who was to start a flush may be taken along by another and told of the end meanwhile. */
+Test(blk_flush, each_of_many_callers_is_told)
+{
+	pthread_t thread[CALLERS];
+	struct iomap_bdev *bdev;
+	struct bt bt;
+
+	bt_start(&bt, 1, 0);
+	cr_assert_eq(iomap_bdev_open_memory(&bt.engine, BT_PAGE, &bdev), 0);
+	for (int i = 0; i < CALLERS; i++)
+		cr_assert_eq(pthread_create(&thread[i], NULL, write_and_flush, bdev), 0);
+	for (int i = 0; i < CALLERS; i++)
+		cr_assert_eq(pthread_join(thread[i], NULL), 0);
+	cr_assert_eq(iomap_bdev_close(bdev), 0);
+	bt_stop(&bt);
 }

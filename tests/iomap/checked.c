@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <unistd.h>
 
 #include "teststore.h"
 
@@ -436,4 +437,49 @@ Test(checked, bw04_memory_that_comes_and_goes)
 	t_join(&task);
 	area_free(&area);
 	ts_close(ts);
+}
+
+/* ---- a process whose first thread has ended ---- */
+
+static struct ts *last_store;
+
+static void read_checked(void)
+{
+	unsigned char buf[PAGE] = { 0 };
+	struct iomap_iov_iter to;
+	struct iomap_kiocb iocb;
+
+	iomap_kiocb_init(&iocb, last_store->file, 0);
+	iocb.ki_flags |= IOMAP_IOCB_CHECKED;
+	iomap_iov_iter_ubuf(&to, IOMAP_ITER_DEST, buf, PAGE);
+	t_must(iomap_file_read_iter(&iocb, &to) == PAGE);
+	t_must(t_mismatch(buf, PAGE, 0, 1) == -1);
+}
+
+static void *read_when_ended(void *arg)
+{
+	t_must(pthread_join(*(pthread_t *)arg, NULL) == 0);
+	read_checked();
+	_exit(0);
+}
+
+static void end_first_thread(void *arg)
+{
+	static pthread_t self;
+	pthread_t thread;
+
+	(void)arg;
+	last_store = ts_open(&(struct ts_config){ .alloc = TS_NEW });
+	ts_write(last_store, 0, PAGE, 1);
+	read_checked();
+	self = pthread_self();
+	t_must(pthread_create(&thread, NULL, read_when_ended, &self) == 0);
+	pthread_exit(NULL);
+}
+
+Test(checked, bw04_the_first_thread_may_have_ended)
+{
+	char err[4096];
+
+	cr_assert_eq(t_death(end_first_thread, NULL, err, sizeof(err)), 0, "%s", err);
 }
