@@ -258,8 +258,8 @@ IOMAP_API void iomap_inode_dio_wait(struct iomap_inode *inode);
  *
  * Before the first use of the inode's cache.  Any thread, does not block.
  *
- * Return: 0; -EBUSY: folios are cached, and nothing is changed.  Not must-check: the kernel's
- * counterpart (mapping_set_large_folios) returns nothing.
+ * Return: 0; -EBUSY: folios are cached, and nothing is changed; -ECHILD.  Not must-check: the
+ * kernel's counterpart (mapping_set_large_folios) returns nothing.
  */
 IOMAP_API int iomap_mapping_set_large_folios(struct iomap_address_space *mapping);
 
@@ -270,7 +270,8 @@ IOMAP_API int iomap_mapping_set_large_folios(struct iomap_address_space *mapping
  *
  * Kernel counterpart: mapping_set_folio_order_range.
  *
- * Return: 0; -EINVAL for a range that is empty or outside those bounds; -EBUSY as above.
+ * Return: 0; -EINVAL for a range that is empty or outside those bounds; -EBUSY and -ECHILD as
+ * above.
  */
 IOMAP_API IOMAP_MUST_CHECK int
 iomap_mapping_set_folio_order_range(struct iomap_address_space *mapping, unsigned min_order,

@@ -418,8 +418,11 @@ static ssize_t step_hit(struct iomap_file *file, int64_t pos, struct iomap_iov_i
 	at->to = iter_segment(to, &at->n);
 	at->n = iomap__min(at->n, (uint64_t)(size - pos));
 	/* a run may go on for as long as what is read ahead comes in time: drop what was used */
-	if (iomap__unlikely(how & IOMAP_DONTCACHE))
+	if (iomap__unlikely(how & IOMAP_DONTCACHE)) {
+		if (iomap__engine_forked(inode->i_engine))
+			return -ECHILD;
 		at->n = iomap__min(at->n, iomap__readahead_batch(file));
+	}
 	got = iomap__hit_run(file, at->to, at->n, pos, how);
 	if (iomap__likely(got))
 		return (ssize_t)got;
@@ -522,6 +525,9 @@ static ssize_t read_checked(struct iomap_kiocb *iocb, struct iomap_iov_iter *to)
 	bool over = false;
 	ssize_t ret = 0;
 
+	/* the memory comes by the engine's hooks */
+	if (iomap__engine_forked(engine))
+		return -ECHILD;
 	iomap__checked_begin(&checked, &engine->env, to->count);
 	iocb->ki_flags &= ~IOMAP_IOCB_CHECKED;
 	while (to->count && !over) {

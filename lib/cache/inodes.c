@@ -38,6 +38,8 @@ int iomap_mapping_set_folio_order_range(struct iomap_address_space *mapping, uns
 	unsigned blkbits = mapping->host->i_blkbits;
 	bool fits;
 
+	if (iomap__engine_forked(mapping->host->i_engine))
+		return -ECHILD;
 	if (min_order > max_order || min_order + IOMAP_PAGE_SHIFT < blkbits)
 		return -EINVAL;
 	/* look-ups, readahead and writes count on what they have found */
@@ -56,8 +58,11 @@ int iomap_mapping_set_folio_order_range(struct iomap_address_space *mapping, uns
 
 int iomap_mapping_set_large_folios(struct iomap_address_space *mapping)
 {
-	unsigned order = atomic_load(&iomap__cache_of(mapping)->max_order);
+	unsigned order;
 
+	if (iomap__engine_forked(mapping->host->i_engine))
+		return -ECHILD;
+	order = atomic_load(&iomap__cache_of(mapping)->max_order);
 	return iomap_mapping_set_folio_order_range(mapping, mapping->min_order, order);
 }
 

@@ -198,6 +198,49 @@ static void no_complete(struct iomap_kiocb *iocb, long ret)
 	t_must(!"ki_complete ran in the child");
 }
 
+static ssize_t flagged_read(struct fk *fk, char *buf, size_t n, int64_t pos, unsigned flags)
+{
+	struct iomap_iov_iter to;
+	struct iomap_kiocb iocb;
+
+	iomap_kiocb_init(&iocb, fk->file, pos);
+	iocb.ki_flags |= flags;
+	iomap_iov_iter_ubuf(&to, IOMAP_ITER_DEST, buf, n);
+	return iomap_file_read_iter(&iocb, &to);
+}
+
+static ssize_t flagged_write(struct fk *fk, char *buf, size_t n, unsigned flags)
+{
+	struct iomap_iov_iter from;
+	struct iomap_kiocb iocb;
+
+	iomap_kiocb_init(&iocb, fk->file, 0);
+	iocb.ki_flags |= flags;
+	iomap_iov_iter_ubuf(&from, IOMAP_ITER_SOURCE, buf, n);
+	return iomap_file_buffered_write(&iocb, &from, &tp_ops, NULL, NULL);
+}
+
+/* Small and large, of what is cached and what is not. */
+static void child_flags(struct fk *fk)
+{
+	static const unsigned flags[] = { IOMAP_IOCB_NOWAIT, IOMAP_IOCB_DONTCACHE,
+					  IOMAP_IOCB_CHECKED,
+					  IOMAP_IOCB_DONTCACHE | IOMAP_IOCB_CHECKED };
+	static char buf[HOT];
+
+	for (unsigned i = 0; i < sizeof(flags) / sizeof(flags[0]); i++) {
+		for (size_t n = 1; n <= HOT; n *= 512) {
+			t_must(flagged_read(fk, buf, n, 0, flags[i]) == -ECHILD);
+			t_must(flagged_read(fk, buf, n, SIZE / 2, flags[i]) == -ECHILD);
+			t_must(flagged_write(fk, buf, n, flags[i]) == -ECHILD);
+		}
+		t_must(flagged_read(fk, buf, 1, SIZE, flags[i]) == -ECHILD);
+	}
+	t_must(iomap_fadvise(fk->file, 0, 0, IOMAP_ADV_WILLNEED) == -ECHILD);
+	t_must(iomap_mapping_set_large_folios(&fk->inode.i_data) == -ECHILD);
+	t_must(iomap_mapping_set_folio_order_range(&fk->inode.i_data, 0, 0) == -ECHILD);
+}
+
 static void child_file(struct fk *fk)
 {
 	struct iomap_inode_args args = { .size = sizeof(args), .a_ops = &tp_aops };
@@ -244,6 +287,7 @@ static void child_file(struct fk *fk)
 
 static void child_all(struct fk *fk)
 {
+	child_flags(fk);
 	child_file(fk);
 	child_bdev(fk);
 	child_engine(fk);
