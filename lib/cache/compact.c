@@ -95,7 +95,9 @@ static bool take_place(struct iomap_address_space *mapping, struct iomap_folio *
 	iomap__folio_begin_change(from);
 	to->ifs = from->ifs;
 	from->ifs = NULL;
-	flags = atomic_load_explicit(&from->flags, memory_order_relaxed);
+	/* a reader that is still at the old one does not count it again */
+	flags = atomic_fetch_and_explicit(&from->flags, ~IOMAP__FOLIO_RA_UNUSED,
+					  memory_order_relaxed);
 	atomic_store_explicit(&to->flags, iomap__policy_flags_moved(flags), memory_order_relaxed);
 	iomap__index_replace(mapping, from, to);
 	/* pairs with the acquire of readers, as where a folio is evicted */

@@ -194,6 +194,7 @@ void iomap__filemap_used(struct iomap_file *file, struct iomap_folio *folio, int
 {
 	uint32_t old = atomic_load_explicit(&folio->flags, memory_order_relaxed);
 	uint32_t met = IOMAP__FOLIO_RA_UNUSED | (how & IOMAP_NOWAIT ? 0 : IOMAP__FOLIO_RA_MARK);
+	uint64_t pages;
 
 	/* who goes on inside a folio uses it once, however many reads that takes */
 	if (!(old & IOMAP__FOLIO_ACCESSED) &&
@@ -201,11 +202,12 @@ void iomap__filemap_used(struct iomap_file *file, struct iomap_folio *folio, int
 		iomap__folio_accessed(folio, old, how);
 	if (iomap__likely(!(old & met)))
 		return;
+	/* while the mark is there: behind it the folio may be another one, of another size */
+	pages = iomap__folio_bytes(folio) >> IOMAP_PAGE_SHIFT;
 	/* of two who come at once, one goes on */
 	old = atomic_fetch_and_explicit(&folio->flags, ~met, memory_order_acq_rel) & met;
 	if (old & IOMAP__FOLIO_RA_UNUSED)
-		iomap__readahead_used(&file->inode->i_data,
-				      iomap__folio_bytes(folio) >> IOMAP_PAGE_SHIFT);
+		iomap__readahead_used(&file->inode->i_data, pages);
 	if (old & IOMAP__FOLIO_RA_MARK)
 		iomap__readahead_mark(file, (uint64_t)pos >> IOMAP_PAGE_SHIFT, how);
 }

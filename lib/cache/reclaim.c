@@ -35,7 +35,10 @@
 /* Out of the index, with its lock and tree_lock held. */
 static void detach(struct iomap_address_space *mapping, struct iomap_folio *folio)
 {
-	if (iomap__unlikely(iomap__folio_test(folio, IOMAP__FOLIO_RA_UNUSED)))
+	/* or a reader that goes by without a reference: only one of us counts it */
+	if (iomap__unlikely(iomap__folio_test(folio, IOMAP__FOLIO_RA_UNUSED)) &&
+	    atomic_fetch_and_explicit(&folio->flags, ~IOMAP__FOLIO_RA_UNUSED,
+				      memory_order_relaxed) & IOMAP__FOLIO_RA_UNUSED)
 		iomap__readahead_wasted(mapping, 1ULL << folio->order);
 	iomap__folio_begin_change(folio);
 	iomap__index_erase(mapping, folio);

@@ -98,6 +98,9 @@ static void make_piece(struct iomap__split *split, unsigned i, uint32_t flags, u
 		flags |= IOMAP__FOLIO_UPTODATE;
 	if (piece->keep && piece->state.dirty)
 		flags |= IOMAP__FOLIO_DIRTY;
+	/* what goes has been counted */
+	if (!piece->keep)
+		flags &= ~IOMAP__FOLIO_RA_UNUSED;
 	folio->ifs = piece->keep ? piece->state.blocks : NULL;
 	folio->read_valid = 0;
 	folio->read_error = 0;
@@ -105,12 +108,13 @@ static void make_piece(struct iomap__split *split, unsigned i, uint32_t flags, u
 	atomic_store_explicit(&folio->flags, flags, memory_order_relaxed);
 }
 
-static void make_pieces(struct iomap__split *split)
+/* @flags: the folio's. */
+static void make_pieces(struct iomap__split *split, uint32_t flags)
 {
 	struct iomap_folio *folio = split->folio;
 	uint64_t index = iomap_folio_index(folio);
-	uint32_t flags = atomic_load_explicit(&folio->flags, memory_order_relaxed) &
-			 (IOMAP__FOLIO_ACCESSED | IOMAP__FOLIO_FRESH | IOMAP__FOLIO_RA_UNUSED);
+
+	flags &= IOMAP__FOLIO_ACCESSED | IOMAP__FOLIO_FRESH | IOMAP__FOLIO_RA_UNUSED;
 
 	folio->cache->block_state->free(folio, folio->ifs);
 	iomap__policy_gone(folio);
@@ -144,13 +148,17 @@ static bool split_frozen(struct iomap__split *split)
 {
 	struct iomap_address_space *mapping = iomap_folio_mapping(split->folio);
 	uint64_t old_pages = 1ULL << split->folio->order, dirty = count_pages(split, true);
+	uint32_t flags;
 
 	if (!iomap__index_split_begin(mapping, split))
 		return false;
-	if (iomap__folio_test(split->folio, IOMAP__FOLIO_RA_UNUSED))
+	/* or a reader that goes by without a reference: only one of us counts the folio */
+	flags = atomic_fetch_and_explicit(&split->folio->flags, ~IOMAP__FOLIO_RA_UNUSED,
+					  memory_order_relaxed);
+	if (flags & IOMAP__FOLIO_RA_UNUSED)
 		iomap__readahead_wasted(mapping, old_pages - count_pages(split, false));
 	iomap__folio_begin_change(split->folio);
-	make_pieces(split);
+	make_pieces(split, flags);
 	iomap__index_split(mapping, split);
 	iomap__store(&mapping->nrpages, mapping->nrpages - old_pages + count_pages(split, false));
 	if (split->dirty_tag) {

@@ -193,6 +193,107 @@ Test(races, en02_a_stray_reference_does_not_make_the_inode_busy)
 	t_join(&task);
 }
 
+/* ---- what was read ahead ---- */
+
+/* A file of which a folio waits to be asked for; its first byte. */
+static struct ts *read_ahead(int64_t *pos, unsigned order)
+{
+	struct ts *ts = ts_open(&(struct ts_config){ .i_size = 2 * KIB * KIB });
+	struct iomap_folio *folio = NULL;
+
+	ts_map(ts, 0, 2 * KIB * KIB, IOMAP_MAPPED, 0, 0);
+	ts_dev_fill(ts, 0, 2 * KIB * KIB, 0, 1);
+	if (order)
+		cr_assert_eq(iomap_mapping_set_large_folios(&ts->inode.i_data), 0);
+	for (*pos = 0; *pos < 256 * KIB; *pos += 16 * KIB)
+		cr_assert(ts_reads(ts, *pos, 16 * KIB, 1));
+	for (*pos = 0; *pos < 2 * KIB * KIB; *pos += 4 * KIB) {
+		folio = iomap__filemap_get(&ts->inode.i_data, (uint64_t)*pos / (4 * KIB));
+		if (folio && folio->order == order &&
+		    iomap__folio_test(folio, IOMAP__FOLIO_RA_UNUSED))
+			break;
+		if (folio)
+			iomap_folio_put(folio);
+	}
+	cr_assert(folio);
+	/* it has been read */
+	iomap_folio_lock(folio);
+	iomap_folio_unlock(folio);
+	iomap_folio_put(folio);
+	return ts;
+}
+
+static struct iomap_folio *look_at(struct ts *ts, int64_t pos)
+{
+	struct iomap_folio *folio = ts_folio(ts, pos);
+
+	iomap_folio_put(folio);
+	return folio;
+}
+
+/* A reader has copied from the folio without a reference, and comes to tell of it only now. */
+static void tell_late(struct ts *ts, struct iomap_folio *folio, int64_t pos)
+{
+	int64_t before = atomic_load(&ts->engine->cache->ra_unused);
+
+	/* NOWAIT: a mark in it is left alone */
+	iomap__filemap_used(ts->file, folio, pos, IOMAP_NOWAIT);
+	cr_assert_eq(atomic_load(&ts->engine->cache->ra_unused), before);
+	iomap__filemap_truncate_range(&ts->inode.i_data, 0, INT64_MAX);
+	cr_assert_eq(atomic_load(&ts->engine->cache->ra_unused), 0);
+	ts_close(ts);
+}
+
+Test(races, ra05_what_was_evicted_unused_is_not_counted_as_used_as_well)
+{
+	int64_t pos;
+	struct ts *ts = read_ahead(&pos, 0);
+	struct iomap_folio *folio = look_at(ts, pos);
+
+	cr_assert(iomap__folio_evict(folio));
+	tell_late(ts, folio, pos);
+	/* and of one that was truncated, a reader with a reference */
+	ts = read_ahead(&pos, 0);
+	folio = ts_folio(ts, pos);
+	iomap__filemap_truncate_range(&ts->inode.i_data, pos, pos + 4 * KIB);
+	iomap__filemap_used(ts->file, folio, pos, IOMAP_NOWAIT);
+	iomap_folio_put(folio);
+	tell_late(ts, folio, pos);
+}
+
+Test(races, ra05_what_has_moved_unused_is_counted_where_it_is)
+{
+	int64_t pos;
+	struct ts *ts = read_ahead(&pos, 0);
+	struct iomap_folio *folio = look_at(ts, pos);
+
+	/* or it would be evicted */
+	iomap__folio_set(folio, IOMAP__FOLIO_ACCESSED);
+	cr_assert(iomap__folio_send_away(folio));
+	cr_assert(look_at(ts, pos) != folio);
+	cr_assert(iomap__folio_test(look_at(ts, pos), IOMAP__FOLIO_RA_UNUSED));
+	tell_late(ts, folio, pos);
+}
+
+Test(races, ra05_what_is_taken_apart_unused_is_counted_once)
+{
+	int64_t pos;
+	struct ts *ts = read_ahead(&pos, 4);
+	struct iomap_folio *folio = look_at(ts, pos);
+
+	iomap__filemap_truncate_range(&ts->inode.i_data, pos, pos + 32 * KIB);
+	cr_assert(iomap__folio_test(look_at(ts, pos + 32 * KIB), IOMAP__FOLIO_RA_UNUSED));
+	tell_late(ts, folio, pos);
+	/* what stays goes on waiting, each piece for itself */
+	ts = read_ahead(&pos, 4);
+	folio = look_at(ts, pos);
+	iomap__filemap_truncate_range(&ts->inode.i_data, pos + 32 * KIB, pos + 64 * KIB);
+	cr_assert_eq(look_at(ts, pos), folio);
+	cr_assert(iomap__folio_test(folio, IOMAP__FOLIO_RA_UNUSED));
+	iomap__filemap_used(ts->file, folio, pos, IOMAP_NOWAIT);
+	tell_late(ts, folio, pos);
+}
+
 /* ---- inodes ---- */
 
 static ssize_t defer_once_dying(struct ts *ts, struct iomap_writepage_ctx *wpc,
