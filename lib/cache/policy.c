@@ -176,30 +176,29 @@ static void go_again(struct iomap__cache *cache, struct iomap_folio *folio, uint
 	iomap__mutex_unlock(&policy->queue_lock);
 }
 
-static void reverse(uint32_t *ring, uint64_t from, uint64_t to)
-{
-	while (from + 1 < to) {
-		uint32_t page = ring[from];
-
-		ring[from++] = ring[--to];
-		ring[to] = page;
-	}
-}
-
-/* The ring has as many places as the cache has pages: what is in it begins at its first one. */
+/*
+ * The ring has as many places as the cache has pages.  Only what is in use moves: the part up to
+ * the old end of the ring, when that is no longer the end, or the part lies beyond the new one.
+ */
 void iomap__policy_resized(struct iomap__cache *cache)
 {
 	struct iomap__policy *policy = &cache->policy;
-	uint64_t places = atomic_load(&cache->nr_pages), first;
+	uint64_t places = atomic_load(&cache->nr_pages), first, live, part, to;
 
 	iomap__mutex_lock(&policy->queue_lock);
 	while (policy->tail - policy->head > places)
 		drop_first(cache);
+	live = policy->tail - policy->head;
 	first = (policy->head - policy->base) % policy->places;
-	reverse(policy->ring, 0, first);
-	reverse(policy->ring, first, policy->places);
-	reverse(policy->ring, 0, policy->places);
-	policy->base = policy->head;
+	part = iomap__min(live, policy->places - first);
+	to = first;
+	if (part < live || first + part > places) {
+		/* there is room: the other part begins at 0, and both fit */
+		to = places - part;
+		memmove(&policy->ring[to], &policy->ring[first], part * sizeof(*policy->ring));
+	}
+	/* may wrap: it is subtracted from what is larger by `to` at least */
+	policy->base = policy->head - to;
 	policy->places = places;
 	iomap__mutex_unlock(&policy->queue_lock);
 	iomap__ghost_resized(cache);
