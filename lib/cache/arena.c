@@ -265,6 +265,11 @@ static void prepare(struct iomap__cache *cache, uint32_t nr, unsigned order)
 {
 	struct iomap_folio *f = &cache->folios[nr];
 
+	/*
+	 * Pairs with the acquire fence of copying readers: who meets a place or bytes that this
+	 * thread stores from here on sees that the version moved when the folio here before went.
+	 */
+	IOMAP__FENCE(memory_order_release);
 	f->buddy_state = PAGE_USED;
 	set_cache(cache, f);
 	atomic_store_explicit(&f->order, (uint8_t)order, memory_order_relaxed);

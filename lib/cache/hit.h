@@ -25,6 +25,12 @@
  * makes mapping == NULL (or a later identity) visible to 3; a new identity sets place
  * and flags before mapping (release), and 3 reads mapping first (acquire), so it cannot mix
  * the two.  A 61-bit version does not wrap in the time of a copy, ever.
+ * Suppose 2 came before a, and 3 finds the old mapping still but a place, or 4 a byte, that the new
+ * owner has stored before it set CHANGING itself: the place, what compact.c moves, what a device
+ * reads.  The new owner got the memory behind d, by arena_lock, and a release fence follows
+ * (prepare() in arena.c) before it stores anything or starts a read, so fence 5 pairs with that one
+ * as it does with b, and 6 sees a or something later.  The pieces of a split get their places
+ * behind the fence b of the split.
  *
  * Step 1 needs no epoch, because nothing that it reads is trusted before 3, and all of it can
  * be read at any time:
