@@ -347,6 +347,15 @@ static void put_off(struct iomap__cache *cache, uint32_t nr, unsigned order)
 		atomic_store(&cache->trim_wanted, true);
 }
 
+/* The lock is free again; a loop that sleeps has to come and give back what went off first. */
+static void tell_trim(struct iomap__cache *cache, bool was_wanted)
+{
+	if (iomap__unlikely(!was_wanted && atomic_load_explicit(&cache->trim_wanted,
+								memory_order_relaxed)) &&
+	    !cache->flusher_runs)
+		iomap__loop_notify(iomap__cache_blk(cache));
+}
+
 /*
  * A block has come free: for who holds it, or for all; above nr_pages it goes off.  Its first page
  * is a tail by now.
@@ -378,6 +387,7 @@ void iomap__arena_free(struct iomap_folio *folio)
 	struct iomap__cache *cache = folio->cache;
 	uint32_t nr = page_number(cache, folio);
 	unsigned order = folio->order;
+	bool trim_wanted;
 
 	iomap__assert(!atomic_load(&folio->refs) && !atomic_load(&folio->mapping));
 	iomap__assert(!folio->ifs);
@@ -388,8 +398,10 @@ void iomap__arena_free(struct iomap_folio *folio)
 	add_free(cache, 1LL << order);
 	cache->nr_used -= 1ULL << order;
 	folio->buddy_state = PAGE_TAIL;
+	trim_wanted = atomic_load_explicit(&cache->trim_wanted, memory_order_relaxed);
 	put_block(cache, nr, order);
 	iomap__mutex_unlock(&cache->arena_lock);
+	tell_trim(cache, trim_wanted);
 }
 
 /* ---- emptying a block ---- */
@@ -439,9 +451,10 @@ struct iomap_folio *iomap__arena_hold_end(struct iomap__cache *cache, struct iom
 {
 	uint32_t nr = 1U << hold->order;
 	struct iomap_folio *folio = NULL;
-	bool all;
+	bool all, trim_wanted;
 
 	iomap__mutex_lock(&cache->arena_lock);
+	trim_wanted = atomic_load_explicit(&cache->trim_wanted, memory_order_relaxed);
 	hold_del(cache, hold);
 	all = hold->have == nr && hold->first + nr <= atomic_load(&cache->nr_pages);
 	for (uint32_t i = 0; i < nr;) {
@@ -461,6 +474,7 @@ struct iomap_folio *iomap__arena_hold_end(struct iomap__cache *cache, struct iom
 		count_used(cache, hold->first, hold->order);
 	}
 	iomap__mutex_unlock(&cache->arena_lock);
+	tell_trim(cache, trim_wanted);
 	if (folio)
 		check_poison(folio);
 	return folio;

@@ -17,7 +17,8 @@
  * FLUSH_PAGES pages, so that the application's event loop goes on.  An inode with more keeps
  * its age and its place at the head of the list, and the next poll goes on with it.  The loop
  * asks iomap__flusher_poll_timeout() how long it may sleep, and is notified where that answer
- * has become too long: when there is dirty data for the first time, or too much of it.
+ * has become too long: when there is dirty data for the first time, or too much of it, or what a
+ * smaller size has left is to be given back (resize.c).
  */
 #include <signal.h>
 #include <stdio.h>
@@ -386,6 +387,8 @@ int64_t iomap__flusher_poll_timeout(struct iomap_engine *engine)
 	iomap__mutex_unlock(&cache->dirty_lock);
 	if (!closed && poll_excess(cache))
 		at = iomap__min(at, atomic_load(&cache->poll_retry_ns));
+	if (!closed && iomap__cache_wants_trim(cache))
+		at = iomap__min(at, now + (uint64_t)engine->opts.flush_interval_ms * 1000000);
 	if (at == UINT64_MAX)
 		return -1;
 	return at <= now ? 0 : (int64_t)iomap__min(at - now, (uint64_t)INT64_MAX);

@@ -65,8 +65,10 @@ struct iomap__cache {
 	struct iomap__hold *holds;
 
 	/* resize.c */
-	_Atomic bool resizing;	   /* a role: end_pages and nr_pages change, memory is given back */
+	uint32_t size_role;	   /* whose end_pages and nr_pages are; waited on */
 	_Atomic bool trim_wanted;  /* pages went off with nobody there to give them back */
+	_Atomic bool left_over;	   /* what a shrink has left was in use: look again */
+	uint64_t left_retry_ns;	   /* and not before; by who has the role */
 	_Atomic uint8_t max_order; /* largest folio of the size there is; under inodes_lock */
 	uint64_t target_pages;	   /* under inodes_lock: nr_pages, or what it will be */
 
@@ -218,7 +220,7 @@ struct iomap_folio *iomap__arena_hold_end(struct iomap__cache *cache, struct iom
 /* The folio's pieces are folios. */
 void iomap__arena_split(struct iomap__split *split);
 /*
- * By who has the role `resizing`.
+ * By who has the role `size_role`.
  * grow: there are @nr_pages; 0 or -ENOMEM.
  * shrink: no folio comes from @nr_pages on any more; what is free there is off, and what is freed
  *   there goes off.
@@ -300,7 +302,8 @@ void iomap__reclaim_ahead(struct iomap__cache *cache, uint64_t most);
 
 /* ---- policy.c ---- */
 int iomap__policy_create(struct iomap__cache *cache, uint64_t max_pages);
-/* The cache has nr_pages by now, @max_pages at most; by who has the role `resizing`. */
+/* The cache has nr_pages by now, @max_pages at most; by who has the role
+ * `size_role`. */
 void iomap__policy_resized(struct iomap__cache *cache);
 void iomap__policy_destroy(struct iomap__cache *cache);
 /* Evict what is least likely to be asked for again, about @want pages; pages freed. */
@@ -329,8 +332,12 @@ uint64_t iomap__reclaim(struct iomap__cache *cache, uint64_t want);
 /* ---- resize.c ---- */
 /* The limits that go with @pages: of dirty data, and of folios. */
 void iomap__cache_set_limits(struct iomap__cache *cache, uint64_t pages);
-/* Give memory back that has gone off since a resizing ended. */
+/*
+ * Send away what a resizing has left and is not in use any more, and give memory back that has gone
+ * off since it ended; waits for nothing.  wants_trim: there is something of that to do.
+ */
 void iomap__cache_trim(struct iomap__cache *cache);
+bool iomap__cache_wants_trim(const struct iomap__cache *cache);
 
 /* ---- compact.c ---- */
 /* Evict it, or move it to another folio of its size; false: it is in use, or there is no room. */

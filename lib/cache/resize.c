@@ -15,21 +15,29 @@
  *		 written and waited for
  *	trim	 pages that are off go back to the kernel, as far as no ring has them pinned
  *
- * What is locked or referenced all the time cannot be moved.  After a while without any progress
- * the call gives up on it, and on nothing else: all other pages are off, and these go off as they
- * are let go, which is seen to by the flusher.  So the size that holds is the new one and what is
- * left above it, and it never grows by itself.
+ * What is locked or referenced all the time cannot be moved.  After a second without any progress
+ * the call gives up on it, and on nothing else: all other pages are off.  What is left stays cached
+ * when it is let go, out of the way of eviction, which looks below nr_pages; so the flusher, or who
+ * polls, looks after it now and then, and moves or evicts it as the call has done (left_over).  So
+ * the size that holds is the new one and what is left above it, and it never grows by itself.
  *
  * Hits notice nothing: both arrays stay where they are, a folio that moves is one that was evicted
  * and is another one now, and nobody is stopped.
  *
- * One at a time: `resizing` is a role, taken by exchange, so nobody holds a lock while waiting.
+ * One at a time: the size is in the hands of who has a role, so nobody holds a lock while waiting:
+ *
+ *	ROLE_FREE -> ROLE_RESIZE	a call; another one gives -EBUSY
+ *	ROLE_FREE -> ROLE_TRIM		who gives back or sends away what is left, which waits for
+ *					nothing; a call waits for it, another trim goes away
+ *
  * Limits change under inodes_lock, so that an inode that needs a larger cache either is seen or
  * sees them.  They also change with the first inode of metadata and the last one.
  * Left out: memory that is added beyond the size at creation is not registered with rings, since
  * their tables were made for that size; descriptors keep their memory.
  */
+#include <limits.h>
 #include <sys/mman.h>
+#include <time.h>
 
 #include "cache/internal.h"
 
@@ -37,8 +45,11 @@
 #define RESIZE_FREE 32
 /* Pages that are written at a time when some cannot be moved. */
 #define RESIZE_WRITE 1024
-/* Rounds of 10 ms without any progress before it gives up. */
-#define RESIZE_TRIES 100
+/* Nanoseconds without any progress before it gives up; least from one round to the next. */
+#define RESIZE_GIVE_UP_NS 1000000000U
+#define RESIZE_ROUND_NS 1000000U
+/* Least from one look at what is left to the next. */
+#define RESIZE_LEFT_NS 100000000U
 /* Of these, at most one is the largest folio. */
 #define RESIZE_FOLIO_SHARE 16
 /* Of metadata: this share of the cache is not for dirty data; this one is kept free, in pages at
@@ -49,6 +60,35 @@
 #define RESIZE_RESERVE_MAX 256
 /* Callers may exceed a limit by what they dirty at once; it allows for no more than this share. */
 #define RESIZE_SLACK_SHARE 8
+
+enum { ROLE_FREE, ROLE_RESIZE, ROLE_TRIM };
+
+/* ROLE_FREE: it is the caller's now; else the role that somebody has. */
+static uint32_t take_role(struct iomap__cache *cache, uint32_t role)
+{
+	uint32_t has = ROLE_FREE;
+
+	(void)__atomic_compare_exchange_n(&cache->size_role, &has, role, false, __ATOMIC_SEQ_CST,
+					  __ATOMIC_SEQ_CST);
+	return has;
+}
+
+/* Nobody waits for the end of a resizing. */
+static void give_role(struct iomap__cache *cache, uint32_t role)
+{
+	__atomic_store_n(&cache->size_role, ROLE_FREE, __ATOMIC_SEQ_CST);
+	if (role == ROLE_TRIM)
+		iomap__futex_wake(&cache->size_role, INT_MAX);
+}
+
+/* The real one: what the application's clock says is no measure of patience. */
+static uint64_t clock_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000000U + (uint64_t)now.tv_nsec;
+}
 
 static uint8_t order_of_size(const struct iomap__cache *cache, uint64_t pages)
 {
@@ -128,6 +168,9 @@ static struct iomap_folio *across(struct iomap__cache *cache, uint64_t end)
 
 static void send_away(struct iomap__cache *cache, struct iomap_folio *folio)
 {
+	/* in use: room for it would be made in vain */
+	if (atomic_load_explicit(&folio->refs, memory_order_relaxed) != 1)
+		return;
 	/* what is used often moves, and what is not goes in its place */
 	if (atomic_load(&cache->nr_free) < RESIZE_FREE)
 		iomap__reclaim(cache, RESIZE_FREE);
@@ -154,27 +197,39 @@ static void empty(struct iomap__cache *cache)
 	iomap__index_reap(cache, false);
 }
 
+/* Writeback of others ends all the time, so wb_seq alone would have us look without a pause. */
+static void wait_round(struct iomap__cache *cache, uint32_t seq, uint64_t least_ns)
+{
+	uint64_t began = clock_ns();
+
+	do {
+		(void)iomap__wb_wait(cache, seq);
+		seq = iomap__load_acquire(&cache->wb_seq);
+	} while (clock_ns() - began < least_ns);
+}
+
 /* 0; -EBUSY: what is left is in use. */
 static int empty_all(struct iomap__cache *cache)
 {
-	uint64_t left = iomap__arena_left(cache), before;
-	int tries = RESIZE_TRIES;
+	uint64_t left = iomap__arena_left(cache), before, began, progress = clock_ns();
 
-	while (left && tries) {
+	while (left) {
 		uint32_t seq = iomap__load_acquire(&cache->wb_seq);
 
 		before = left;
+		began = clock_ns();
 		empty(cache);
 		left = iomap__arena_left(cache);
-		if (left < before)
-			tries = RESIZE_TRIES;
-		else
-			tries--;
-		if (!left || left < before)
+		if (left < before) {
+			progress = clock_ns();
 			continue;
+		}
+		if (began - progress >= RESIZE_GIVE_UP_NS)
+			break;
 		if (atomic_load(&cache->nr_dirty))
 			iomap__flush_some(cache, 0, RESIZE_WRITE);
-		(void)iomap__wb_wait(cache, seq);
+		/* a pause as long as the look, which goes over all that lies there */
+		wait_round(cache, seq, iomap__max(clock_ns() - began, RESIZE_ROUND_NS));
 	}
 	return left ? -EBUSY : 0;
 }
@@ -214,13 +269,37 @@ static void trim(struct iomap__cache *cache)
 	give_back(cache, from, to);
 }
 
+/* What a shrink has left, as far as nobody is at it any more. */
+static void send_left(struct iomap__cache *cache)
+{
+	uint64_t now = clock_ns();
+
+	if (!atomic_load(&cache->left_over))
+		return;
+	/* it goes over all that lies there, and there are many kicks */
+	if (now >= cache->left_retry_ns) {
+		empty(cache);
+		cache->left_retry_ns = now + RESIZE_LEFT_NS;
+	}
+	atomic_store(&cache->left_over, iomap__arena_left(cache) != 0);
+}
+
+bool iomap__cache_wants_trim(const struct iomap__cache *cache)
+{
+	/* relaxed: what comes at the same time is seen the next time, or by who is notified */
+	return atomic_load_explicit(&cache->trim_wanted, memory_order_relaxed) ||
+	       atomic_load_explicit(&cache->left_over, memory_order_relaxed);
+}
+
 void iomap__cache_trim(struct iomap__cache *cache)
 {
-	if (iomap__likely(!atomic_load_explicit(&cache->trim_wanted, memory_order_relaxed)) ||
-	    atomic_exchange(&cache->resizing, true))
+	if (iomap__likely(!iomap__cache_wants_trim(cache)) ||
+	    iomap__engine_closed(cache->engine) || take_role(cache, ROLE_TRIM) != ROLE_FREE)
 		return;
-	trim(cache);
-	atomic_store(&cache->resizing, false);
+	send_left(cache);
+	if (atomic_load(&cache->trim_wanted))
+		trim(cache);
+	give_role(cache, ROLE_TRIM);
 }
 
 /* ---- the call ---- */
@@ -234,6 +313,10 @@ static int shrink(struct iomap__cache *cache, uint64_t pages)
 	iomap__arena_shrink(cache, pages);
 	err = empty_all(cache);
 	trim(cache);
+	atomic_store(&cache->left_over, err != 0);
+	/* a loop that sleeps has to come and look */
+	if (err && !cache->flusher_runs)
+		iomap__loop_notify(iomap__cache_blk(cache));
 	return err;
 }
 
@@ -263,6 +346,7 @@ int iomap_engine_set_cache_bytes(struct iomap_engine *engine, uint64_t bytes)
 {
 	struct iomap__cache *cache;
 	uint64_t pages = bytes >> IOMAP_PAGE_SHIFT;
+	uint32_t role;
 	int err;
 
 	if (!engine)
@@ -273,9 +357,11 @@ int iomap_engine_set_cache_bytes(struct iomap_engine *engine, uint64_t bytes)
 	if (pages > cache->max_pages ||
 	    pages < (uint64_t)engine->opts.max_callers * IOMAP__CALLER_FOLIOS)
 		return -EINVAL;
-	if (atomic_exchange(&cache->resizing, true))
+	while ((role = take_role(cache, ROLE_RESIZE)) == ROLE_TRIM)
+		iomap__futex_wait(&cache->size_role, ROLE_TRIM);
+	if (role != ROLE_FREE)
 		return -EBUSY;
 	err = resize(cache, pages);
-	atomic_store(&cache->resizing, false);
+	give_role(cache, ROLE_RESIZE);
 	return err;
 }

@@ -9,10 +9,12 @@
  */
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <poll.h>
 #include <sched.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "cache/internal.h"
@@ -279,23 +281,224 @@ Test(resize, en02_a_referenced_folio_is_left_and_told)
 	referenced(true);
 }
 
-/* What was left goes off when it is let go, and back to the kernel by the next poll. */
+/* Let the library do what it does by itself, now. */
+static void look_after(struct ts *ts, bool threads)
+{
+	if (threads) {
+		iomap__flusher_kick(ts->engine);
+		sched_yield();
+	} else {
+		(void)iomap_engine_poll(ts->engine, 1, true);
+	}
+}
+
+/* What was left goes when it is let go: nobody evicts or reads anything. */
+static void goes_by_itself(bool threads)
+{
+	struct ts *ts = store(2 * MIB, 0, 0, threads);
+	struct iomap_folio *folio;
+	int64_t pos;
+
+	cr_assert(ts_reads(ts, 0, 2 * MIB, 1));
+	folio = high_folio(ts);
+	pos = iomap_folio_pos(folio);
+	cr_assert_eq(resize(ts, MIB), -EBUSY);
+	look_after(ts, threads);
+	cr_assert_eq(size(ts), MIB + 1U * PAGE, "it is in use");
+	iomap_folio_put(folio);
+	while (size(ts) != MIB || resident(ts) > MIB)
+		look_after(ts, threads);
+	cr_assert_leq(cached(ts), (uint64_t)MIB);
+	cr_assert_not(iomap__cache_wants_trim(ts->engine->cache));
+	cr_assert(ts_reads(ts, pos, PAGE, 1));
+	ts_close(ts);
+}
+
 Test(resize, en02_what_was_left_goes_by_itself)
 {
+	goes_by_itself(false);
+	goes_by_itself(true);
+}
+
+/* What is dirty moves, and is not lost. */
+Test(resize, en02_dirty_data_that_was_left_moves)
+{
 	struct ts *ts = store(2 * MIB, 0, 0, false);
+	struct iomap_folio *folio;
+	int64_t pos;
+
+	cr_assert(ts_reads(ts, 0, 2 * MIB, 1));
+	folio = high_folio(ts);
+	pos = iomap_folio_pos(folio);
+	cr_assert_eq(resize(ts, MIB), -EBUSY);
+	ts_write(ts, pos, PAGE, 2);
+	iomap_folio_put(folio);
+	td_reset(ts->dev);
+	while (size(ts) != MIB)
+		look_after(ts, false);
+	cr_assert_eq(td_count(ts->dev, TD_WRITE), 0U);
+	cr_assert_eq(t_stats(ts->engine).dirty_bytes, (uint64_t)PAGE);
+	cr_assert(ts_reads(ts, pos, PAGE, 2));
+	cr_assert_eq(ts_fsync(ts), 0);
+	cr_assert(ts_dev_has(ts, (uint64_t)pos, PAGE, pos, 2));
+	ts_close(ts);
+}
+
+static bool readable(int fd)
+{
+	struct pollfd pfd = { .fd = fd, .events = POLLIN };
+
+	t_must(poll(&pfd, 1, 0) >= 0);
+	return pfd.revents;
+}
+
+/* A loop that sleeps as long as it is told comes and looks. */
+Test(resize, en02_a_loop_is_told_of_what_is_to_be_given_back)
+{
+	struct ts *ts = store(2 * MIB, 0, 0, false);
+	int fd = iomap_engine_fd(ts->engine);
 	struct iomap_folio *folio;
 
 	cr_assert(ts_reads(ts, 0, 2 * MIB, 1));
 	folio = high_folio(ts);
+	(void)iomap_engine_poll(ts->engine, 1, true);
+	cr_assert_not(readable(fd));
+	cr_assert_eq(iomap_engine_poll_timeout(ts->engine), -1);
 	cr_assert_eq(resize(ts, MIB), -EBUSY);
+	cr_assert(readable(fd));
+	cr_assert_gt(iomap_engine_poll_timeout(ts->engine), 0);
+	(void)iomap_engine_poll(ts->engine, 1, true);
+	cr_assert_not(readable(fd));
+	cr_assert_gt(iomap_engine_poll_timeout(ts->engine), 0, "it is there still");
+	/* off without a poll */
 	iomap_folio_put(folio);
-	iomap_engine_drop_cache(ts->engine);
-	cr_assert_eq(size(ts), (uint64_t)MIB);
-	cr_assert_leq(resident(ts), MIB + 1U * PAGE);
+	(void)iomap_engine_drop_cache(ts->engine);
+	cr_assert(readable(fd));
+	cr_assert_gt(iomap_engine_poll_timeout(ts->engine), 0);
+	cr_assert_eq(resident(ts), MIB + 1U * PAGE);
 	(void)iomap_engine_poll(ts->engine, 1, true);
 	cr_assert_leq(resident(ts), (uint64_t)MIB);
+	cr_assert_eq(iomap_engine_poll_timeout(ts->engine), -1);
 	ts_close(ts);
 }
+
+static atomic_bool stop;
+static atomic_uint rounds;
+
+static long write_and_sync(void *arg)
+{
+	struct ts *ts = arg;
+
+	while (!atomic_load(&stop)) {
+		ts_write(ts, 6 * MIB, PAGE, 3);
+		t_must(ts_fsync(ts) == 0);
+		atomic_fetch_add(&rounds, 1);
+	}
+	return 0;
+}
+
+/* Writeback of others is no progress, but it does not make the second shorter either. */
+Test(resize, en02_it_does_not_give_up_early_beside_writers)
+{
+	struct ts *ts = store(2 * MIB, 0, 0, true);
+	struct timespec began, end;
+	struct iomap_folio *folio;
+	struct t_task task;
+
+	cr_assert(ts_reads(ts, 0, 2 * MIB, 1));
+	folio = high_folio(ts);
+	t_start(&task, write_and_sync, ts);
+	while (atomic_load(&rounds) < 10)
+		sched_yield();
+	clock_gettime(CLOCK_MONOTONIC, &began);
+	cr_assert_eq(resize(ts, MIB), -EBUSY);
+	clock_gettime(CLOCK_MONOTONIC, &end);
+	cr_assert_geq((end.tv_sec - began.tv_sec) * 1000000000L + end.tv_nsec - began.tv_nsec,
+		      1000000000L);
+	atomic_store(&stop, true);
+	t_join(&task);
+	iomap_folio_put(folio);
+	cr_assert_eq(resize(ts, MIB), 0);
+	ts_close(ts);
+}
+
+static long poll_and_trim(void *arg)
+{
+	struct ts *ts = arg;
+
+	while (!atomic_load(&stop)) {
+		atomic_store(&ts->engine->cache->trim_wanted, true);
+		(void)iomap__flusher_poll(ts->engine);
+		atomic_fetch_add(&rounds, 1);
+	}
+	return 0;
+}
+
+/* Who gives memory back is done soon; it is no other resizing. */
+Test(resize, en02_giving_back_does_not_make_a_call_fail)
+{
+	struct ts *ts = store(2 * MIB, 0, 0, false);
+	struct t_task task;
+
+	cr_assert_eq(resize(ts, MIB), 0);
+	t_start(&task, poll_and_trim, ts);
+	while (atomic_load(&rounds) < 10)
+		sched_yield();
+	for (int i = 0; i < (T_SANITIZED ? 2000 : 10000); i++)
+		cr_assert_eq(resize(ts, i & 1 ? MIB : MIB + PAGE), 0);
+	atomic_store(&stop, true);
+	t_join(&task);
+	ts_close(ts);
+}
+
+/* ---- the queue of new folios ---- */
+
+static uint64_t queue_of(const struct iomap__policy *policy, uint32_t *pages)
+{
+	uint64_t live = policy->tail - policy->head;
+
+	for (uint64_t i = 0; i < live; i++)
+		pages[i] = policy->ring[(policy->head + i - policy->base) % policy->places];
+	return live;
+}
+
+/* Whatever place it begins at and wherever it wraps, it keeps its pages, the newest at least. */
+Test(resize, en02_the_queue_of_new_folios_keeps_its_order)
+{
+	struct ts *ts = store(2 * MIB, 8 * MIB, 0, false);
+	struct iomap__cache *cache = ts->engine->cache;
+	uint32_t *before = calloc(8 * MIB / PAGE, 4), *after = calloc(8 * MIB / PAGE, 4);
+	uint64_t was = atomic_load(&cache->nr_pages), nr_before, nr_after, kept;
+	struct t_rand r = { t_seed() };
+	unsigned wrapped = 0;
+
+	t_must(before && after);
+	for (unsigned i = 0; i < 2000; i++) {
+		uint64_t places = 64 + t_below(&r, 2 * MIB / PAGE);
+
+		/* it goes on by as much as that */
+		for (uint64_t n = t_below(&r, 200); n; n--)
+			cr_assert(ts_reads(ts, (int64_t)t_below(&r, 8 * MIB / PAGE) * PAGE, PAGE, 1));
+		nr_before = queue_of(&cache->policy, before);
+		wrapped += (cache->policy.head - cache->policy.base) % cache->policy.places +
+				   nr_before > cache->policy.places;
+		/* as if the cache had that size */
+		atomic_store(&cache->nr_pages, places);
+		iomap__policy_resized(cache);
+		atomic_store(&cache->nr_pages, was);
+		nr_after = queue_of(&cache->policy, after);
+		kept = nr_before < places ? nr_before : places;
+		cr_assert_eq(cache->policy.places, places);
+		cr_assert_eq(nr_after, kept);
+		cr_assert(!memcmp(after, before + nr_before - kept, kept * 4), "round %u", i);
+	}
+	cr_assert_gt(wrapped, 10U);
+	free(before);
+	free(after);
+	ts_close(ts);
+}
+
+/* ---- meanwhile ---- */
 
 /* It becomes the cache's again where it is. */
 Test(resize, en02_growing_takes_back_what_was_left)
@@ -483,30 +686,28 @@ struct fighter {
 	int64_t base;
 };
 
-static atomic_bool stop;
-
 /* Each has a quarter of the file. */
 static long fight(void *arg)
 {
 	struct fighter *f = arg;
 	struct t_rand r = { f->seed };
-	unsigned rounds = 0;
+	unsigned rounds_nr = 0;
 
-	while (!atomic_load(&stop) || rounds < 3) {
+	while (!atomic_load(&stop) || rounds_nr < 3) {
 		for (int64_t pos = 0; pos < 2 * MIB; pos += 32 * KIB)
-			ts_write(f->ts, f->base + pos, 32 * KIB, f->seed + rounds);
+			ts_write(f->ts, f->base + pos, 32 * KIB, f->seed + rounds_nr);
 		for (unsigned i = 0; i < 64; i++) {
 			int64_t pos = (int64_t)t_below(&r, 64) * 32 * KIB;
 			struct iomap_pin pin;
 
-			t_must(ts_reads(f->ts, f->base + pos, 32 * KIB, f->seed + rounds));
+			t_must(ts_reads(f->ts, f->base + pos, 32 * KIB, f->seed + rounds_nr));
 			t_must(iomap_folio_pin(f->ts->file, f->base + pos, 0, &pin) == 0);
-			t_must(t_mismatch(pin.addr, 4 * KIB, f->base + pos, f->seed + rounds) == -1);
+			t_must(t_mismatch(pin.addr, 4 * KIB, f->base + pos, f->seed + rounds_nr) == -1);
 			iomap_folio_unpin(&pin);
 		}
-		rounds++;
+		rounds_nr++;
 	}
-	return rounds;
+	return rounds_nr;
 }
 
 static long drop(void *arg)
@@ -548,13 +749,13 @@ static void beside(uint64_t folio_bytes, unsigned changes)
 	cr_assert_gt(done, changes / 2);
 	atomic_store(&stop, true);
 	for (unsigned i = 0; i < 4; i++) {
-		long rounds = t_join(&task[i]);
+		long nr = t_join(&task[i]);
 
 		if (i == 3)
 			break;
 		cr_assert_eq(ts_fsync(ts), 0);
 		cr_assert(ts_dev_has(ts, (uint64_t)f[i].base, 2 * MIB, f[i].base,
-				     f[i].seed + (unsigned)rounds - 1));
+				     f[i].seed + (unsigned)nr - 1));
 	}
 	ts_close(ts);
 }
