@@ -176,6 +176,7 @@ Test(eviction, ca02_a_poll_makes_room_ahead)
 
 #define SMALL_CACHE (1 * MIB)
 #define PAGES (SMALL_CACHE / PAGE)
+#define DIRTY_PAGES 120U /* below where writers have to wait */
 
 static struct ts *small_store(unsigned flags)
 {
@@ -269,26 +270,26 @@ Test(eviction, ca06_all_folios_are_pinned_beside_the_flusher)
 	all_pinned(0);
 }
 
-/* 200 dirty ones, the others pinned; the device takes writes and ends none. */
+/* DIRTY_PAGES dirty ones, the others pinned; the device takes writes and ends none. */
 static void all_dirty(unsigned flags)
 {
 	struct ts *ts = small_store(flags);
 	unsigned pinned;
 
 	td_hold(ts->dev, TD_WRITE);
-	ts_write(ts, 0, 200 * PAGE, 2);
-	cr_assert_eq(t_stats(ts->engine).dirty_bytes, 200U * PAGE);
+	ts_write(ts, 0, DIRTY_PAGES * PAGE, 2);
+	cr_assert_eq(t_stats(ts->engine).dirty_bytes, DIRTY_PAGES * PAGE);
 	pinned = pin_all(ts, 4 * MIB);
-	cr_assert_eq(pinned, PAGES - 200U);
+	cr_assert_eq(pinned, PAGES - DIRTY_PAGES);
 	/* whoever needed one has had them written; they are under writeback for ever now */
 	cr_assert_gt(t_stats(ts->engine).writeback_bytes, 0U);
 	expect_no_memory(ts, 8 * MIB);
 	td_open_gates(ts->dev);
 	cr_assert(ts_reads(ts, 8 * MIB, PAGE, 1));
 	unpin_all(pinned);
-	cr_assert(ts_reads(ts, 0, 200 * PAGE, 2));
+	cr_assert(ts_reads(ts, 0, DIRTY_PAGES * PAGE, 2));
 	cr_assert_eq(ts_fsync(ts), 0);
-	cr_assert(ts_dev_has(ts, 0, 200 * PAGE, 0, 2));
+	cr_assert(ts_dev_has(ts, 0, DIRTY_PAGES * PAGE, 0, 2));
 	ts_close(ts);
 }
 
@@ -322,7 +323,7 @@ Test(eviction, ca06_who_waits_for_writeback_gets_what_it_frees)
 	unsigned pinned;
 
 	td_hold(w.ts->dev, TD_WRITE);
-	ts_write(w.ts, 0, 200 * PAGE, 2);
+	ts_write(w.ts, 0, DIRTY_PAGES * PAGE, 2);
 	pinned = pin_all(w.ts, 4 * MIB);
 	t_start(&task, read_one, &w);
 	td_open_gates(w.ts->dev);
