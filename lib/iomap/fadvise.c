@@ -20,7 +20,7 @@ static int advise_willneed(struct iomap_file *file, int64_t off, uint64_t len)
 	struct iomap_read_range range = { .file = file, .pos = off };
 	struct iomap_prefetch prefetch = { .size = sizeof(prefetch), .ranges = &range, .nr = 1 };
 
-	range.len = iomap__min(len, engine->opts.cache_bytes / WILLNEED_SHARE);
+	range.len = iomap__min(len, iomap__cache_bytes(engine) / WILLNEED_SHARE);
 	return iomap_prefetch(&prefetch);
 }
 
