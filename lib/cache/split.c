@@ -114,7 +114,8 @@ static void make_pieces(struct iomap__split *split, uint32_t flags)
 	struct iomap_folio *folio = split->folio;
 	uint64_t index = iomap_folio_index(folio);
 
-	flags &= IOMAP__FOLIO_ACCESSED | IOMAP__FOLIO_FRESH | IOMAP__FOLIO_RA_UNUSED;
+	flags &= IOMAP__FOLIO_ACCESSED | IOMAP__FOLIO_FRESH | IOMAP__FOLIO_RA_UNUSED |
+		 IOMAP__FOLIO_COUNTED | IOMAP__FOLIO_DONTCACHE;
 
 	folio->cache->block_state->free(folio, folio->ifs);
 	iomap__policy_gone(folio);

@@ -140,3 +140,38 @@ Test(split, ca07_without_memory_a_folio_stays_whole)
 	cr_assert(ts_reads(ts, MIB, 1, 2));
 	ts_close(ts);
 }
+
+/* What its pieces are told from goes on with them. */
+Test(split, ca07_en03_pieces_are_counted_and_dropped_as_the_folio_was)
+{
+	struct ts *ts = large_store();
+	struct iomap_folio *folio;
+	struct iomap_inode_stats stats;
+	uint64_t before;
+	char byte;
+
+	cr_assert_eq(iomap_inode_stats(&ts->inode, &stats, sizeof(stats)), 0);
+	cr_assert(ts_reads(ts, 0, 2 * MIB, 1));
+	cr_assert(ts_reads(ts, 0, 2 * MIB, 1));
+	cr_assert(cut(ts, 64 * KIB, MIB));
+	/* the first piece, and one in a descriptor that was a tail */
+	for (int64_t pos = 0; pos < 2 * MIB; pos += MIB + 512 * KIB) {
+		cr_assert_eq(iomap_read(ts->file, &byte, 1, pos), 1);
+		cr_assert_eq(iomap_inode_stats(&ts->inode, &stats, sizeof(stats)), 0);
+		before = stats.hits_nr;
+		for (int i = 0; i < 10; i++)
+			cr_assert_eq(iomap_read(ts->file, &byte, 1, pos), 1);
+		cr_assert_eq(iomap_inode_stats(&ts->inode, &stats, sizeof(stats)), 0);
+		cr_assert_eq(stats.hits_nr - before, 10U);
+	}
+	ts_drop(ts);
+	cr_assert(ts_reads(ts, 0, 2 * MIB, 1));
+	folio = ts_folio(ts, 0);
+	atomic_fetch_and(&folio->flags, ~IOMAP__FOLIO_ACCESSED);
+	iomap__folio_set(folio, IOMAP__FOLIO_DONTCACHE);
+	iomap_folio_put(folio);
+	cr_assert(cut(ts, 64 * KIB, MIB));
+	iomap__filemap_drop_behind(&ts->inode.i_data, 0, 2 * MIB, true);
+	cr_assert_eq(t_stats(ts->engine).cached_bytes, 0U);
+	ts_close(ts);
+}
