@@ -270,8 +270,8 @@ IOMAP_API int iomap_mapping_set_large_folios(struct iomap_address_space *mapping
  *
  * Kernel counterpart: mapping_set_folio_order_range.
  *
- * Return: 0; -EINVAL for a range that is empty or outside those bounds; -EBUSY and -ECHILD as
- * above.
+ * Return: 0; -EINVAL for a range that is empty or outside those bounds, or when the cache has no room
+ * for two folios of 2^min_order pages for each of max_callers; -EBUSY and -ECHILD as above.
  */
 IOMAP_API IOMAP_MUST_CHECK int
 iomap_mapping_set_folio_order_range(struct iomap_address_space *mapping, unsigned min_order,

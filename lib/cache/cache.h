@@ -468,8 +468,6 @@ int iomap__inode_register(struct iomap_inode *inode);
 void iomap__inode_freeze(struct iomap_inode *inode);
 void iomap__inode_thaw(struct iomap_inode *inode);
 void iomap__inode_unregister(struct iomap_inode *inode);
-/* Whether a cache of so many pages has room for what it needs. */
-bool iomap__inode_fits(const struct iomap_inode *inode, uint64_t pages);
 bool iomap__cache_has_inodes(struct iomap_engine *engine);
 /*
  * Go over all inodes of an engine, each pinned while the caller has it: zero a walk, set

@@ -47,7 +47,8 @@ int iomap_mapping_set_folio_order_range(struct iomap_address_space *mapping, uns
 		return -EBUSY;
 	/* or the cache would shrink meanwhile */
 	iomap__mutex_lock(&cache->inodes_lock);
-	fits = max_order <= atomic_load(&cache->max_order);
+	fits = max_order <= atomic_load(&cache->max_order) &&
+	       iomap__order_fits(cache, min_order, cache->target_pages);
 	if (fits) {
 		mapping->min_order = (uint8_t)min_order;
 		mapping->max_order = (uint8_t)max_order;
@@ -84,7 +85,7 @@ int iomap__inode_register(struct iomap_inode *inode)
 	bool fits;
 
 	iomap__mutex_lock(&cache->inodes_lock);
-	fits = iomap__inode_fits(inode, cache->target_pages);
+	fits = iomap__order_fits(cache, inode->i_data.min_order, cache->target_pages);
 	if (fits) {
 		iomap__list_add_tail(&inode->i_engine_list, &cache->inodes);
 		inode->i_data.number = ++cache->last_mapping;

@@ -332,6 +332,8 @@ uint64_t iomap__reclaim(struct iomap__cache *cache, uint64_t want);
 /* ---- resize.c ---- */
 /* The limits that go with @pages: of dirty data, and of folios. */
 void iomap__cache_set_limits(struct iomap__cache *cache, uint64_t pages);
+/* Whether a cache of so many pages has room for what callers need of smallest folios of @order. */
+bool iomap__order_fits(const struct iomap__cache *cache, unsigned order, uint64_t pages);
 /*
  * Send away what a resizing has left and is not in use any more, and give memory back that has gone
  * off since it ended; waits for nothing.  wants_trim: there is something of that to do.

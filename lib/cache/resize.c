@@ -128,13 +128,10 @@ void iomap__cache_set_limits(struct iomap__cache *cache, uint64_t pages)
 	atomic_store(&cache->reserve_pages, cache->nr_metadata ? reserve : 0);
 }
 
-bool iomap__inode_fits(const struct iomap_inode *inode, uint64_t pages)
+bool iomap__order_fits(const struct iomap__cache *cache, unsigned order, uint64_t pages)
 {
-	const struct iomap__cache *cache = inode->i_engine->cache;
-	uint64_t folio = 1ULL << (iomap__max(inode->i_blkbits, IOMAP_PAGE_SHIFT) - IOMAP_PAGE_SHIFT);
-
-	return inode->i_data.min_order <= order_of_size(cache, pages) &&
-	       folio * IOMAP__CALLER_BLOCKS * cache->engine->opts.max_callers <= pages;
+	return order <= order_of_size(cache, pages) &&
+	       (IOMAP__CALLER_BLOCKS << order) * (uint64_t)cache->engine->opts.max_callers <= pages;
 }
 
 /* -EINVAL: some inode needs a larger cache. */
@@ -144,10 +141,13 @@ static int change_limits(struct iomap__cache *cache, uint64_t pages)
 
 	iomap__mutex_lock(&cache->inodes_lock);
 	for (struct iomap_list_head *item = cache->inodes.next; item != &cache->inodes && !err;
-	     item = item->next)
-		if (!iomap__inode_fits(
-			    iomap__container_of(item, struct iomap_inode, i_engine_list), pages))
+	     item = item->next) {
+		const struct iomap_inode *inode =
+			iomap__container_of(item, struct iomap_inode, i_engine_list);
+
+		if (!iomap__order_fits(cache, inode->i_data.min_order, pages))
 			err = -EINVAL;
+	}
 	if (!err)
 		iomap__cache_set_limits(cache, pages);
 	iomap__mutex_unlock(&cache->inodes_lock);

@@ -145,6 +145,42 @@ Test(resize, en02_an_inode_with_large_blocks_bounds_the_size)
 	ts_close(ts);
 }
 
+/* The same where it was asked for large ones. */
+Test(resize, en02_smallest_folios_bound_the_size)
+{
+	struct iomap_engine_opts opts;
+	struct ts *ts;
+
+	iomap_engine_opts_init(&opts);
+	opts.cache_bytes = 4 * MIB;
+	opts.max_callers = 16;
+	ts = ts_open(&(struct ts_config){ .i_size = 8 * MIB, .opts = &opts });
+	cr_assert_eq(iomap_mapping_set_folio_order_range(&ts->inode.i_data, 4, 4), 0);
+	cr_assert_eq(resize(ts, 2 * MIB - PAGE), -EINVAL, "two for each of 16 callers");
+	cr_assert_eq(resize(ts, 2 * MIB), 0);
+	cr_assert_eq(iomap_mapping_set_folio_order_range(&ts->inode.i_data, 0, 4), 0);
+	cr_assert_eq(resize(ts, 2 * MIB - PAGE), 0);
+	cr_assert_eq(iomap_mapping_set_folio_order_range(&ts->inode.i_data, 4, 4), -EINVAL);
+	cr_assert_eq(iomap_mapping_set_folio_order_range(&ts->inode.i_data, 3, 4), 0);
+	ts_close(ts);
+}
+
+/* A quarter of the size there is now is read at once. */
+Test(resize, en02_ra05_willneed_goes_by_the_size_in_force)
+{
+	struct ts *ts = store(4 * MIB, 0, 0, false);
+
+	cr_assert_eq(resize(ts, 256 * KIB), 0);
+	cr_assert_eq(iomap_fadvise(ts->file, 0, 0, IOMAP_ADV_WILLNEED), 0);
+	cr_assert_leq(td_bytes(ts->dev, TD_READ), 64U * KIB);
+	cr_assert_eq(resize(ts, 8 * MIB), 0);
+	ts_drop(ts);
+	td_reset(ts->dev);
+	cr_assert_eq(iomap_fadvise(ts->file, 0, 0, IOMAP_ADV_WILLNEED), 0);
+	cr_assert_eq(td_bytes(ts->dev, TD_READ), 2U * MIB);
+	ts_close(ts);
+}
+
 /* ---- shrinking ---- */
 
 static void shrinks(bool threads, uint64_t folio_bytes)
