@@ -17,7 +17,8 @@
  * is not, the entry is taken back, under the lock of the bucket: nobody can have called it.
  *
  * An entry is called once, at the first unlock after it was entered, whoever that is by; by then
- * the folio may be locked again.
+ * the folio may be locked again.  The unlocker takes out all who wait before it calls one: who
+ * is called may enter itself again, for an unlock that only this very thread can bring about.
  *
  * Locks: await_lock, a leaf; nothing is called under it.
  */
@@ -71,35 +72,42 @@ bool iomap__folio_await(struct iomap_folio *folio, struct iomap__folio_await *aw
 	return locked;
 }
 
-/* One of those who await @folio, taken out; or NULL. */
-static struct iomap__folio_await *await_take(struct iomap__cache *cache,
-					     const struct iomap_folio *folio)
+/* Those who await @folio now, taken out: who enters itself from here on means a later unlock. */
+static void await_take(struct iomap__cache *cache, const struct iomap_folio *folio,
+		       struct iomap_list_head *taken)
 {
-	struct iomap_list_head *head = await_bucket(cache, folio), *item;
-	struct iomap__folio_await *found = NULL;
+	struct iomap_list_head *head = await_bucket(cache, folio), *item, *next;
 
 	iomap__mutex_lock(&cache->await_lock);
-	for (item = head->next; item != head; item = item->next) {
+	for (item = head->next; item != head; item = next) {
 		struct iomap__folio_await *await =
 			iomap__container_of(item, struct iomap__folio_await, entry);
 
+		next = item->next;
 		if (await->folio != folio)
 			continue;
 		iomap__list_del(item);
+		iomap__list_add_tail(item, taken);
 		atomic_fetch_sub_explicit(&cache->nr_awaits, 1, memory_order_relaxed);
-		found = await;
-		break;
 	}
 	iomap__mutex_unlock(&cache->await_lock);
-	return found;
 }
 
 void iomap__folio_unlocked(struct iomap__cache *cache, const struct iomap_folio *folio)
 {
-	struct iomap__folio_await *await;
+	struct iomap_list_head taken;
 
 	/* relaxed: the bit of the lock word has ordered it */
-	while (atomic_load_explicit(&cache->nr_awaits, memory_order_relaxed) &&
-	       (await = await_take(cache, folio)))
+	if (!atomic_load_explicit(&cache->nr_awaits, memory_order_relaxed))
+		return;
+	iomap__list_init(&taken);
+	await_take(cache, folio, &taken);
+	while (!iomap__list_empty(&taken)) {
+		struct iomap__folio_await *await =
+			iomap__container_of(taken.next, struct iomap__folio_await, entry);
+
+		/* before it is called, which may enter it again */
+		iomap__list_del(&await->entry);
 		await->fn(await);
+	}
 }

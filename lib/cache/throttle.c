@@ -13,8 +13,8 @@
  *
  *	(level - background) / (hard - level)
  *
- * so one writer alone, who makes pages dirty as fast as they are written, stays where that is 1, and n
- * of them where it is n: more than half way up, and never at the limit.  What a thread owes is its
+ * so one writer alone, who makes pages dirty as fast as they are written, stays where that is
+ * 1, and n of them where it is n: more than half way up, and never at the limit.  What a thread owes is its
  * own, by the pages that it made dirty; it sleeps when that is worth it.  So one that writes
  * little is hardly held up, however much others write.  The time for a page is measured while
  * writers owe: pages written, by the engine's clock.  Without a flusher nothing would happen in a
@@ -26,8 +26,8 @@
  * (IOMAP_IOCB_NOTHROTTLE).  An engine that is shut down lets all through: it is the end, and
  * nobody writes any more.
  *
- * Metadata.  Write-out of data may need some: the extent map dirties it inside writeback_range, with
- * folios of data locked, in the flusher itself.  So it is never made to wait for data.  Data
+ * Metadata.  Write-out of data may need some: the extent map dirties it inside
+ * writeback_range, with folios of data locked, in the flusher itself.  So it is never made to wait for data.  Data
  * therefore leaves room below the four fifths: where there are inodes of a class above 0, a
  * sixteenth of the cache, and everywhere what max_callers threads may make dirty at once after
  * they have looked (iomap__cache_set_limits()).  Over the four fifths metadata is written by who
@@ -88,8 +88,8 @@ static void measure(struct iomap__cache *cache, uint64_t now)
 		return;
 	written = atomic_load(&cache->nr_written);
 	written -= atomic_exchange(&cache->rate_written, written);
-	/* the clock is the application's, and may go backwards */
-	if (now < then || took > RATE_MAX_NS)
+	/* the clock is the application's, and may go backwards; another may have measured meanwhile */
+	if (now < then || took > RATE_MAX_NS || (int64_t)written < 0)
 		return;
 	rate = (3 * atomic_load(&cache->rate) + written * 1000000000 / took) / 4;
 	atomic_store(&cache->rate, iomap__max(rate, RATE_LEAST));

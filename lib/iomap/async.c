@@ -424,23 +424,36 @@ static ssize_t async_submit(struct async *req, const struct iomap_iov_iter *iter
 
 ssize_t iomap__async_read_later(struct iomap_kiocb *iocb, struct iomap_iov_iter *to, int64_t first)
 {
-	struct async *req = async_alloc(iocb, ASYNC_READ_WAIT);
+	struct iomap_engine *engine = iocb->ki_filp->inode->i_engine;
+	struct async *req = NULL;
+	ssize_t ret = -ENOMEM;
 
-	if (!req)
-		return -ENOMEM;
-	req->first = first;
-	return async_submit(req, to, "asynchronous read");
+	if (iomap__engine_closed(engine))
+		ret = iomap__engine_refusal(engine);
+	else
+		req = async_alloc(iocb, ASYNC_READ_WAIT);
+	if (req) {
+		req->first = first;
+		ret = async_submit(req, to, "asynchronous read");
+	}
+	/* what has been read is not lost with the rest */
+	if (ret < 0 && ret != -IOMAP_EIOCBQUEUED && iocb->ki_pos > first)
+		return iocb->ki_pos - first;
+	return ret;
 }
 
 ssize_t iomap__async_write_later(struct iomap_kiocb *iocb, struct iomap_iov_iter *from,
 				 ssize_t done)
 {
 	struct async *req = async_alloc(iocb, ASYNC_WRITE);
+	ssize_t ret = -ENOMEM;
 
-	if (!req)
-		return -ENOMEM;
-	req->done = done;
-	return async_submit(req, from, "asynchronous write");
+	if (req) {
+		req->done = done;
+		ret = async_submit(req, from, "asynchronous write");
+	}
+	/* what has been written stays so, and a sync that was asked for is waited for here */
+	return ret == -ENOMEM && done > 0 ? iomap_write_sync(iocb, done) : ret;
 }
 
 int iomap_fsync_iocb(struct iomap_kiocb *iocb, int64_t start, int64_t end, int datasync)
@@ -472,5 +485,7 @@ int iomap_fsync_iocb(struct iomap_kiocb *iocb, int64_t start, int64_t end, int d
 		(void)iomap__filemap_write_range(&inode->i_data, start,
 						 end == INT64_MAX ? end : end + 1,
 						 IOMAP_WB_SYNC_NONE, NULL);
+	/* a worker waits for it, and not the thread whose plug it would be in */
+	iomap__plug_flush(inode->i_engine->blk);
 	return (int)async_submit(req, NULL, "asynchronous fsync");
 }
