@@ -12,7 +12,7 @@
 #include "testutil.h"
 
 #define OBJECTS 8192U
-#define REQUESTS (T_SANITIZED ? 60000U : 150000U)
+#define REQUESTS 150000U
 
 struct misses {
 	double ours, s3, lru;
