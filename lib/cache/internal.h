@@ -204,9 +204,9 @@ struct iomap_folio *iomap__arena_alloc(struct iomap__cache *cache, unsigned orde
 void iomap__arena_free(struct iomap_folio *folio);
 /*
  * A block of 2^order pages that is being emptied: what is free of it, and what is freed
- * there, is kept for whoever holds it, until the end.  hold: false when another one's is in the way,
- * or all of it and more is free.  hold_end: the folio, as from iomap__arena_alloc(), if all of
- * it has come free; NULL, and all is given back.
+ * there, is kept for whoever holds it, until the end.  hold: false when another one's is in
+ * the way, or all of it and more is free.  hold_end: the folio, as from iomap__arena_alloc(),
+ * if all of it has come free; NULL, and all is given back.
  */
 struct iomap__hold {
 	uint32_t first;
