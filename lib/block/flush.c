@@ -221,7 +221,7 @@ static int flush_wait(struct iomap_bdev *bdev, struct iomap__flush_wait *self, u
 int iomap__bdev_flush_by(struct iomap_bdev *bdev, uint64_t deadline_ns)
 {
 	struct iomap__flush_wait self = { .state = FLUSH_WAITS };
-	struct iomap__slow slow = { .what = "flush", .device = bdev->name };
+	struct iomap__slow slow = { .what = "flush" };
 	uint64_t generation;
 	int error;
 
@@ -238,6 +238,7 @@ int iomap__bdev_flush_by(struct iomap_bdev *bdev, uint64_t deadline_ns)
 	flush_join(bdev, &self, generation);
 	if (iomap__load_acquire(&self.state) == FLUSH_ENDED)
 		return self.error;
+	slow.device = bdev->name;
 	iomap__slow_wait(&slow);
 	error = flush_wait(bdev, &self, deadline_ns);
 	iomap__slow_wait_end(&slow);

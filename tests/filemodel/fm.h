@@ -19,8 +19,9 @@
  * everything from the old or new one on to himself.  Reads and syncs wait for nobody.
  *
  * What may be read.  A byte is what the model said when the read began, or what an operation
- * puts there that ran at some time during the read.  Zeros only where a file grows, and up to
- * the end of the block in which it was cut off.  The end of the file is between the smallest and
+ * puts there that ran at some time during the read.  Zeros only where a file grows, up to
+ * the end of the block in which it was cut off, and where it was cut off and grew again during
+ * the read.  The end of the file is between the smallest and
  * the largest size of that time.
  *
  * What must be on the device when a sync of a file has returned: the same, as of its beginning,
