@@ -8,6 +8,7 @@
 #include <sched.h>
 #include <string.h>
 
+#include "holder.h"
 #include "teststore.h"
 
 #define KIB 1024
@@ -149,60 +150,6 @@ static struct ts *mapped_store(bool threads)
 	ts_map(ts, 0, 2 * FILE_BYTES, IOMAP_MAPPED, 0, 64 * KIB);
 	ts_dev_fill(ts, 64 * KIB, FILE_BYTES, 0, 1);
 	return ts;
-}
-
-/* ---- a thread that holds a lock ---- */
-
-struct holder {
-	struct ts *ts;
-	struct iomap_folio *folio; /* NULL: i_rwsem */
-	struct t_gate gate;
-	bool locked, leave;
-	struct t_task task;
-};
-
-static long hold_task(void *arg)
-{
-	struct holder *holder = arg;
-
-	if (holder->folio)
-		iomap_folio_lock(holder->folio);
-	else
-		iomap_inode_lock(&holder->ts->inode);
-	t_lock(&holder->gate);
-	holder->locked = true;
-	t_wake(&holder->gate);
-	while (!holder->leave)
-		t_wait(&holder->gate);
-	t_unlock(&holder->gate);
-	if (holder->folio)
-		iomap_folio_unlock(holder->folio);
-	else
-		iomap_inode_unlock(&holder->ts->inode);
-	return 0;
-}
-
-static void hold(struct ts *ts, struct iomap_folio *folio, struct holder *holder)
-{
-	memset(holder, 0, sizeof(*holder));
-	holder->ts = ts;
-	holder->folio = folio;
-	t_gate_init(&holder->gate);
-	t_start(&holder->task, hold_task, holder);
-	t_lock(&holder->gate);
-	while (!holder->locked)
-		t_wait(&holder->gate);
-	t_unlock(&holder->gate);
-}
-
-static void let_go(struct holder *holder)
-{
-	t_lock(&holder->gate);
-	holder->leave = true;
-	t_wake(&holder->gate);
-	t_unlock(&holder->gate);
-	t_join(&holder->task);
-	t_gate_exit(&holder->gate);
 }
 
 /* ---- without ki_complete ---- */

@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "holder.h"
 #include "teststore.h"
 
 #define KIB 1024
@@ -79,59 +80,12 @@ static long read_task(void *arg)
 	return ts_reads(arg, 0, PAGE, 1);
 }
 
-/* A thread that has a folio locked, or else i_rwsem, until it is told. */
-struct holder {
-	struct ts *ts;
-	struct iomap_folio *folio;
-	struct t_gate gate;
-	bool locked, leave;
-	struct t_task task;
-};
-
-static long hold_task(void *arg)
+/* As let_go(), and gives back the reference to the folio. */
+static void let_go_and_put(struct holder *holder)
 {
-	struct holder *holder = arg;
-
-	if (holder->folio)
-		iomap_folio_lock(holder->folio);
-	else
-		iomap_inode_lock(&holder->ts->inode);
-	t_lock(&holder->gate);
-	holder->locked = true;
-	t_wake(&holder->gate);
-	while (!holder->leave)
-		t_wait(&holder->gate);
-	t_unlock(&holder->gate);
-	if (holder->folio)
-		iomap_folio_unlock(holder->folio);
-	else
-		iomap_inode_unlock(&holder->ts->inode);
-	return 0;
-}
-
-static void hold(struct ts *ts, struct iomap_folio *folio, struct holder *holder)
-{
-	memset(holder, 0, sizeof(*holder));
-	holder->ts = ts;
-	holder->folio = folio;
-	t_gate_init(&holder->gate);
-	t_start(&holder->task, hold_task, holder);
-	t_lock(&holder->gate);
-	while (!holder->locked)
-		t_wait(&holder->gate);
-	t_unlock(&holder->gate);
-}
-
-static void let_go(struct holder *holder)
-{
-	t_lock(&holder->gate);
-	holder->leave = true;
-	t_wake(&holder->gate);
-	t_unlock(&holder->gate);
-	t_join(&holder->task);
+	let_go(holder);
 	if (holder->folio)
 		iomap_folio_put(holder->folio);
-	t_gate_exit(&holder->gate);
 }
 
 /* ---- reads ---- */
@@ -257,7 +211,7 @@ Test(nowait, ki01_a_write_does_not_wait_for_a_locked_folio)
 	hold(ts, ts_folio(ts, PAGE), &holder);
 	cr_assert_eq(nowait_write(ts, PAGE, pages, PAGE), -EAGAIN);
 	cr_assert_eq(nowait_write(ts, 0, pages, 2 * PAGE), PAGE);
-	let_go(&holder);
+	let_go_and_put(&holder);
 	cr_assert_eq(nowait_write(ts, 0, pages, 2 * PAGE), 2 * PAGE);
 	ts_close(ts);
 }
@@ -450,7 +404,7 @@ Test(nowait, ki01_nobody_waits_for_i_rwsem)
 		cr_assert_eq(nowait_iter(ts, 0, false, IOMAP_IOCB_DIRECT, async), -EAGAIN);
 		/* a read through the cache takes no lock of the inode, and has nothing there */
 		cr_assert_eq(nowait_iter(ts, 0, false, 0, async), -EAGAIN);
-		let_go(&holder);
+		let_go_and_put(&holder);
 	}
 	cr_assert_eq(td_count(ts->dev, TD_ALL), 0U);
 	cr_assert_eq(ts_calls(ts, TS_BEGIN), 0U);
@@ -497,7 +451,7 @@ Test(nowait, ki01_direct_calls_do_not_wait_for_the_cache)
 	cr_assert_eq(ts_last(ts, TS_BEGIN).flags, (unsigned)(IOMAP_DIRECT | IOMAP_NOWAIT));
 	hold(ts, ts_folio(ts, 0), &holder);
 	cr_assert_eq(nowait_iter(ts, 0, true, IOMAP_IOCB_DIRECT, false), -EAGAIN);
-	let_go(&holder);
+	let_go_and_put(&holder);
 	cr_assert_eq(nowait_iter(ts, 0, true, IOMAP_IOCB_DIRECT, false), PAGE);
 	cr_assert_eq(ts_last(ts, TS_BEGIN).flags,
 		     (unsigned)(IOMAP_WRITE | IOMAP_DIRECT | IOMAP_NOWAIT));
