@@ -51,6 +51,7 @@ int xs_space_init(struct xs_space *space, uint64_t blocks)
 		return -ENOMEM;
 	space->blocks = blocks;
 	space->free_nr = blocks;
+	xs_shares_init(&space->shares, blocks);
 	return 0;
 }
 
@@ -58,6 +59,7 @@ void xs_space_exit(struct xs_space *space)
 {
 	free(space->bits);
 	free(space->freed.v);
+	xs_shares_exit(&space->shares);
 	memset(space, 0, sizeof(*space));
 }
 
@@ -132,6 +134,21 @@ uint64_t xs_space_take(struct xs_space *space, uint64_t goal, uint64_t want, uin
 
 /* ---- what waits for a commit ---- */
 
+/* The metadata on the device does not show these blocks to one owner any more. */
+static void drop_owner(struct xs_space *space, uint64_t start, uint64_t nr)
+{
+	uint64_t run;
+	bool shared;
+
+	for (; nr; start += run, nr -= run) {
+		run = xs_shares_run(&space->shares, start, nr, &shared);
+		if (shared)
+			xs_shares_drop(&space->shares, start, run);
+		else
+			xs_space_release(space, start, run);
+	}
+}
+
 int xs_runs_room(struct xs_runs *runs, size_t nr)
 {
 	size_t needed = runs->nr + runs->reserved + nr;
@@ -166,7 +183,7 @@ void xs_space_committed(struct xs_space *space, size_t nr)
 	struct xs_runs *freed = &space->freed;
 
 	for (size_t i = 0; i < nr; i++)
-		xs_space_release(space, freed->v[i].start, freed->v[i].nr);
+		drop_owner(space, freed->v[i].start, freed->v[i].nr);
 	freed->nr -= nr;
 	/* empty lists have no array to move within */
 	if (freed->nr)

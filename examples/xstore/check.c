@@ -2,7 +2,8 @@
 /*
  * check.c - verify an image: every byte is metadata that is right, object data, or free.
  *
- * Loading verifies the checksums, and that no block has two uses.  What is left is the rest
+ * Loading verifies the checksums, and that no block has two uses, but for the data that
+ * several objects share, which it counts.  What is left is the rest
  * of the blocks that hold the super blocks, which is zero and under no checksum, so that a
  * super block fits a sector.
  */
@@ -44,6 +45,7 @@ int xs_check(struct iomap_bdev *bdev, struct xs_counts *counts, struct xs_why *w
 			.data_bytes = image.data_nr << XS_BLOCK_SHIFT,
 			.meta_bytes = (image.super.nodes_nr + XS_SUPER_SLOTS) << XS_BLOCK_SHIFT,
 			.objects_nr = image.super.objects_nr,
+			.shared_bytes = image.space.shares.shared_nr << XS_BLOCK_SHIFT,
 			.generation = image.super.generation,
 		};
 		counts->free_bytes = counts->bytes -

@@ -56,25 +56,27 @@ struct commit {
 /* ---- space ---- */
 
 /*
- * Nodes that the tree may come to have when @more unwritten blocks are added: as if all
- * objects had a name and each unwritten block were an extent; one object and two extents
- * more, which is what a single change may add.
+ * Nodes that the tree may come to have when so much @weight is added: as if all objects had a
+ * name and each unwritten block were an extent; one object and two extents more, which is
+ * what a single change may add.
  */
-static uint64_t nodes_max(const struct xs_store *store, uint64_t more)
+static uint64_t nodes_max(const struct xs_store *store, uint64_t weight)
 {
 	return xs_tree_nodes_max((store->all_nr + 1) * XS_OBJECT_BYTES + store->name_bytes +
-				 XS_NAME_MAX + (store->weight + more + 2) * XS_EXTENT_BYTES);
+				 XS_NAME_MAX + (store->weight + weight + 2) * XS_EXTENT_BYTES);
 }
 
 /*
+ * Whether @nr blocks and @weight can be added.
+ *
  * A commit writes at most all nodes that the tree then has, and they must find room beside
  * the tree before.  There is room now for as many as there may come to be; and since what a
  * commit replaces comes back, there is for the next one and so on if those and the ones that
  * are in use are twice as many.
  */
-static bool can_spare(const struct xs_store *store, uint64_t nr)
+static bool can_spare(const struct xs_store *store, uint64_t nr, uint64_t weight)
 {
-	uint64_t max = nodes_max(store, nr), free_nr = store->space.free_nr, soon;
+	uint64_t max = nodes_max(store, weight), free_nr = store->space.free_nr, soon;
 
 	/* what the commit that is going on gives back in any case */
 	soon = store->meta_flight_nr < store->meta_waiting_nr ? store->meta_flight_nr :
@@ -85,24 +87,40 @@ static bool can_spare(const struct xs_store *store, uint64_t nr)
 
 bool xs_space_full(const struct xs_store *store)
 {
-	return !can_spare(store, 0);
+	return !can_spare(store, 0, 0);
 }
 
-uint64_t xs_space_spare(const struct xs_store *store, uint64_t want)
+bool xs_space_bears(const struct xs_store *store, uint64_t weight)
+{
+	return can_spare(store, 0, weight);
+}
+
+/* Each block weighs so much. */
+static uint64_t spare(const struct xs_store *store, uint64_t want, uint64_t weight)
 {
 	uint64_t low = 0, high = want < store->space.free_nr ? want : store->space.free_nr;
 
-	if (can_spare(store, high))
+	if (can_spare(store, high, high * weight))
 		return high;
 	while (low + 1 < high) {
 		uint64_t mid = low + (high - low) / 2;
 
-		if (can_spare(store, mid))
+		if (can_spare(store, mid, mid * weight))
 			low = mid;
 		else
 			high = mid;
 	}
 	return low;
+}
+
+uint64_t xs_space_spare(const struct xs_store *store, uint64_t want)
+{
+	return spare(store, want, 1);
+}
+
+uint64_t xs_space_spare_copies(const struct xs_store *store, uint64_t want)
+{
+	return spare(store, want, XS_COPY_WEIGHT);
 }
 
 bool xs_space_waiting(const struct xs_store *store)
@@ -218,7 +236,7 @@ static int commit_encode(struct xs_store *store, struct commit *commit)
 	xs_tree_encode(store, generation, &commit->runs, commit->buffer, commit->nodes);
 	root = xs_tree_root(&store->tree);
 	commit->super = (struct xs_super){
-		.incompat = store->super.incompat,
+		.incompat = store->space.shares.shared_nr ? XS_INCOMPAT_SHARED : 0,
 		.id = store->super.id,
 		.generation = generation,
 		.blocks = store->super.blocks,
@@ -276,6 +294,9 @@ static void commit_done(struct xs_store *store, const struct commit *commit)
 	store->super = commit->super;
 	store->slot = !store->slot;
 	store->committed = commit->changes;
+	/* the next one takes the bit away */
+	if (store->super.incompat & XS_INCOMPAT_SHARED && !store->space.shares.shared_nr)
+		store->changes++;
 }
 
 /* lock held. */

@@ -27,22 +27,31 @@ uint32_t xs_extent_find(const struct xs_object *object, uint64_t block)
 	return low;
 }
 
+static int array_room(struct xs_extent **array, uint64_t needed, uint32_t *max)
+{
+	uint64_t more = needed + needed / 2;
+	struct xs_extent *larger;
+
+	if (needed <= *max)
+		return 0;
+	if (more > UINT32_MAX)
+		return -ENOMEM;
+	larger = realloc(*array, (size_t)more * sizeof(*larger));
+	if (!larger)
+		return -ENOMEM;
+	*array = larger;
+	*max = (uint32_t)more;
+	return 0;
+}
+
 int xs_extents_room(struct xs_object *object, uint32_t nr)
 {
-	uint64_t needed = (uint64_t)object->extents_nr + object->reserved_nr + nr;
-	uint64_t max = needed + needed / 2;
-	struct xs_extent *extents;
+	uint64_t more = (uint64_t)object->reserved_nr + nr;
+	int error = array_room(&object->extents, object->extents_nr + more, &object->extents_max);
 
-	if (needed <= object->extents_max)
-		return 0;
-	if (max > UINT32_MAX)
-		return -ENOMEM;
-	extents = realloc(object->extents, (size_t)max * sizeof(*extents));
-	if (!extents)
-		return -ENOMEM;
-	object->extents = extents;
-	object->extents_max = (uint32_t)max;
-	return 0;
+	if (!error && object->copies_nr)
+		error = array_room(&object->copies, object->copies_nr + more, &object->copies_max);
+	return error;
 }
 
 void xs_extents_reserve(struct xs_object *object, int32_t nr)
@@ -177,6 +186,42 @@ static void give_back(struct xs_space *space, struct xs_run *run, uint64_t start
 	*run = (struct xs_run){ start, nr };
 }
 
+/* Make a boundary inside extent @at, if @block is inside. */
+static void part(struct xs_object *object, uint32_t at, uint64_t block)
+{
+	struct xs_extent *extent = &object->extents[at];
+
+	if (block <= extent->file || block >= xs_extent_end(extent))
+		return;
+	object->store->weight -= weight(extent);
+	split(object, at, block);
+	extent = &object->extents[at];
+	object->store->weight += weight(extent) + weight(extent + 1);
+}
+
+void xs_extents_drop(struct xs_object *object, uint64_t from, uint64_t to)
+{
+	struct xs_store *store = object->store;
+	uint32_t first = xs_extent_find(object, from), at;
+	struct xs_run run = { 0 };
+
+	if (first == object->extents_nr || object->extents[first].file >= to)
+		return;
+	range_changed(object, from, to);
+	if (object->extents[first].file < from)
+		part(object, first++, from);
+	for (at = first; at < object->extents_nr && object->extents[at].file < to; at++) {
+		part(object, at, to);
+		store->weight -= weight(&object->extents[at]);
+		give_back(&store->space, &run, object->extents[at].disk, object->extents[at].nr);
+	}
+	if (run.nr)
+		xs_space_free(&store->space, run.start, run.nr);
+	memmove(object->extents + first, object->extents + at,
+		(object->extents_nr - at) * sizeof(*object->extents));
+	object->extents_nr -= at - first;
+}
+
 /* From @block on, all or what is written; there is something, and room in `freed`. */
 static void cut(struct xs_object *object, uint64_t block, bool written_only)
 {
@@ -226,6 +271,7 @@ int xs_extents_cut_room(struct xs_object *object, uint64_t block, size_t *reserv
 
 void xs_extents_cut(struct xs_object *object, uint64_t block, size_t reserved)
 {
+	xs_copies_cut(object, block, UINT64_MAX);
 	if (xs_extent_find(object, block) < object->extents_nr)
 		cut(object, block, false);
 	object->store->space.freed.reserved -= reserved;

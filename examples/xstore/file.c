@@ -16,10 +16,12 @@
  * lies below it and has not been written then is zeros.  It does not pass a tail block that
  * is written but not clean: bytes behind the old size in it, zeroed in the cache when the
  * object grew over them, would be seen as they were before a truncation.  As a rule the
- * completion of the tail block lets the size go on (size_reached()).  But the block may have
+ * completion of the tail block lets the size go on (xs_size_reached()).  But the block may have
  * been written before i_size had grown, with its zeros, and then no completion comes: so a
  * sync, and whoever needs the size as it will be, writes out the tail and goes by that
- * (settle_size()).
+ * (xs_settle_size()).
+ *
+ * What several objects share is not overwritten: copies.c.
  */
 #include <errno.h>
 
@@ -43,6 +45,7 @@ static uint32_t map_at(struct xs_object *object, int64_t pos, struct iomap *ioma
 	const struct xs_extent *extent = at < object->extents_nr ? &object->extents[at] : NULL;
 
 	iomap->validity_cookie = object->cookie;
+	iomap->flags = 0;
 	if (extent && extent->file <= block) {
 		iomap->type = extent->unwritten ? IOMAP_UNWRITTEN : IOMAP_MAPPED;
 		iomap->offset = (int64_t)(extent->file << XS_BLOCK_SHIFT);
@@ -84,13 +87,15 @@ static int fill_hole(struct xs_object *object, uint32_t at, int64_t pos, int64_t
 	return 0;
 }
 
-static int begin_locked(struct xs_object *object, int64_t pos, int64_t length, bool fill,
-			struct iomap *iomap)
+static int begin_locked(struct xs_object *object, int64_t pos, int64_t length, unsigned flags,
+			struct iomap *iomap, struct iomap *srcmap)
 {
 	uint32_t at = map_at(object, pos, iomap);
 	int error;
 
-	if (iomap->type != IOMAP_HOLE || !fill)
+	if (iomap->type == IOMAP_MAPPED && flags & (IOMAP_WRITE | IOMAP_ZERO))
+		return xs_copies_begin(object, pos, length, flags & IOMAP_DIRECT, iomap, srcmap);
+	if (iomap->type != IOMAP_HOLE || !(flags & IOMAP_WRITE) || flags & IOMAP_ZERO)
 		return 0;
 	error = fill_hole(object, at, pos, length);
 	if (!error)
@@ -103,15 +108,13 @@ static int xs_begin(struct iomap_inode *inode, int64_t pos, int64_t length, unsi
 {
 	struct xs_object *object = object_of(inode);
 	struct xs_store *store = object->store;
-	bool fill = flags & IOMAP_WRITE && !(flags & IOMAP_ZERO);
 	bool waiting;
 	int error;
 
-	(void)srcmap;
 	if (flags & IOMAP_WRITE && store->readonly)
 		return -EROFS;
 	pthread_mutex_lock(&store->lock);
-	error = begin_locked(object, pos, length, fill, iomap);
+	error = begin_locked(object, pos, length, flags, iomap, srcmap);
 	waiting = xs_space_waiting(store);
 	pthread_mutex_unlock(&store->lock);
 	if (error != -ENOSPC || !waiting)
@@ -124,7 +127,7 @@ static int xs_begin(struct iomap_inode *inode, int64_t pos, int64_t length, unsi
 	if (error)
 		return error;
 	pthread_mutex_lock(&store->lock);
-	error = begin_locked(object, pos, length, fill, iomap);
+	error = begin_locked(object, pos, length, flags, iomap, srcmap);
 	pthread_mutex_unlock(&store->lock);
 	return error;
 }
@@ -176,8 +179,7 @@ static bool holds_tail(const struct xs_object *object, uint64_t from, uint64_t t
 	return from <= tail && tail < to;
 }
 
-/* lock held.  Blocks [@from, @to) are written; the object reaches to byte @end with them. */
-static void size_reached(struct xs_object *object, uint64_t from, uint64_t to, uint64_t end)
+void xs_size_reached(struct xs_object *object, uint64_t from, uint64_t to, uint64_t end)
 {
 	if (end < object->pending_size)
 		end = object->pending_size;
@@ -202,7 +204,7 @@ static void blocks_lost(struct xs_object *object, uint64_t from, uint64_t to)
 	if (!holds_tail(object, from, to))
 		return;
 	object->tail_lost = true;
-	size_reached(object, from, to, 0);
+	xs_size_reached(object, from, to, 0);
 }
 
 static void range_lost(struct xs_object *object, uint64_t pos, uint64_t end)
@@ -226,8 +228,11 @@ static void xs_write_end(struct iomap_bio *bio)
 	if (bio->bi_status) {
 		blocks_lost(object, from, xs_blocks_up(end));
 	} else {
-		size_reached(object, from, xs_blocks_up(end), end < i_size ? end : i_size);
-		xs_extents_convert(object, from, xs_blocks_up(end));
+		xs_size_reached(object, from, xs_blocks_up(end), end < i_size ? end : i_size);
+		if (ioend->io_flags & IOMAP_IOEND_SHARED)
+			xs_copies_install(object, from, xs_blocks_up(end));
+		else
+			xs_extents_convert(object, from, xs_blocks_up(end));
 	}
 	pthread_mutex_unlock(&object->store->lock);
 
@@ -294,6 +299,8 @@ static ssize_t xs_writeback_range(struct iomap_writepage_ctx *wpc, struct iomap_
 		return IOMAP_WB_DEFER;
 	pthread_mutex_lock(&object->store->lock);
 	map_at(object, (int64_t)pos, &wpc->iomap);
+	if (wpc->iomap.type == IOMAP_MAPPED)
+		xs_copies_map(object, (int64_t)pos, &wpc->iomap);
 	pthread_mutex_unlock(&object->store->lock);
 	/* Dirty data has space: the write took it, and what gives it back drops the cache first. */
 	if (wpc->iomap.type != IOMAP_HOLE)
@@ -349,11 +356,10 @@ static int write_tail(struct xs_object *object, uint64_t to)
 }
 
 /*
- * The size waits for its tail block no longer: that is written out here, with what lies
- * behind it below @to.  What the size waits for came into the cache after the zeros behind
- * the end; only a cut makes other bytes of them.
+ * What the size waits for came into the cache after the zeros behind the end; only a cut makes
+ * other bytes of them.
  */
-static int settle_size(struct xs_object *object, uint64_t to)
+int xs_settle_size(struct xs_object *object, uint64_t to)
 {
 	uint64_t size, cuts_nr;
 	int error = 0;
@@ -364,7 +370,7 @@ static int settle_size(struct xs_object *object, uint64_t to)
 		cuts_nr = object->cuts_nr;
 		error = write_tail(object, to);
 		if (!error && object->size == size && object->cuts_nr == cuts_nr)
-			size_reached(object, 0, UINT64_MAX, 0);
+			xs_size_reached(object, 0, UINT64_MAX, 0);
 	}
 	pthread_mutex_unlock(&object->store->lock);
 	return error;
@@ -372,7 +378,7 @@ static int settle_size(struct xs_object *object, uint64_t to)
 
 void xs_size_settled(struct xs_object *object)
 {
-	size_reached(object, 0, UINT64_MAX, 0);
+	xs_size_reached(object, 0, UINT64_MAX, 0);
 }
 
 static int grow(struct xs_object *object, int64_t old_size, int64_t new_size)
@@ -384,7 +390,7 @@ static int grow(struct xs_object *object, int64_t old_size, int64_t new_size)
 		return error;
 	iomap_truncate_setsize(&object->inode, new_size);
 	pthread_mutex_lock(&object->store->lock);
-	size_reached(object, 0, 0, (uint64_t)new_size);
+	xs_size_reached(object, 0, 0, (uint64_t)new_size);
 	pthread_mutex_unlock(&object->store->lock);
 	return 0;
 }
@@ -405,7 +411,7 @@ static int shrink(struct xs_object *object, int64_t new_size)
 	uint64_t size = (uint64_t)new_size;
 	size_t reserved;
 	/* the size must not pass the new end later, while old bytes are behind it on the device */
-	int error = settle_size(object, size);
+	int error = xs_settle_size(object, size);
 
 	if (!error)
 		error = cut_room(object, size, &reserved);
@@ -429,10 +435,10 @@ static int shrink(struct xs_object *object, int64_t new_size)
 		xs_changed(object, XS_AT_OBJECT, XS_AT_OBJECT);
 	}
 	/* the new end may lie in a hole, of which no completion will tell */
-	size_reached(object, 0, 0, size);
+	xs_size_reached(object, 0, 0, size);
 	pthread_mutex_unlock(&object->store->lock);
 	/* and so must it not when what was under way has brought old bytes there meanwhile */
-	return settle_size(object, size);
+	return xs_settle_size(object, size);
 }
 
 static int xs_setsize(struct iomap_inode *inode, int64_t old_size, int64_t new_size)
@@ -482,7 +488,7 @@ static int xs_dio_end_io(struct iomap_kiocb *iocb, ssize_t size, int error, unsi
 	pthread_mutex_lock(&object->store->lock);
 	error = unwritten ? xs_extents_room(object, 2) : 0;
 	if (!error) {
-		size_reached(object, from, xs_blocks_up((uint64_t)end), dio_reach(inode, end));
+		xs_size_reached(object, from, xs_blocks_up((uint64_t)end), dio_reach(inode, end));
 		xs_extents_convert(object, from, xs_blocks_up((uint64_t)end));
 	}
 	pthread_mutex_unlock(&object->store->lock);
@@ -513,7 +519,7 @@ static int xs_commit_metadata(struct iomap_inode *inode, int datasync)
 	pthread_mutex_unlock(&object->store->lock);
 	if (nameless)
 		return 0;
-	error = settle_size(object, 0);
+	error = xs_settle_size(object, 0);
 	if (!error)
 		error = xs_commit(object->store);
 	/* the super block goes out behind a flush, and is through when its write is */

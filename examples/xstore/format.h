@@ -17,7 +17,9 @@
 #define XS_BLOCK_SHIFT 12
 #define XS_BLOCK_BYTES (1U << XS_BLOCK_SHIFT)
 #define XS_VERSION 1U
-#define XS_INCOMPAT_KNOWN UINT64_C(0) /* no bit is defined yet */
+/* Written extents may share blocks.  Without it each block has one use. */
+#define XS_INCOMPAT_SHARED UINT64_C(1)
+#define XS_INCOMPAT_KNOWN XS_INCOMPAT_SHARED
 
 #define XS_SUPER_SLOTS 2U   /* blocks 0 and 1 */
 #define XS_SUPER_BYTES 512U /* what a disk writes whole or not at all */

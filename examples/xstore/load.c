@@ -73,9 +73,10 @@ struct reader {
 	struct xs_why *why;
 	xs_object_fn *fn; /* may be NULL */
 	void *arg;
-	uint8_t *buffer;    /* of READ_BLOCKS, or less if there are less */
-	struct xs_key last; /* key read */
-	bool any;	    /* key was read */
+	struct xs_space data; /* taken: written extents; only if they may share blocks */
+	uint8_t *buffer;      /* of READ_BLOCKS, or less if there are less */
+	struct xs_key last;   /* key read */
+	bool any;	      /* key was read */
 
 	/* the object whose items come */
 	struct xs_record record;
@@ -85,11 +86,53 @@ struct reader {
 	size_t names_nr, names_max;
 };
 
+static int used_twice(struct reader *reader, uint64_t start)
+{
+	return xs_because(reader->why, XS_EDAMAGED, "block used twice at %" PRIu64, start);
+}
+
 static int mark(struct reader *reader, uint64_t start, uint64_t nr)
 {
-	if (xs_space_mark(&reader->image->space, start, nr))
+	return xs_space_mark(&reader->image->space, start, nr) ? 0 : used_twice(reader, start);
+}
+
+/* One of several owners of a block, or else two uses of it. */
+static int mark_shared(struct reader *reader, uint64_t block)
+{
+	struct xs_space *space = &reader->image->space;
+	int error;
+
+	if (xs_space_mark(space, block, 1)) {
+		xs_space_mark(&reader->data, block, 1);
+		reader->image->data_nr++;
 		return 0;
-	return xs_because(reader->why, XS_EDAMAGED, "block used twice at %" PRIu64, start);
+	}
+	if (xs_space_mark(&reader->data, block, 1))
+		return used_twice(reader, block);
+	error = xs_shares_add(&space->shares, block, 1);
+	if (error == -EMLINK)
+		return xs_because(reader->why, XS_EDAMAGED, "too many owners of block %" PRIu64,
+				  block);
+	return error;
+}
+
+/* Nodes are all known by now: leaves are read last, and inner nodes name them. */
+static int mark_extent(struct reader *reader, const struct xs_extent *extent)
+{
+	bool may_share = reader->data.bits && !extent->unwritten;
+	int error = 0;
+
+	if (xs_space_mark(&reader->image->space, extent->disk, extent->nr)) {
+		if (may_share)
+			xs_space_mark(&reader->data, extent->disk, extent->nr);
+		reader->image->data_nr += extent->nr;
+		return 0;
+	}
+	if (!may_share)
+		return used_twice(reader, extent->disk);
+	for (uint32_t i = 0; !error && i < extent->nr; i++)
+		error = mark_shared(reader, extent->disk + i);
+	return error;
 }
 
 /* The object is complete, if there is one. */
@@ -151,8 +194,7 @@ static int add_extent(struct reader *reader, uint64_t id, const struct xs_extent
 		reader->extents_max = max;
 	}
 	reader->extents[reader->extents_nr++] = *extent;
-	reader->image->data_nr += extent->nr;
-	return mark(reader, extent->disk, extent->nr);
+	return mark_extent(reader, extent);
 }
 
 static int compare_names(const void *a, const void *b)
@@ -321,8 +363,11 @@ static int read_all(struct reader *reader)
 	reader->buffer = aligned_alloc(XS_BLOCK_BYTES, nr << XS_BLOCK_SHIFT);
 	if (!error && !reader->buffer)
 		error = -ENOMEM;
+	if (!error && reader->image->super.incompat & XS_INCOMPAT_SHARED)
+		error = xs_space_init(&reader->data, reader->image->super.blocks);
 	if (!error)
 		error = read_tree(reader);
+	xs_space_exit(&reader->data);
 	for (size_t i = 0; i < reader->names_nr; i++)
 		free(reader->names[i]);
 	free(reader->names);

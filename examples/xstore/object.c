@@ -41,6 +41,7 @@ static void set_name(struct xs_object *object, char *name)
 void xs_object_free(struct xs_object *object)
 {
 	free(object->extents);
+	free(object->copies);
 	free(object->name);
 	free(object);
 }
@@ -380,6 +381,8 @@ int xs_put(struct xs_object *object)
 	if (last && error != -EBUSY) {
 		pthread_mutex_lock(&store->lock);
 		object->openers_nr = 0;
+		/* taken for writes that failed, or were shorter than announced */
+		xs_copies_cut(object, 0, UINT64_MAX);
 		if (!error && !nameless)
 			xs_size_settled(object);
 		pthread_mutex_unlock(&store->lock);
@@ -464,10 +467,14 @@ static void fill_info(const struct xs_object *object, struct xs_info *out)
 	out->size = object->openers_nr ? (uint64_t)iomap_i_size_read(&object->inode) : object->size;
 	out->extents_nr = object->extents_nr;
 	for (uint32_t i = 0; i < object->extents_nr; i++) {
-		if (object->extents[i].unwritten)
-			out->unwritten_blocks_nr += object->extents[i].nr;
+		const struct xs_extent *extent = &object->extents[i];
+
+		if (extent->unwritten)
+			out->unwritten_blocks_nr += extent->nr;
 		else
-			out->data_blocks_nr += object->extents[i].nr;
+			out->data_blocks_nr += extent->nr;
+		out->shared_blocks_nr +=
+			xs_shares_count(&object->store->space.shares, extent->disk, extent->nr);
 	}
 }
 
@@ -515,5 +522,60 @@ int xs_extents(struct xs_store *store, const char *name, struct xs_extent **out,
 			memcpy(*out, object->extents, *nr * sizeof(**out));
 	}
 	pthread_mutex_unlock(&store->lock);
+	return error;
+}
+
+/* How many pieces there are; with @pieces, what they are. */
+static size_t fill_pieces(const struct xs_object *object, struct xs_extent *pieces, bool *shared)
+{
+	const struct xs_shares *shares = &object->store->space.shares;
+	size_t nr = 0;
+
+	for (uint32_t i = 0; i < object->extents_nr; i++) {
+		struct xs_extent left = object->extents[i];
+
+		while (left.nr) {
+			bool is_shared;
+			uint32_t run =
+				(uint32_t)xs_shares_run(shares, left.disk, left.nr, &is_shared);
+
+			if (pieces) {
+				shared[nr] = is_shared;
+				pieces[nr] = left;
+				pieces[nr].nr = run;
+			}
+			nr++;
+			left.file += run;
+			left.disk += run;
+			left.nr -= run;
+		}
+	}
+	return nr;
+}
+
+int xs_pieces(struct xs_store *store, const char *name, struct xs_extent **pieces, bool **shared,
+	      size_t *nr)
+{
+	bool found;
+	size_t at;
+	int error = -ENOENT;
+
+	*pieces = NULL;
+	*shared = NULL;
+	pthread_mutex_lock(&store->lock);
+	at = find_name(store, name, &found);
+	if (found) {
+		*nr = fill_pieces(store->objects[at], NULL, NULL);
+		*pieces = calloc(*nr + 1, sizeof(**pieces));
+		*shared = calloc(*nr + 1, sizeof(**shared));
+		error = *pieces && *shared ? 0 : -ENOMEM;
+	}
+	if (!error)
+		fill_pieces(store->objects[at], *pieces, *shared);
+	pthread_mutex_unlock(&store->lock);
+	if (error) {
+		free(*pieces);
+		free(*shared);
+	}
 	return error;
 }

@@ -5,9 +5,10 @@
  * The device holds no list of free blocks: free is what no extent, no metadata block and no
  * super block takes, and the bitmap is made of these when the store is opened.
  *
- * A block that is given back stays taken: the metadata on the device may still name it.  It
- * waits in `freed` until a commit that no longer names it is durable, and can be used again
- * from then on.  All of it is protected by the store's lock.
+ * A block that an owner gives back stays taken, and his: the metadata on the device may still
+ * name it.  It waits in `freed` until a commit that no longer names it is durable.  From then
+ * on it can be used again, or if it has other owners, belongs to them alone: share.h.  All of
+ * it is protected by the store's lock.
  */
 #ifndef XSTORE_SPACE_H
 #define XSTORE_SPACE_H
@@ -15,6 +16,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#include "share.h"
 
 struct xs_run {
 	uint64_t start, nr; /* blocks */
@@ -32,6 +35,7 @@ struct xs_space {
 	uint64_t free_nr;
 	uint64_t hint; /* where the last search ended */
 	struct xs_runs freed;
+	struct xs_shares shares;
 };
 
 /* Return: 0 or -ENOMEM. */
@@ -48,7 +52,7 @@ bool xs_space_mark(struct xs_space *space, uint64_t start, uint64_t nr);
 uint64_t xs_space_take(struct xs_space *space, uint64_t goal, uint64_t want, uint64_t *start);
 /* Make free at once: nothing durable names these blocks. */
 void xs_space_release(struct xs_space *space, uint64_t start, uint64_t nr);
-/* Make free with a commit to come; there is room in `freed`. */
+/* An owner gives it back, with a commit to come; there is room in `freed`. */
 void xs_space_free(struct xs_space *space, uint64_t start, uint64_t nr);
 /* A commit is durable that was made when `freed` had @nr runs. */
 void xs_space_committed(struct xs_space *space, size_t nr);

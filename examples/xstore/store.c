@@ -186,6 +186,7 @@ void xs_usage(struct xs_store *store, struct xs_usage *out)
 	pthread_mutex_lock(&store->lock);
 	out->blocks = store->super.blocks;
 	out->free_nr = store->space.free_nr;
+	out->shared_nr = store->space.shares.shared_nr;
 	out->objects_nr = store->objects_nr;
 	out->generation = store->super.generation;
 	out->meta_nr = store->super.nodes_nr + XS_SUPER_SLOTS;

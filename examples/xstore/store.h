@@ -40,9 +40,11 @@ struct xs_object {
 	bool tail_lost;		   /* ... which will not be: writing it has failed */
 	struct xs_extent *extents; /* by place in the object, no two adjoining mergeable */
 	uint32_t extents_nr, extents_max;
-	uint32_t reserved_nr; /* room in the array that conversions in flight may need */
-	uint32_t name_room;   /* bytes that its name may have: store->name_bytes has them */
-	uint64_t cookie;      /* of mappings; also read without the lock */
+	uint32_t reserved_nr;	  /* room in the array that conversions in flight may need */
+	struct xs_extent *copies; /* where writes to shared blocks go: copies.c */
+	uint32_t copies_nr, copies_max;
+	uint32_t name_room; /* bytes that its name may have: store->name_bytes has them */
+	uint64_t cookie;    /* of mappings; also read without the lock */
 	struct xs_object *next_gone;
 };
 
@@ -78,13 +80,14 @@ struct xs_store {
 	struct xs_object **by_id;   /* the same, by id */
 	size_t objects_nr, objects_max;
 	struct xs_object *gone; /* they are no more, but for space that a commit sets free */
-	uint64_t all_nr;     /* objects, with or without a name */
-	uint64_t name_bytes; /* of all: name_room */
+	uint64_t all_nr;	/* objects, with or without a name */
+	uint64_t name_bytes;	/* of all: name_room */
 	/*
 	 * The most extents that there may come to be without another allocation: written
 	 * extents, and blocks of unwritten ones, each of which may become an extent of its own
-	 * as writes convert them in any order.  Conversions never make it more, so space for
-	 * the metadata that they need is always there: xs_space_spare().
+	 * as writes convert them in any order.  A block of a copy may do more: it becomes an
+	 * extent, and leaves two parts of one that was shared.  Conversions never make it more,
+	 * so space for the metadata that they need is always there: xs_space_spare().
 	 */
 	uint64_t weight;
 	uint64_t next_id;
@@ -107,6 +110,7 @@ int xs_close(struct xs_store *store);
 
 struct xs_usage {
 	uint64_t blocks, free_nr, meta_nr, objects_nr, generation;
+	uint64_t shared_nr;	    /* blocks that several extents share */
 	uint64_t commits_nr;	    /* commits so far, whatever became of them */
 	uint64_t commit_callers_nr; /* whom they answered, or will: xs_commit(), fsync, ... */
 	uint64_t commit_waiting_nr; /* who now waits for one that has not begun */
@@ -127,6 +131,11 @@ int xs_commit(struct xs_store *store);
 bool xs_space_full(const struct xs_store *store);
 /* Of @want blocks, as many as can be taken for data and leave what the commit needs. */
 uint64_t xs_space_spare(const struct xs_store *store, uint64_t want);
+/* The same of blocks for copies: store->weight grows by XS_COPY_WEIGHT for each. */
+uint64_t xs_space_spare_copies(const struct xs_store *store, uint64_t want);
+#define XS_COPY_WEIGHT 2U
+/* Whether so much can be added to store->weight without taking blocks. */
+bool xs_space_bears(const struct xs_store *store, uint64_t weight);
 /* Whether a commit may set blocks free. */
 bool xs_space_waiting(const struct xs_store *store);
 
@@ -143,7 +152,7 @@ struct xs_image {
 	unsigned slot;
 	struct xs_space space; /* taken: super blocks, nodes, data */
 	struct xs_tree tree;
-	uint64_t data_nr; /* blocks of objects */
+	uint64_t data_nr; /* blocks of objects, each once */
 };
 
 /* Called for each object by id; takes @extents over, also when it fails. */
@@ -160,6 +169,7 @@ void xs_image_free(struct xs_image *image);
 struct xs_counts {
 	uint64_t bytes;				     /* of the device */
 	uint64_t data_bytes, meta_bytes, free_bytes; /* the three add up to it */
+	uint64_t shared_bytes;			     /* of the data: with several owners */
 	uint64_t objects_nr, generation;
 };
 
@@ -188,6 +198,7 @@ struct xs_info {
 	char name[XS_NAME_MAX + 1];
 	uint64_t id, size;
 	uint64_t data_blocks_nr, unwritten_blocks_nr;
+	uint64_t shared_blocks_nr; /* of the data */
 	uint32_t extents_nr;
 };
 /* About the @n-th object by name, or the one of that name; -ENOENT when there is none. */
@@ -195,6 +206,12 @@ int xs_info_nth(struct xs_store *store, size_t n, struct xs_info *out);
 int xs_info(struct xs_store *store, const char *name, struct xs_info *out);
 /* Copy of the extents of an object; *@out is the caller's to free.  -ENOENT, -ENOMEM. */
 int xs_extents(struct xs_store *store, const char *name, struct xs_extent **out, uint32_t *nr);
+/*
+ * The extents in *@pieces, an array of @nr, parted where blocks that are shared begin or end, with
+ * shared[i] of each.  Both arrays are the caller's to free.  -ENOENT, -ENOMEM.
+ */
+int xs_pieces(struct xs_store *store, const char *name, struct xs_extent **pieces, bool **shared,
+	      size_t *nr);
 
 /* For opening: an object with a name and extents, which it takes over; by id. */
 int xs_adopt(struct xs_store *store, const struct xs_record *record, struct xs_extent *extents,
@@ -216,11 +233,19 @@ void xs_objects_bury(struct xs_store *store);
 
 /* The first extent that ends behind @block; extents_nr when there is none. */
 uint32_t xs_extent_find(const struct xs_object *object, uint64_t block);
-/* Room for @nr more, besides what is reserved.  Return: 0 or -ENOMEM. */
+/*
+ * Room for @nr more, besides what is reserved, and as much among the copies, which conversions
+ * may part.  Return: 0 or -ENOMEM.
+ */
 int xs_extents_room(struct xs_object *object, uint32_t nr);
 void xs_extents_reserve(struct xs_object *object, int32_t nr);
 /* Add an extent to a hole; there is room for one. */
 void xs_extent_insert(struct xs_object *object, struct xs_extent extent);
+/*
+ * Give back what is in [@from, @to).  There is room for two more extents meanwhile, and in
+ * `freed` for each extent that lies in it.
+ */
+void xs_extents_drop(struct xs_object *object, uint64_t from, uint64_t to);
 /* [@from, @to) has been written; there is room for two. */
 void xs_extents_convert(struct xs_object *object, uint64_t from, uint64_t to);
 /*
@@ -232,6 +257,37 @@ int xs_extents_cut_room(struct xs_object *object, uint64_t block, size_t *reserv
 void xs_extents_cut(struct xs_object *object, uint64_t block, size_t reserved);
 /* Give back what is written from @block on.  Return: 0 or -ENOMEM. */
 int xs_extents_cut_written(struct xs_object *object, uint64_t block);
+
+/* ---- copies.c: all under store->lock ---- */
+
+/*
+ * Where a write to @pos, up to @length bytes, goes.  @iomap: the written extent there; it is cut
+ * down to what is not shared, or is new space, with @srcmap what is there now.
+ * Return: 0; -ENOSPC, -ENOMEM; -ENOTBLK for @direct ones, which only write what is not shared.
+ */
+int xs_copies_begin(struct xs_object *object, int64_t pos, int64_t length, bool direct,
+		    struct iomap *iomap, struct iomap *srcmap);
+/* The same for writeback, which finds the space; a hole where there is none. */
+void xs_copies_map(struct xs_object *object, int64_t pos, struct iomap *iomap);
+/* [@from, @to) of the copies has been written; it lies in one piece.  There is room for two. */
+void xs_copies_install(struct xs_object *object, uint64_t from, uint64_t to);
+/* Nobody is going to write it, or is writing it: give it back.  There is room for one more. */
+void xs_copies_cut(struct xs_object *object, uint64_t from, uint64_t to);
+
+/* ---- clone.c ---- */
+
+/*
+ * Let @to have at @to_pos the @len bytes (0: all) that @from has at @pos, without copying them:
+ * both share the blocks, until one of them is overwritten.  Both are open, and may be the
+ * same.  What was in @to there is replaced; the object grows if need be, and if it ends before
+ * @to_pos it may have grown up to there also when this fails.  Positions are multiples of the
+ * block size; so is @len, unless it reaches to the end of @from and to that of @to or behind.
+ * Waits for writes of @from, takes the i_rwsem of both.  Durable with the next commit.
+ * Return: 0; -EINVAL, -EXDEV, -EFBIG, -EROFS, -ENOMEM; -ENOSPC; -EMLINK when a block has
+ * XS_OWNERS_MAX owners; errors of writing.
+ */
+int xs_clone(struct xs_object *from, int64_t pos, struct xs_object *to, int64_t to_pos,
+	     int64_t len);
 
 /* ---- prealloc.c ---- */
 
@@ -247,6 +303,13 @@ int xs_preallocate(struct xs_object *object, int64_t pos, int64_t len, bool keep
 
 /* lock held, all of the object written out: its size waits for nothing. */
 void xs_size_settled(struct xs_object *object);
+/* lock held.  Blocks [@from, @to) are written; the object reaches to byte @end with them. */
+void xs_size_reached(struct xs_object *object, uint64_t from, uint64_t to, uint64_t end);
+/*
+ * The size waits for its tail block no longer: that is written out here, with what lies
+ * behind it below @to.  Return: 0 or the error of writing.
+ */
+int xs_settle_size(struct xs_object *object, uint64_t to);
 extern const struct iomap_address_space_operations xs_a_ops;
 extern const struct iomap_inode_ops xs_inode_ops;
 extern const struct iomap_file_operations xs_file_ops;

@@ -54,6 +54,7 @@ static const struct command {
 	{ "mkfs", tool_mkfs, 0, 0, CREATES, OPTION_SIZE | OPTION_FOR | OPTION_FORCE },
 	{ "put", tool_put, 1, 2, MOUNTS | NAMES, OPTION_DIRECT | OPTION_STATS },
 	{ "get", tool_get, 1, 2, MOUNTS | READS | NAMES, OPTION_DIRECT | OPTION_STATS },
+	{ "cp", tool_cp, 2, 2, MOUNTS | NAMES, OPTION_REFLINK | OPTION_STATS },
 	{ "ls", tool_ls, 0, 0, MOUNTS | READS, 0 },
 	{ "rm", tool_rm, 1, 1, MOUNTS | NAMES, 0 },
 	{ "map", tool_map, 1, 1, MOUNTS | READS | NAMES, 0 },
@@ -69,7 +70,7 @@ static const struct command {
 #define OPTIONS_OF_ALL (OPTION_JSON | OPTION_BUFFERED | OPTION_CACHE | OPTION_BACKEND)
 
 static const char usage_text[] =
-	"usage: xstore COMMAND STORE [NAME] [FILE | SIZE | DIR] [options]\n";
+	"usage: xstore COMMAND STORE [NAME] [FILE | NAME | SIZE | DIR] [options]\n";
 
 static const char help_text[] =
 	"STORE is a file or a block device.  NAME is that of an object.  FILE may be -, as when\n"
@@ -83,6 +84,9 @@ static const char help_text[] =
 	"      make FILE an object, in place of any of that name, as a whole or not at all\n"
 	"  get STORE NAME [FILE] [--direct]\n"
 	"      write the object to FILE\n"
+	"  cp STORE NAME NEW-NAME [--reflink]\n"
+	"      make NEW-NAME an object with the bytes of NAME, in place of any that there is;\n"
+	"      --reflink: the two share their blocks until one is overwritten\n"
 	"  ls STORE                   size and name of each object\n"
 	"  stat STORE [NAME]          about the store, or an object\n"
 	"  map STORE NAME             where the object lies: offset, length, kind, place\n"
@@ -126,6 +130,7 @@ static const struct option options[] = {
 	{ "direct", no_argument, NULL, OPTION_DIRECT },
 	{ "seed", required_argument, NULL, OPTION_SEED },
 	{ "restore", no_argument, NULL, OPTION_RESTORE },
+	{ "reflink", no_argument, NULL, OPTION_REFLINK },
 	{ "json", no_argument, NULL, OPTION_JSON },
 	{ "stats", no_argument, NULL, OPTION_STATS },
 	{ "buffered", no_argument, NULL, OPTION_BUFFERED },
@@ -189,15 +194,14 @@ static int check_options(const struct command *command, const struct request *re
 	return EX_OK;
 }
 
-static int check_name(const struct request *request)
+int check_name(const char *name)
 {
-	int error = request->name ? xs_name_check(request->name, strlen(request->name)) : 0;
+	int error = name ? xs_name_check(name, strlen(name)) : 0;
 
 	if (error == -ENAMETOOLONG)
 		return complain(EX_USAGE, "the name is too long: %zu bytes, at most %u",
-				strlen(request->name), XS_NAME_MAX);
-	return error ? complain(EX_USAGE, "'%s' cannot be a name", printable(request->name)) :
-		       EX_OK;
+				strlen(name), XS_NAME_MAX);
+	return error ? complain(EX_USAGE, "'%s' cannot be a name", printable(name)) : EX_OK;
 }
 
 static int run(const struct command *command, struct request *request)
@@ -256,7 +260,7 @@ int main(int argc, char **argv)
 	json_start(request.given & OPTION_JSON, command->name);
 	status = check_options(command, &request);
 	if (status == EX_OK)
-		status = check_name(&request);
+		status = check_name(request.name);
 	if (status == EX_OK)
 		status = run(command, &request);
 	return out_finish(status);

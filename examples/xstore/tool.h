@@ -7,6 +7,7 @@
  *   tool_out.c      what is said: lines, JSON
  *   tool_meta.c     mkfs, ls, stat, map, rm, truncate, check
  *   tool_data.c     put, get; copying between files and objects
+ *   tool_clone.c    cp, unshare
  *   tool_tree.c     the regular files below a directory
  *   tool_import.c   import
  *   tool_export.c   export
@@ -33,7 +34,7 @@ struct request {
 	const char *command;
 	const char *path;
 	const char *name;    /* of an object, or NULL */
-	const char *arg;     /* FILE, SIZE or DIR, or NULL */
+	const char *arg;     /* FILE, NEW-NAME, SIZE or DIR, or NULL */
 	uint64_t size;	     /* --size, 0: not given */
 	const char *for_dir; /* --for, or NULL */
 	uint64_t cache_bytes;
@@ -54,6 +55,7 @@ struct request {
 #define OPTION_CACHE 0x200U
 #define OPTION_BACKEND 0x400U
 #define OPTION_HELP 0x800U
+#define OPTION_REFLINK 0x1000U
 
 /* ---- tool.c ---- */
 
@@ -61,6 +63,8 @@ struct request {
 bool interrupted(void);
 /* From here on SIGINT, SIGTERM and SIGHUP make interrupted() true, and kill us no more. */
 void interrupts_catch(void);
+/* Whether it can be that of an object, or is NULL.  Return: status, complained about. */
+int check_name(const char *name);
 
 /* ---- tool_session.c ---- */
 
@@ -170,6 +174,12 @@ int open_object(struct xs_store *store, const char *name, bool direct, struct op
 int create_object(struct xs_store *store, bool direct, struct opened *out);
 /* Closing one without a name drops it. */
 int close_object(struct opened *opened);
+/* Wait for the data of a new object, give it the name, and make both durable. */
+int publish_object(struct session *session, struct opened *opened, const char *name);
+
+/* ---- tool_clone.c ---- */
+
+int tool_cp(struct session *session);
 
 /* ---- tool_tree.c ---- */
 

@@ -183,7 +183,8 @@ static int fill_run(struct filling *filling, uint64_t end, bool *is_short)
 	while (!error && !*is_short && filling->pos < end) {
 		uint64_t left = end - filling->pos;
 		size_t want = left < CHUNK_BYTES ? (size_t)left : CHUNK_BYTES;
-		ssize_t got = read_chunk_at(filling->fd, filling->chunk, want, (int64_t)filling->pos);
+		ssize_t got =
+			read_chunk_at(filling->fd, filling->chunk, want, (int64_t)filling->pos);
 
 		if (interrupted()) {
 			*filling->side = COPY_INTERRUPTED;
@@ -336,14 +337,14 @@ static int stream_open(const struct session *session, int flags, int standard, s
 			error == -EBUSY ? "is the store itself" : strerror(-error));
 }
 
-/* Wait for the data, give it the name, and make both durable: a commit flushes before. */
-static int publish(struct session *session, struct opened *opened)
+int publish_object(struct session *session, struct opened *opened, const char *name)
 {
 	const unsigned all = IOMAP_SYNC_WAIT_BEFORE | IOMAP_SYNC_WRITE | IOMAP_SYNC_WAIT_AFTER;
 	int error = iomap_sync_range(opened->file, 0, INT64_MAX, all);
 
 	if (!error)
-		error = xs_link(opened->object, session->request->name);
+		error = xs_link(opened->object, name);
+	/* a commit flushes before */
 	return error ? error : xs_commit(session->store);
 }
 
@@ -362,7 +363,7 @@ static int put_object(struct session *session, struct opened *opened, struct str
 	if (error && side == COPY_FILE)
 		return complain(EX_NOINPUT, "%s: %s", printable(from->name), strerror(-error));
 	if (!error)
-		error = publish(session, opened);
+		error = publish_object(session, opened, session->request->name);
 	if (error)
 		return complain_error(session->request->name, error, NULL);
 	if (json_wanted() || session->request->given & OPTION_STATS)

@@ -50,6 +50,7 @@ int tool_stat(struct session *session)
 		say_number("blocks", "blocks", usage.blocks);
 		say_number("block size", "block_size", XS_BLOCK_BYTES);
 		say_number("free", "free", usage.free_nr);
+		say_number("shared", "shared", usage.shared_nr);
 		say_number("metadata", "metadata", usage.meta_nr);
 		say_number("objects", "objects", usage.objects_nr);
 		say_number("generation", "generation", usage.generation);
@@ -66,11 +67,13 @@ int tool_stat(struct session *session)
 	say_number("extents", "extents", info.extents_nr);
 	say_number("written", "written", info.data_blocks_nr << XS_BLOCK_SHIFT);
 	say_number("unwritten", "unwritten", info.unwritten_blocks_nr << XS_BLOCK_SHIFT);
+	say_number("shared", "shared", info.shared_blocks_nr << XS_BLOCK_SHIFT);
 	return EX_OK;
 }
 
 /* @disk: NULL for a hole. */
-static void say_extent(uint64_t file, uint64_t nr, const char *kind, const uint64_t *disk)
+static void say_extent(uint64_t file, uint64_t nr, const char *kind, const uint64_t *disk,
+		       bool shared)
 {
 	if (json_wanted()) {
 		json_object(NULL);
@@ -79,6 +82,8 @@ static void say_extent(uint64_t file, uint64_t nr, const char *kind, const uint6
 		json_name("kind", kind);
 		if (disk)
 			json_number("address", *disk << XS_BLOCK_SHIFT);
+		if (shared)
+			json_bool("shared", true);
 		json_end();
 		return;
 	}
@@ -86,29 +91,32 @@ static void say_extent(uint64_t file, uint64_t nr, const char *kind, const uint6
 	       kind);
 	if (disk)
 		printf(" at %" PRIu64, *disk << XS_BLOCK_SHIFT);
-	putchar('\n');
+	puts(shared ? " shared" : "");
 }
 
 int tool_map(struct session *session)
 {
 	struct xs_extent *extents;
 	uint64_t at = 0;
-	uint32_t nr;
-	int error = xs_extents(session->store, session->request->name, &extents, &nr);
+	bool *shared;
+	size_t nr;
+	int error = xs_pieces(session->store, session->request->name, &extents, &shared, &nr);
 
 	if (error)
 		return complain_error(session->request->name, error, NULL);
 	json_name("name", session->request->name);
 	json_array("extents");
-	for (uint32_t i = 0; i < nr; i++) {
+	for (size_t i = 0; i < nr; i++) {
 		if (extents[i].file > at)
-			say_extent(at, extents[i].file - at, "hole", NULL);
+			say_extent(at, extents[i].file - at, "hole", NULL, false);
 		say_extent(extents[i].file, extents[i].nr,
-			   extents[i].unwritten ? "unwritten" : "data", &extents[i].disk);
+			   extents[i].unwritten ? "unwritten" : "data", &extents[i].disk,
+			   shared[i]);
 		at = xs_extent_end(&extents[i]);
 	}
 	json_end();
 	free(extents);
+	free(shared);
 	return EX_OK;
 }
 
@@ -182,6 +190,7 @@ int tool_check(struct session *session)
 	json_number("data_bytes", counts.data_bytes);
 	json_number("meta_bytes", counts.meta_bytes);
 	json_number("free_bytes", counts.free_bytes);
+	json_number("shared_bytes", counts.shared_bytes);
 	json_number("objects", counts.objects_nr);
 	json_number("generation", counts.generation);
 	return EX_OK;
