@@ -158,6 +158,11 @@ static double mb(uint64_t bytes)
 	return (double)bytes / 1e6;
 }
 
+static double ratio(uint64_t n, uint64_t of)
+{
+	return of ? (double)n / (double)of : 0.0;
+}
+
 static void json_stats(const struct session *session, const struct iomap_engine_stats *stats)
 {
 	json_object("library");
@@ -171,6 +176,7 @@ static void json_stats(const struct session *session, const struct iomap_engine_
 	json_number("ioends", stats->ioends_nr);
 	json_number("ioend_blocks", stats->ioend_blocks_nr);
 	json_number("ioend_bytes", stats->ioend_bytes);
+	json_number("ioend_bios", stats->ioend_bios_nr);
 	json_number("read_bytes", stats->read_bytes);
 	json_number("written_bytes", stats->written_bytes);
 	json_number("flushes", stats->flushes_nr);
@@ -184,9 +190,9 @@ static void print_stats(const struct session *session, const struct iomap_engine
 	       mb(stats->cache_bytes), stats->hits_nr, stats->misses_nr, stats->evictions_nr);
 	printf("  readahead  %.1f MB, %.1f MB of it used\n", mb(stats->readahead_bytes),
 	       mb(stats->readahead_used_bytes));
-	printf("  writeback  %" PRIu64 " ioends of %.1f blocks, %.1f MB\n", stats->ioends_nr,
-	       stats->ioends_nr ? (double)stats->ioend_blocks_nr / (double)stats->ioends_nr : 0.0,
-	       mb(stats->ioend_bytes));
+	printf("  writeback  %" PRIu64 " ioends of %.1f blocks, %.1f MB, %.1f bios per MiB\n",
+	       stats->ioends_nr, ratio(stats->ioend_blocks_nr, stats->ioends_nr),
+	       mb(stats->ioend_bytes), ratio(stats->ioend_bios_nr << 20, stats->ioend_bytes));
 	printf("  device     %.1f MB read, %.1f MB written, %" PRIu64 " flushes, by %s\n",
 	       mb(stats->read_bytes), mb(stats->written_bytes), stats->flushes_nr,
 	       iomap_engine_backend(session->engine));

@@ -414,6 +414,7 @@ struct iomap_engine_stats {
 	uint64_t ranges_nr;	 /* ranges of folios that cached reads and write-out had to move */
 	uint64_t range_bios_nr; /* bios that these became */
 	uint64_t throttle_pause_ns; /* that writers owed for data beyond the background limit */
+	uint64_t ioend_bios_nr;	    /* bios that ioends were submitted as */
 };
 
 /**

@@ -130,7 +130,8 @@ struct iomap_address_space {
 	uint64_t wb_bdevs; /* which devices were written to */
 	uint64_t writeback_index;
 	uint8_t min_order, max_order;
-	uint8_t reserved8[6];
+	uint8_t stable_writes;
+	uint8_t reserved8[5];
 	uint64_t wb_errors_nr; /* errors recorded in wb_err, also while nobody is told of one */
 	uint64_t nr_removed;   /* folios that left the index and are still referenced */
 	uint64_t number; /* of all of the engine, from 1 */
@@ -276,6 +277,23 @@ IOMAP_API int iomap_mapping_set_large_folios(struct iomap_address_space *mapping
 IOMAP_API IOMAP_MUST_CHECK int
 iomap_mapping_set_folio_order_range(struct iomap_address_space *mapping, unsigned min_order,
 				    unsigned max_order);
+
+/**
+ * iomap_mapping_set_stable_writes - nobody changes a folio while it is being written
+ *
+ * For data whose checksum is computed, or which goes to several devices, while it is on its way:
+ * from writeback_range on until writeback of the folio has ended, its bytes stay what they are.
+ * Writers, zeroing and iomap_folio_begin_write() wait for that; with NOWAIT they get -EAGAIN, and
+ * an asynchronous write goes on in a worker.  An application that stores to folio memory otherwise
+ * calls iomap_folio_wait_writeback() with the folio locked first.  What the folio holds beyond its
+ * dirty blocks may still be read in meanwhile.
+ *
+ * Before the first use of the inode's cache.  Any thread, does not block.  Kernel counterpart:
+ * mapping_set_stable_writes.
+ *
+ * Return: 0; -EBUSY: folios are cached, and nothing is changed; -ECHILD.  Not must-check.
+ */
+IOMAP_API int iomap_mapping_set_stable_writes(struct iomap_address_space *mapping);
 
 /* Counters of an inode; bytes unless the name says otherwise. */
 struct iomap_inode_stats {

@@ -46,6 +46,19 @@ struct iomap_writeback_control {
 /*
  * One contiguous piece of writeback (kernel: struct iomap_ioend).  Belongs to the library;
  * hooks of submission and completion may read all of it and use io_private and io_list.
+ *
+ * An own completion.  A writeback_submit may set io_bio.bi_end_io before it calls
+ * iomap_ioend_writeback_submit().  It is called once, when all bios of the ioend have ended,
+ * with the first error in io_bio.bi_status; or, when the ioend was ended unsubmitted, by that
+ * call.  As any bi_end_io it must not block: it may take the ioend into a list, by io_list, and
+ * call iomap_queue_work(); the work function sorts the list, merges what touches, does what has
+ * to be done when data has been written, and calls iomap_finish_ioends().  Until then the
+ * folios are under writeback, and fsync waits.
+ *   A work that is queued inside such a bi_end_io is taken for that: who waits for writeback,
+ * on an engine without threads or in a worker, calls it while it waits.  So the function takes
+ * no lock that is held over a call which may wait for writeback, no i_rwsem nor
+ * invalidate_lock above all; what writeback_range may do it may do as well.  The work is to
+ * outlive the inode's ioends: iomap_flush_work() before its memory goes.
  */
 struct iomap_ioend {
 	struct iomap_list_head io_list;
@@ -143,6 +156,41 @@ IOMAP_API IOMAP_MUST_CHECK ssize_t iomap_add_to_ioend(struct iomap_writepage_ctx
 						      int64_t end_pos, unsigned dirty_len);
 /** iomap_ioend_writeback_submit - the default writeback_submit, for wpc->wb_ctx an ioend */
 IOMAP_API int iomap_ioend_writeback_submit(struct iomap_writepage_ctx *wpc, int error);
+
+/**
+ * iomap_finish_ioends - complete an ioend, and all that were merged into it
+ * @ioend: whose bios have all ended; in no list
+ * @error: of what was to be done after the data was written; 0
+ *
+ * What an own bi_end_io has to call in the end, itself or in a work function: ends writeback
+ * on the folios and frees the ioends.  An ioend that has failed keeps its own error, which is
+ * not told of the others; of those that have not, @error is recorded.  When it returns, the
+ * inode may be gone, unless the caller knows better.
+ *
+ * Any context.  Exactly once for each ioend that is not merged into another (debug builds abort
+ * when it is more).
+ */
+IOMAP_API void iomap_finish_ioends(struct iomap_ioend *ioend, int error);
+/**
+ * iomap_sort_ioends - sort a list of ioends by file offset
+ * @ioends: the head; ioends of one inode, linked by io_list
+ *
+ * Those of the same offset keep their order.  Any context; the list is the caller's.
+ */
+IOMAP_API void iomap_sort_ioends(struct iomap_list_head *ioends);
+/**
+ * iomap_ioend_try_merge - take ioends that continue @ioend off a list
+ * @ioend: in no list
+ * @more: the head of a sorted list
+ *
+ * As long as the first of @more continues @ioend in the file and on the device, is of the same
+ * type (unwritten, shared, DONTCACHE), does not start at a boundary and has ended as it has, it
+ * is merged: taken off @more and hung on ioend->io_list, and io_size grows.  What concerns all
+ * of [io_offset, io_offset + io_size) is then done once, and iomap_finish_ioends() ends them all.
+ *
+ * Any context.
+ */
+IOMAP_API void iomap_ioend_try_merge(struct iomap_ioend *ioend, struct iomap_list_head *more);
 
 /** iomap_start_folio_write - @len more bytes of the folio are being written; for
  * writeback_range without ioends; the folio is locked */

@@ -235,6 +235,7 @@ struct iomap__thread {
 	void (*on_exit)(struct iomap__thread *self);
 	void *ending; /* struct iomap__queue */
 	void *work; /* iomap layer: struct iomap__work_frame, the innermost */
+	uint32_t ending_ioends; /* iomap layer: bits, of classes whose ioends it is ending */
 	void *waiting; /* block layer: struct iomap__slow, what the thread waits for; NULL: no I/O */
 	uint64_t deadline_ns; /* iomap layer: when a sync's waits end; 0: never */
 	/* cache layer, throttle.c: pages made dirty that owe a pause, and what is owed; depth of

@@ -6,7 +6,8 @@
 
 int iomap__cache_create(struct iomap_engine *engine,
 			const struct iomap_address_space_operations *defaults,
-			const struct iomap__block_state_ops *block_state)
+			const struct iomap__block_state_ops *block_state,
+			iomap__late_end_fn *late_end)
 {
 	const struct iomap_engine_opts *opts = &engine->opts;
 	struct iomap__cache *cache;
@@ -19,6 +20,7 @@ int iomap__cache_create(struct iomap_engine *engine,
 	cache->engine = engine;
 	cache->defaults = defaults;
 	cache->block_state = block_state;
+	cache->late_end = late_end;
 	iomap__mutex_init(&cache->retire_lock, IOMAP__RANK_RETIRE);
 	iomap__mutex_init(&cache->dirty_lock, IOMAP__RANK_DIRTY);
 	iomap__mutex_init(&cache->inodes_lock, IOMAP__RANK_ENGINE);
@@ -142,5 +144,6 @@ void iomap__cache_stats(struct iomap_engine *engine, struct iomap_engine_stats *
 	stats->readahead_wasted_bytes = iomap__stat_sum(&cache->stats2, IOMAP__STAT_RA_WASTED);
 	stats->ranges_nr = iomap__stat_sum(&cache->stats2, IOMAP__STAT_RANGES);
 	stats->throttle_pause_ns = iomap__stat_sum(&cache->stats2, IOMAP__STAT_PAUSE_NS);
+	stats->ioend_bios_nr = iomap__stat_sum(&cache->stats2, IOMAP__STAT_IOEND_BIOS);
 	stats->range_bios_nr = iomap__stat_sum(&cache->stats2, IOMAP__STAT_RANGE_BIOS);
 }

@@ -192,6 +192,14 @@ void iomap__folio_end_writeback(struct iomap_folio *folio);
 void iomap__folio_held_back(struct iomap_folio *folio);
 void iomap__folio_cancel_dirty(struct iomap_folio *folio);
 
+/* Folio locked, so that no writeback of it begins: whether its bytes are not to change now. */
+static inline bool iomap__folio_is_stable(const struct iomap_address_space *mapping,
+					  uint32_t flags)
+{
+	return iomap__unlikely(flags & IOMAP__FOLIO_WRITEBACK) &&
+	       iomap__load(&mapping->stable_writes);
+}
+
 /* ---- index ---- */
 
 enum iomap__tag { IOMAP__TAG_DIRTY, IOMAP__TAG_WRITEBACK, IOMAP__TAG_TOWRITE, IOMAP__TAGS };
@@ -519,13 +527,27 @@ struct iomap__block_state_ops {
 };
 
 /*
+ * Writeback whose end was left to a work function of the layer above: a thread that waits for
+ * writeback, of an inode of @class or so that its class finds room, asks before it sleeps.
+ */
+enum iomap__late_end {
+	IOMAP__LATE_END_OTHERS, /* somebody else sees to it */
+	IOMAP__LATE_END_NONE,	/* nobody else does, and none is queued */
+	IOMAP__LATE_END_DONE,	/* one was run by this call; no lock of the cache was held */
+};
+typedef enum iomap__late_end iomap__late_end_fn(struct iomap_engine *engine, unsigned class);
+/* Some has been queued: who waits asks again.  Any context. */
+void iomap__wb_end_queued(struct iomap_engine *engine);
+
+/*
  * @defaults: what stands in for NULL members of a_ops (dirty_folio, invalidate_folio,
  * release_folio, is_partially_uptodate), so that this layer need not know the one above.
  * Starts the flusher unless IOMAP_ENGINE_NO_THREADS.
  */
 int iomap__cache_create(struct iomap_engine *engine,
 			const struct iomap_address_space_operations *defaults,
-			const struct iomap__block_state_ops *block_state);
+			const struct iomap__block_state_ops *block_state,
+			iomap__late_end_fn *late_end);
 void iomap__cache_destroy(struct iomap_engine *engine);
 /* How large it is at present. */
 uint64_t iomap__cache_bytes(const struct iomap_engine *engine);
@@ -550,6 +572,7 @@ enum iomap__cache_stat2 {
 	IOMAP__STAT_RANGES,
 	IOMAP__STAT_RANGE_BIOS,
 	IOMAP__STAT_PAUSE_NS,
+	IOMAP__STAT_IOEND_BIOS,
 };
 void iomap__cache_count(struct iomap_engine *engine, enum iomap__cache_stat which, uint64_t n);
 void iomap__cache_count2(struct iomap_engine *engine, enum iomap__cache_stat2 which, uint64_t n);

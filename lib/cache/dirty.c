@@ -14,6 +14,10 @@
  *
  * wb_seq moves whenever a folio leaves writeback or stops being dirty, but not when all of it
  * was held back; writers over the limit and allocations wait on it.
+ *
+ * The end of writeback may be left to a work function (iomap_finish_ioends()).  Where there is no
+ * worker to run it, or all may be waiting here, who waits runs it: so it sleeps on end_seq, which
+ * moves when such work is queued as well, and not on the folio's flags.
  */
 #include "cache/internal.h"
 
@@ -34,10 +38,31 @@ void iomap__wb_progress(struct iomap__cache *cache)
 		iomap__io_wake(iomap__cache_blk(cache), &cache->wb_seq);
 }
 
-bool iomap__wb_wait(struct iomap__cache *cache, uint32_t seq)
+/* Those who wait for a folio, and may have to end writeback themselves, look again. */
+static void wake_end_waiters(struct iomap__cache *cache)
+{
+	/*
+	 * Not a load: of this and wait_end()'s one comes first, and the other sees it; so the waiter
+	 * sees what has changed, or we see the waiter.
+	 */
+	if (!atomic_fetch_add(&cache->nr_end_waiters, 0))
+		return;
+	iomap__fetch_add(&cache->end_seq, 1);
+	iomap__io_wake(iomap__cache_blk(cache), &cache->end_seq);
+}
+
+void iomap__wb_end_queued(struct iomap_engine *engine)
+{
+	wake_end_waiters(engine->cache);
+	iomap__wb_progress(engine->cache);
+}
+
+bool iomap__wb_wait(struct iomap__cache *cache, unsigned class, uint32_t seq)
 {
 	bool moved = true;
 
+	if (cache->late_end(cache->engine, class) == IOMAP__LATE_END_DONE)
+		return true;
 	atomic_fetch_add(&cache->nr_wb_waiters, 1);
 	if (__atomic_load_n(&cache->wb_seq, __ATOMIC_SEQ_CST) == seq)
 		moved = iomap__io_wait_timeout(iomap__cache_blk(cache), &cache->wb_seq, seq,
@@ -162,8 +187,10 @@ void iomap__folio_end_writeback(struct iomap_folio *folio)
 	atomic_fetch_sub(&cache->nr_writeback, pages);
 	/* relaxed: only to see how fast it grows */
 	atomic_fetch_add_explicit(&cache->nr_written, pages, memory_order_relaxed);
-	if (old & IOMAP__FOLIO_WB_WAITERS)
+	if (old & IOMAP__FOLIO_WB_WAITERS) {
 		iomap__io_wake(iomap__cache_blk(cache), (const uint32_t *)&folio->flags);
+		wake_end_waiters(cache);
+	}
 	/* or whoever waits for room would ask for the same folio again, and so without end */
 	if (!(old & IOMAP__FOLIO_HELD_BACK))
 		iomap__wb_progress(cache);
@@ -185,10 +212,36 @@ struct iomap__slow iomap__folio_slow(const struct iomap_folio *folio, const char
 	};
 }
 
+/* Until the folio's flags are no longer @flags, perhaps; false: until the deadline. */
+static bool wait_end(struct iomap_folio *folio, unsigned class, uint32_t flags,
+		     uint64_t deadline_ns)
+{
+	struct iomap__cache *cache = folio->cache;
+	struct iomap__blk *blk = iomap__cache_blk(cache);
+	enum iomap__late_end late;
+	bool in_time = true;
+	uint32_t seq;
+
+	/* read-modify-write: pairs with that of wake_end_waiters() */
+	atomic_fetch_add(&cache->nr_end_waiters, 1);
+	seq = iomap__load_acquire(&cache->end_seq);
+	late = cache->late_end(cache->engine, class);
+	if (late == IOMAP__LATE_END_NONE &&
+	    atomic_load_explicit(&folio->flags, memory_order_acquire) & IOMAP__FOLIO_WRITEBACK)
+		in_time = iomap__io_wait_until(blk, &cache->end_seq, seq, deadline_ns);
+	atomic_fetch_sub(&cache->nr_end_waiters, 1);
+	if (late == IOMAP__LATE_END_OTHERS)
+		in_time = iomap__io_wait_until(blk, (const uint32_t *)&folio->flags, flags,
+					       deadline_ns);
+	return in_time;
+}
+
 /* False: the deadline (0: none) has passed. */
 static bool writeback_wait(struct iomap_folio *folio, uint64_t deadline_ns)
 {
-	struct iomap__blk *blk = iomap__cache_blk(folio->cache);
+	const struct iomap_address_space *mapping = iomap_folio_mapping(folio);
+	/* NULL: it has ended by now, and the folio has gone */
+	unsigned class = mapping ? mapping->host->i_class : 0;
 	uint32_t flags = atomic_load_explicit(&folio->flags, memory_order_acquire);
 	bool in_time = true;
 
@@ -202,8 +255,7 @@ static bool writeback_wait(struct iomap_folio *folio, uint64_t deadline_ns)
 				continue;
 			flags |= IOMAP__FOLIO_WB_WAITERS;
 		}
-		in_time = iomap__io_wait_until(blk, (const uint32_t *)&folio->flags, flags,
-					       deadline_ns);
+		in_time = wait_end(folio, class, flags, deadline_ns);
 		flags = atomic_load_explicit(&folio->flags, memory_order_acquire);
 	}
 	return true;

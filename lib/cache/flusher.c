@@ -279,7 +279,7 @@ static void flush_amount(struct iomap__cache *cache)
 			break;
 		/* do not pile up more than the device takes */
 		if (atomic_load(&cache->nr_writeback) > cache->hard_pages / 2)
-			(void)iomap__wb_wait(cache, seq);
+			(void)iomap__wb_wait(cache, 0, seq);
 	}
 }
 

@@ -46,6 +46,7 @@ struct iomap__cache {
 	struct iomap_engine *engine;
 	const struct iomap_address_space_operations *defaults;
 	const struct iomap__block_state_ops *block_state;
+	iomap__late_end_fn *late_end;
 
 	/* arena.c: constant after creation */
 	char *data;
@@ -111,6 +112,10 @@ struct iomap__cache {
 	uint32_t pause_word;		/* never moves; waited on */
 	uint32_t wb_seq; /* moves when a folio leaves writeback or becomes clean; waited on */
 	_Atomic uint32_t nr_wb_waiters;
+	/* of who waits for a folio's writeback and may have to end it; moves at each end that
+	 * somebody waits for, and when some is queued; waited on */
+	uint32_t end_seq;
+	_Atomic uint32_t nr_end_waiters;
 	struct iomap__mutex dirty_lock;
 	/* under dirty_lock: the oldest first, but one that was resumed is at the head; and where
 	 * the next turn by amount begins, which may be the list itself */
@@ -439,7 +444,7 @@ void iomap__ra_short(struct iomap__ra_state *ra, const struct iomap__ra_window *
 /* ---- dirty.c ---- */
 /* wb_seq has moved / wait until it differs from @seq.  False when it timed out. */
 void iomap__wb_progress(struct iomap__cache *cache);
-bool iomap__wb_wait(struct iomap__cache *cache, uint32_t seq);
+bool iomap__wb_wait(struct iomap__cache *cache, unsigned class, uint32_t seq);
 
 /* Start to write at most @nr pages of an address space, whatever is easy; pages taken. */
 uint64_t iomap__write_some(struct iomap_address_space *mapping, uint64_t nr);

@@ -173,7 +173,7 @@ static void wait_for_clean(struct iomap__cache *cache, unsigned class)
 		}
 	}
 	/* what is neither dirty nor under writeback is locked or pinned by a running call */
-	(void)iomap__wb_wait(cache, seq);
+	(void)iomap__wb_wait(cache, class, seq);
 }
 
 static struct iomap_folio *alloc_unreserved(struct iomap_address_space *mapping, unsigned order)

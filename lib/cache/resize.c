@@ -203,7 +203,7 @@ static void wait_round(struct iomap__cache *cache, uint32_t seq, uint64_t least_
 	uint64_t began = clock_ns();
 
 	do {
-		(void)iomap__wb_wait(cache, seq);
+		(void)iomap__wb_wait(cache, 0, seq);
 		seq = iomap__load_acquire(&cache->wb_seq);
 	} while (clock_ns() - began < least_ns);
 }

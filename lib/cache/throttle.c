@@ -147,7 +147,7 @@ static void wait_as_data(struct iomap__cache *cache, struct iomap_address_space 
 				iomap__flush_some(cache, 0, THROTTLE_PAGES);
 		}
 		if (level(cache) > atomic_load(&cache->hard_pages))
-			(void)iomap__wb_wait(cache, seq);
+			(void)iomap__wb_wait(cache, 0, seq);
 	}
 }
 
@@ -170,7 +170,8 @@ static void wait_as_metadata(struct iomap__cache *cache, struct iomap_address_sp
 
 		if (write_metadata(cache, mapping))
 			tries = 0;
-		if (level(cache) > cache->most_pages && iomap__wb_wait(cache, seq))
+		if (level(cache) > cache->most_pages &&
+		    iomap__wb_wait(cache, mapping->host->i_class, seq))
 			tries = 0;
 	}
 }

@@ -233,7 +233,8 @@ static int engine_create_layers(struct iomap_engine *engine)
 	err = iomap__workers_create(engine);
 	if (err)
 		goto out_blk;
-	err = iomap__cache_create(engine, &engine_default_aops, &iomap__block_state);
+	err = iomap__cache_create(engine, &engine_default_aops, &iomap__block_state,
+				 iomap__work_end_writeback);
 	if (err)
 		goto out_workers;
 	err = iomap__fs_create(engine);

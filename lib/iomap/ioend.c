@@ -18,6 +18,10 @@
  * Completion ends writeback on the folios and frees the ioend.  It runs on any thread that
  * reaps, holds no lock and does not block.  Errors are recorded before writeback ends, since
  * with the last folio the inode may go.
+ *
+ * An own bi_end_io may put it off, to a work function that does several at a time
+ * (ioend_merge.c).  Who waits for writeback has to know of such work where nobody else would do
+ * it: so what is queued while that hook runs is marked (work.c), with the classes of the inodes.
  */
 #include "block/block.h"
 #include "iomap/dio.h"
@@ -39,14 +43,18 @@ static unsigned fs_reserved_ioends(const struct iomap_engine *engine)
 	return FS_RESERVED_IOENDS + 2 * (engine->opts.max_callers + engine->opts.nr_workers + 1);
 }
 
+/* Where it can be read in one that has been freed: pool.c. */
+#define IOEND_MAGIC 0x696f656eU
+
 struct ioend_box {
 	struct ioend_box *next; /* further bios */
+	uint32_t magic;		/* of the first, until it has been finished */
+	uint32_t anon;		/* of the first: the address comes at submission */
 	struct ioend_box *tail; /* of the first: the last one, to which runs are added */
 	union {
 		const struct iomap_folio *folio; /* of the first, building: the last run's */
 		iomap_bio_end_io_fn *end_io; /* of the first, in flight: what io_bio had */
 	};
-	uint64_t anon;			 /* of the first: the address comes at submission */
 	struct iomap__slow slow;	 /* of the first, in flight */
 	struct iomap_ioend ioend;
 };
@@ -104,21 +112,67 @@ static void ioend_record_error(struct iomap_ioend *ioend, int error)
 	iomap_mapping_set_error(&inode->i_data, error);
 }
 
-/* The default bi_end_io of an ioend: all of it has ended. */
-static void ioend_end_io(struct iomap_bio *bio)
+int iomap__ioend_outcome(const struct iomap_ioend *ioend)
 {
-	struct iomap_ioend *ioend = iomap_ioend_from_bio(bio);
-	struct iomap_inode *inode = ioend->io_inode;
-	struct iomap__cache *cache = inode->i_engine->cache;
-	struct ioend_box *box = ioend_box(ioend), *next;
+	/* a hook may have found fault with it, or made it good */
+	return ioend->io_bio.bi_status;
+}
 
-	if (bio->bi_status)
-		ioend_record_error(ioend, bio->bi_status);
+/* All of it has ended; @error is its own, or what came behind. */
+static void ioend_finish(struct iomap_ioend *ioend, int error)
+{
+	struct ioend_box *box = ioend_box(ioend), *next;
+	struct iomap_inode *inode;
+	struct iomap__cache *cache;
+
+	iomap__assert_msg(box->magic == IOEND_MAGIC, "an ioend is finished twice, or is none");
+	box->magic = 0;
+	inode = ioend->io_inode;
+	cache = inode->i_engine->cache;
+	if (error)
+		ioend_record_error(ioend, error);
 	for (; box; box = next) {
 		next = box->next;
 		iomap__bio_for_each_folio(&box->ioend.io_bio, cache, ioend_folio, inode);
 		iomap_bio_put(&box->ioend.io_bio);
 	}
+}
+
+void iomap_finish_ioends(struct iomap_ioend *ioend, int error)
+{
+	struct iomap_list_head *merged = &ioend->io_list;
+	int own;
+
+	iomap__assert_msg(ioend_box(ioend)->magic == IOEND_MAGIC,
+			  "iomap_finish_ioends: an ioend is finished twice, or is none");
+	while (!iomap__list_empty(merged)) {
+		struct iomap_ioend *next =
+			iomap__container_of(merged->next, struct iomap_ioend, io_list);
+
+		iomap__list_del(&next->io_list);
+		own = iomap__ioend_outcome(next);
+		ioend_finish(next, own ? own : error);
+	}
+	/* the first one last: with it goes the head of the list */
+	own = iomap__ioend_outcome(ioend);
+	ioend_finish(ioend, own ? own : error);
+}
+
+/* The default bi_end_io of an ioend. */
+static void ioend_end_io(struct iomap_bio *bio)
+{
+	ioend_finish(iomap_ioend_from_bio(bio), bio->bi_status);
+}
+
+/* All bios have ended, or none has been submitted: what io_bio says is to be done. */
+static void ioend_call_end_io(struct iomap_ioend *ioend)
+{
+	struct iomap__thread *self = iomap__thread_self();
+	uint32_t before = self->ending_ioends;
+
+	self->ending_ioends |= 1U << ioend->io_inode->i_class;
+	ioend->io_bio.bi_end_io(&ioend->io_bio);
+	self->ending_ioends = before;
 }
 
 /* One bio of an ioend in flight has ended. */
@@ -137,7 +191,7 @@ static void ioend_part_end_io(struct iomap_bio *bio)
 	iomap__slow_end(ioend->io_inode->i_engine->blk, &ioend_box(ioend)->slow);
 	ioend->io_bio.bi_status = ioend->io_error;
 	ioend->io_bio.bi_end_io = ioend_box(ioend)->end_io;
-	ioend->io_bio.bi_end_io(&ioend->io_bio);
+	ioend_call_end_io(ioend);
 }
 
 /* ---- submission ---- */
@@ -153,6 +207,7 @@ static void ioend_count(struct iomap_ioend *ioend)
 	iomap__mapping_count(&ioend->io_inode->i_data, IOMAP__ISTAT_IOENDS, 1);
 	iomap__mapping_count(&ioend->io_inode->i_data, IOMAP__ISTAT_IOEND_BYTES, bytes);
 	iomap__cache_count2(engine, IOMAP__STAT_RANGE_BIOS, bios);
+	iomap__cache_count2(engine, IOMAP__STAT_IOEND_BIOS, bios);
 	iomap__cache_count(engine, IOMAP__STAT_IOENDS, 1);
 	iomap__cache_count(engine, IOMAP__STAT_IOEND_BYTES, bytes);
 	iomap__cache_count(engine, IOMAP__STAT_IOEND_BLOCKS,
@@ -217,7 +272,7 @@ int iomap_ioend_writeback_submit(struct iomap_writepage_ctx *wpc, int error)
 		ioend->io_error = error;
 		ioend->io_bio.bi_status = error;
 		/* not iomap_bio_endio(): no device has seen it */
-		ioend->io_bio.bi_end_io(&ioend->io_bio);
+		ioend_call_end_io(ioend);
 		return error;
 	}
 	ioend_submit(ioend);
@@ -253,6 +308,7 @@ static struct iomap_ioend *ioend_alloc(struct iomap_writepage_ctx *wpc, int64_t 
 	struct ioend_box *box = ioend_box_alloc(wpc, true);
 	struct iomap_ioend *ioend = &box->ioend;
 
+	box->magic = IOEND_MAGIC;
 	box->tail = box;
 	iomap__list_init(&ioend->io_list);
 	ioend->io_flags = (uint16_t)flags;

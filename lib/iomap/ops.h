@@ -222,6 +222,9 @@ typedef void iomap__bio_folio_fn(void *arg, struct iomap_folio *folio, size_t of
 void iomap__bio_for_each_folio(const struct iomap_bio *bio, struct iomap__cache *cache,
 			       iomap__bio_folio_fn *fn, void *arg);
 
+/* The error with which the ioend has ended, or 0; before it is finished. */
+int iomap__ioend_outcome(const struct iomap_ioend *ioend);
+
 /* ---- durability (sync.c) ---- */
 
 /* iomap_fsync() with the deadline of an iocb, 0 for the engine's. */

@@ -33,6 +33,11 @@
  * long as the queue is not empty.  What a poll finds in the queues it is about to run itself,
  * so nothing is said of it before the poll has run one of them.
  *
+ * Works that end writeback: marked when they are queued inside the bi_end_io of an ioend.  Who
+ * waits for writeback where no worker runs, or is one itself, runs them while it waits: those
+ * that end nothing of a class below the one it is concerned with, as it may run writepages
+ * (iomap__work_end_writeback(); the waiting is in cache/dirty.c).
+ *
  * Locks: `lock` (IOMAP__RANK_WORK) guards all but `watched`, `waiters` and `event`.  No work
  * runs under it.
  */
@@ -45,6 +50,9 @@
 #include "iomap/workers.h"
 
 #define WORK_QUEUED 0x1U
+/* what it is to do ends writeback of inodes of these classes: a bit for each */
+#define WORK_ENDS_SHIFT 8
+#define WORK_ENDS (0xffU << WORK_ENDS_SHIFT)
 
 static _Atomic uint64_t work_ids;
 
@@ -223,7 +231,7 @@ static struct iomap_work *work_next(struct iomap__workers *workers)
 static void work_dequeued(struct iomap_work *work)
 {
 	/* acquire: what was done before an iomap_queue_work() that found it queued */
-	iomap__fetch_and(&work->state, ~WORK_QUEUED);
+	iomap__fetch_and(&work->state, ~(WORK_QUEUED | WORK_ENDS));
 }
 
 /* True: it was queued again meanwhile, and is so now. */
@@ -323,21 +331,76 @@ void iomap_init_work(struct iomap_work *work, iomap_work_fn *func)
 bool iomap_queue_work(struct iomap_engine *engine, struct iomap_work *work)
 {
 	struct iomap__workers *workers = engine->workers;
+	uint32_t ends = iomap__thread_self()->ending_ioends << WORK_ENDS_SHIFT;
 	struct work_calls calls = { .event = false };
+	bool queued;
 
 	if (iomap__engine_forked(engine))
 		return false;
 	/* release: pairs with work_dequeued() */
-	if (iomap__fetch_or(&work->state, WORK_QUEUED) & WORK_QUEUED)
-		return false;
-	iomap__mutex_lock(&workers->lock);
-	iomap__list_add_tail(&work->entry, &workers->queue);
+	queued = !(iomap__fetch_or(&work->state, WORK_QUEUED | ends) & WORK_QUEUED);
+	if (queued) {
+		iomap__mutex_lock(&workers->lock);
+		iomap__list_add_tail(&work->entry, &workers->queue);
+		call_for_work(workers, &calls);
+		call_waiters(workers, &calls);
+		tell_loop(workers);
+		iomap__mutex_unlock(&workers->lock);
+		calls_carry_out(workers, &calls);
+	}
+	/* also for one that was there without the mark */
+	if (ends)
+		iomap__wb_end_queued(engine);
+	return queued;
+}
+
+/* Lock held at entry and exit. */
+static void flush_run(struct iomap__workers *workers, struct iomap_work *work)
+{
+	struct work_calls calls = { .event = false };
+
+	if (!work_run(workers, work))
+		return;
+	/* a worker that was called for it has left it with us, and sleeps again */
 	call_for_work(workers, &calls);
-	call_waiters(workers, &calls);
-	tell_loop(workers);
 	iomap__mutex_unlock(&workers->lock);
 	calls_carry_out(workers, &calls);
-	return true;
+	iomap__mutex_lock(&workers->lock);
+}
+
+/* Lock held.  One that ends writeback, of no class below @class, off the queue; or NULL. */
+static struct iomap_work *work_next_ending(struct iomap__workers *workers, unsigned class)
+{
+	uint32_t below = ((1U << class) - 1) << WORK_ENDS_SHIFT;
+	struct iomap_list_head *item;
+
+	for (item = workers->queue.next; item != &workers->queue; item = item->next) {
+		struct iomap_work *work = iomap__container_of(item, struct iomap_work, entry);
+		uint32_t state = iomap__load_acquire(&work->state);
+
+		/* what runs already is run again by who does so */
+		if (!(state & WORK_ENDS) || state & below || work_frame_of(workers, work))
+			continue;
+		iomap__list_del(item);
+		tell_loop(workers);
+		return work;
+	}
+	return NULL;
+}
+
+enum iomap__late_end iomap__work_end_writeback(struct iomap_engine *engine, unsigned class)
+{
+	struct iomap__workers *workers = engine->workers;
+	struct iomap_work *work;
+
+	if (iomap__load_acquire(&workers->nr) && !iomap__thread_self()->work)
+		return IOMAP__LATE_END_OTHERS;
+	iomap__mutex_lock(&workers->lock);
+	work = work_next_ending(workers, class);
+	if (work)
+		flush_run(workers, work);
+	iomap__mutex_unlock(&workers->lock);
+	return work ? IOMAP__LATE_END_DONE : IOMAP__LATE_END_NONE;
 }
 
 struct iomap_work *iomap__work_take(struct iomap_engine *engine, iomap__work_match_fn *match,
@@ -403,20 +466,6 @@ void iomap__work_notify(struct iomap_engine *engine)
 		return;
 	iomap__fetch_add(&workers->event, 1);
 	iomap__io_wake(engine->blk, &workers->event);
-}
-
-/* Lock held at entry and exit. */
-static void flush_run(struct iomap__workers *workers, struct iomap_work *work)
-{
-	struct work_calls calls = { .event = false };
-
-	if (!work_run(workers, work))
-		return;
-	/* a worker that was called for it has left it with us, and sleeps again */
-	call_for_work(workers, &calls);
-	iomap__mutex_unlock(&workers->lock);
-	calls_carry_out(workers, &calls);
-	iomap__mutex_lock(&workers->lock);
 }
 
 /* Lock held.  The caller runs it itself: where nobody else would, or perhaps nobody could. */

@@ -8,6 +8,7 @@
 #include <iomap/work.h>
 
 #include "base/base.h"
+#include "cache/cache.h"
 
 struct iomap__workers;
 
@@ -56,6 +57,12 @@ void iomap__workers_settle(struct iomap_engine *engine);
 typedef bool iomap__work_match_fn(const struct iomap_work *work, const void *arg);
 struct iomap_work *iomap__work_take(struct iomap_engine *engine, iomap__work_match_fn *match,
 				    const void *arg);
+
+/*
+ * For who waits for writeback, iomap__cache_create()'s late_end: where it is up to the caller,
+ * run a queued work that ends some.
+ */
+enum iomap__late_end iomap__work_end_writeback(struct iomap_engine *engine, unsigned class);
 
 /*
  * Waiting for what work brings about.  Between begin and end the event moves whenever work is

@@ -84,6 +84,7 @@ Test(en03, en03_ranges_and_bios_give_the_merge_ratio)
 	after = t_stats(ts->engine);
 	cr_assert_eq(after.ranges_nr - before.ranges_nr, SIZE / PAGE);
 	cr_assert_eq(after.range_bios_nr - before.range_bios_nr, 1);
+	cr_assert_eq(after.ioend_bios_nr - before.ioend_bios_nr, 1);
 	cr_assert_eq(td_count(ts->dev, TD_WRITE), 1);
 	cr_assert_eq(iomap_engine_drop_cache(ts->engine), SIZE);
 	/* what lies in two places takes two */
@@ -94,6 +95,7 @@ Test(en03, en03_ranges_and_bios_give_the_merge_ratio)
 	after = t_stats(ts->engine);
 	cr_assert_eq(after.ranges_nr - before.ranges_nr, SIZE / PAGE);
 	cr_assert_eq(after.range_bios_nr - before.range_bios_nr, 2);
+	cr_assert_eq(after.ioend_bios_nr, before.ioend_bios_nr, "these were reads");
 	ts_close(ts);
 }
 
