@@ -57,13 +57,22 @@ struct iomap_read_folio_ctx {
  *   when the read failed; after it returned -errno, never.  Must not advance @iter.
  * submit_read: optional; once at the end of a batch that called read_folio_range.
  * bio_set: for ops built upon iomap_bio_read_folio_range(); NULL: the library's.
+ * end_read: optional; iomap_bio_read_folio_range() has it called when a bio has ended, for each
+ *   block, [off, off + len) of the folio, before it is uptodate: to verify a checksum.  @error: of the device.  Folio locked, by the read.  Must not block; any context
+ *   functions only.  Returns the error to record, for which the block is not uptodate and
+ *   whoever asks for it gets it, or 0: also for @error, when it has put the right bytes there.
+ *   The block that holds EOF may end with the sector that does, and where a mapping ends inside a
+ *   block, or a device makes two bios of it, its parts come one by one.  The ops are used until the last read has ended.  Reads of direct I/O and
+ *   those of parts of a block before a write are others: see struct iomap_dio_ops and
+ *   write_ops->read_folio_range.
  */
 struct iomap_read_ops {
 	int (*read_folio_range)(const struct iomap_iter *iter, struct iomap_read_folio_ctx *ctx,
 				size_t len);
 	void (*submit_read)(struct iomap_read_folio_ctx *ctx);
 	struct iomap_bio_set *bio_set;
-	void (*reserved[4])(void);
+	int (*end_read)(struct iomap_folio *folio, size_t off, size_t len, int error);
+	void (*reserved[3])(void);
 };
 
 /*
@@ -76,8 +85,9 @@ struct iomap_read_ops {
  *   @copied: bytes copied, 0 on failure.
  * iomap_valid: whether @iomap still tells the truth.  Folio locked; must not block; any
  *   context functions only.
- * read_folio_range: read @len bytes at @pos into the folio, synchronously; default a bio
- *   read from the mapping.  Folio locked.
+ * read_folio_range: read @len bytes at @pos into the folio, synchronously; default
+ *   iomap_bio_read_folio_range_sync().  Folio locked.  Who keeps checksums verifies them here as
+ *   in end_read, or a write of a part of a block would make whole what is broken.
  */
 struct iomap_write_ops {
 	struct iomap_folio *(*get_folio)(struct iomap_iter *iter, int64_t pos, unsigned len);
@@ -122,6 +132,15 @@ IOMAP_API extern const struct iomap_read_ops iomap_bio_read_ops;
 IOMAP_API int iomap_bio_read_folio_range(const struct iomap_iter *iter,
 					 struct iomap_read_folio_ctx *ctx, size_t len);
 IOMAP_API void iomap_bio_submit_read(struct iomap_read_folio_ctx *ctx);
+/**
+ * iomap_bio_read_folio_range_sync - read a part of a folio from the mapping, and wait
+ *
+ * The default of write_ops->read_folio_range, for wrappers.  @pos and @len: whole sectors of the
+ * device.  Return: 0; -EIO, -ENOMEM, or the device's error.
+ */
+IOMAP_API IOMAP_MUST_CHECK int iomap_bio_read_folio_range_sync(const struct iomap_iter *iter,
+							       struct iomap_folio *folio,
+							       int64_t pos, size_t len);
 /** iomap_bio_read_folio - a_ops->read_folio by block reads, in one line */
 IOMAP_API int iomap_bio_read_folio(struct iomap_folio *folio, const struct iomap_ops *ops);
 /** iomap_bio_readahead - a_ops->readahead by block reads, in one line */

@@ -163,6 +163,7 @@ static inline void *ERR_CAST(const void *ptr)
 #define file_inode iomap_file_inode
 #define mapping_set_error iomap_mapping_set_error
 #define mapping_set_large_folios iomap_mapping_set_large_folios
+#define mapping_set_stable_writes iomap_mapping_set_stable_writes
 #define mapping_set_folio_order_range iomap_mapping_set_folio_order_range
 #define inode_dio_begin iomap_inode_dio_begin
 #define inode_dio_end iomap_inode_dio_end

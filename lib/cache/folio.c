@@ -249,6 +249,9 @@ void iomap__folio_begin_change(struct iomap_folio *folio)
 
 	iomap__assert(old & IOMAP__FOLIO_LOCKED && !(old & IOMAP__FOLIO_CHANGING));
 	(void)old;
+	iomap__assert_msg(!iomap_folio_mapping(folio) ||
+				  !iomap__folio_is_stable(iomap_folio_mapping(folio), folio->flags),
+			  "a folio with stable writes is changed while it is being written");
 	/*
 	 * CHANGING before the stores that follow: a reader that sees one of these sees, after
 	 * its acquire fence, CHANGING or a later version (hit.h).

@@ -67,6 +67,16 @@ int iomap_mapping_set_large_folios(struct iomap_address_space *mapping)
 	return iomap_mapping_set_folio_order_range(mapping, mapping->min_order, order);
 }
 
+int iomap_mapping_set_stable_writes(struct iomap_address_space *mapping)
+{
+	if (iomap__engine_forked(mapping->host->i_engine))
+		return -ECHILD;
+	if (iomap__load_acquire(&mapping->nrpages))
+		return -EBUSY;
+	iomap__store(&mapping->stable_writes, 1);
+	return 0;
+}
+
 /* inodes_lock held: it comes or goes.  Metadata has a share of the cache, where there is some. */
 static void count_metadata(struct iomap__cache *cache, const struct iomap_inode *inode, int one)
 {

@@ -16,6 +16,9 @@
  * blocks are, and is unlocked.  The 1 keeps that from happening while ranges are still being
  * started, however early their completions come.
  *
+ * Block reads have an application's end_read look at what came from the device, before its bytes
+ * are taken away: what it finds wrong is a range that failed.
+ *
  * A block's uptodate bit is set when the first range in it is taken in hand and cleared by
  * any range in it that fails: mappings may end inside a block, and the lock hides the bits
  * until all is done.  A folio of one block is uptodate if read_error stayed 0.
@@ -342,8 +345,28 @@ static unsigned rd_bio_vecs(const struct iomap_read_folio_ctx *ctx)
 
 struct rd_bio_end {
 	const struct iomap_bio *bio;
+	const struct iomap_read_ops *ops;
 	bool logged;
 };
+
+/*
+ * The application looks at what has been read, block by block: what it finds wrong with one is
+ * no reason to do without its neighbours.
+ */
+static void rd_verify(const struct iomap_read_ops *ops, struct iomap_folio *folio, size_t off,
+		      size_t len, int status)
+{
+	size_t block = iomap_i_blocksize(iomap_folio_inode(folio)), end = off + len, next;
+	int error;
+
+	for (; off < end; off = next) {
+		next = iomap__min(iomap__round_down(off, block) + block, end);
+		error = ops->end_read(folio, off, next - off, status);
+		if (error > 0 || error < -4095)
+			error = -EIO;
+		iomap_finish_folio_read(folio, off, next - off, error);
+	}
+}
 
 static void rd_bio_folio(void *arg, struct iomap_folio *folio, size_t off, size_t len)
 {
@@ -358,14 +381,18 @@ static void rd_bio_folio(void *arg, struct iomap_folio *folio, size_t off, size_
 				    bio->bi_bdev, bio->bi_iter.bi_sector << IOMAP_SECTOR_SHIFT,
 				    bio->bi_status);
 	}
-	iomap_finish_folio_read(folio, off, len, bio->bi_status);
+	if (end->ops->end_read)
+		rd_verify(end->ops, folio, off, len, bio->bi_status);
+	else
+		iomap_finish_folio_read(folio, off, len, bio->bi_status);
 }
 
 static void rd_bio_end_io(struct iomap_bio *bio)
 {
-	struct rd_bio_end end = { .bio = bio };
+	struct rd_bio_end end = { .bio = bio, .ops = bio->bi_private };
+	struct iomap_engine *engine = iomap__bdev_engine(bio->bi_bdev);
 
-	iomap__bio_for_each_folio(bio, bio->bi_private, rd_bio_folio, &end);
+	iomap__bio_for_each_folio(bio, engine->cache, rd_bio_folio, &end);
 	iomap_bio_put(bio);
 }
 
@@ -400,7 +427,7 @@ int iomap_bio_read_folio_range(const struct iomap_iter *iter, struct iomap_read_
 		return -ENOMEM;
 	bio->bi_iter.bi_sector = sector;
 	bio->bi_end_io = rd_bio_end_io;
-	bio->bi_private = iter->inode->i_engine->cache;
+	bio->bi_private = (void *)(uintptr_t)ctx->ops;
 	if (!iomap_bio_add_folio(bio, folio, len, off)) {
 		iomap_bio_put(bio);
 		return -EIO;

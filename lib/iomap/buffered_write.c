@@ -117,9 +117,8 @@ static int wr_get(struct iomap__write *wr, uint64_t len)
 
 /* ---- what the write does not cover ---- */
 
-/* The default of write_ops->read_folio_range. */
-static int wr_bio_read(const struct iomap_iter *iter, struct iomap_folio *folio, int64_t pos,
-		       size_t len)
+int iomap_bio_read_folio_range_sync(const struct iomap_iter *iter, struct iomap_folio *folio,
+				    int64_t pos, size_t len)
 {
 	const struct iomap *src = iomap_iter_srcmap(iter);
 	size_t off = (size_t)(pos - iomap_folio_pos(folio));
@@ -182,7 +181,7 @@ static int wr_fill_read(struct iomap__write *wr, size_t off, size_t block, size_
 		if (src->bdev)
 			iomap_bdev_limits(src->bdev, &limits);
 		len = iomap__min(len, iomap__round_up(valid, limits.logical_block_size));
-		err = wr_bio_read(iter, wr->folio, pos, len);
+		err = iomap_bio_read_folio_range_sync(iter, wr->folio, pos, len);
 	}
 	iomap__cache_took(engine, IOMAP_HIST_WRITE, began_ns);
 	if (err)
@@ -276,6 +275,26 @@ static int wr_fill(struct iomap__write *wr)
 	return 0;
 }
 
+/*
+ * Until the folio may be changed.  It stays locked, which the end of writeback does not need;
+ * unlocked, it might be under writeback again.
+ */
+static int wr_wait_stable(struct iomap__write *wr)
+{
+	struct iomap_inode *inode = wr->iter->inode;
+	uint32_t flags = atomic_load_explicit(&wr->folio->flags, memory_order_acquire);
+	uint64_t began_ns;
+
+	if (!iomap__folio_is_stable(&inode->i_data, flags))
+		return 0;
+	if (wr->iter->flags & IOMAP_NOWAIT)
+		return -EAGAIN;
+	began_ns = iomap__now_ns(&inode->i_engine->env);
+	iomap_folio_wait_writeback(wr->folio);
+	iomap__cache_took(inode->i_engine, IOMAP_HIST_WRITE, began_ns);
+	return 0;
+}
+
 int iomap__write_begin(struct iomap__write *wr, uint64_t len)
 {
 	struct iomap_iter *iter = wr->iter;
@@ -284,6 +303,11 @@ int iomap__write_begin(struct iomap__write *wr, uint64_t len)
 	err = wr_get(wr, len);
 	if (err)
 		return err;
+	err = wr_wait_stable(wr);
+	if (err) {
+		iomap__write_put(wr, 0);
+		return err;
+	}
 	/*
 	 * Only now: while the folio was not locked, writeback may have changed the mapping and
 	 * the folio may have been evicted, so that filling it by the old mapping would read
@@ -444,8 +468,8 @@ static bool wr_hit(struct iomap_iter *iter, const struct iomap_file *file,
 
 	if (!wr_hit_lock(iter, file, &hit))
 		return false;
-	if (wr_hit_has_state(inode, &hit) && wr_hit_is_allowed(iter, &hit) &&
-	    wr_hit_is_valid(iter, ops)) {
+	if (wr_hit_has_state(inode, &hit) && !iomap__folio_is_stable(&inode->i_data, hit.flags) &&
+	    wr_hit_is_allowed(iter, &hit) && wr_hit_is_valid(iter, ops)) {
 		n = (size_t)iomap__min(iomap__iter_length(iter), hit.bytes);
 		wr_hit_copy(&hit, n, from);
 		wr_hit_end(iter, &hit, n);
@@ -499,6 +523,7 @@ static inline bool wr_overwrite(struct iomap_iter *iter, const struct iomap_file
 						   WR_OVERWRITE_FLAGS, &hit)))
 		return false;
 	if (iomap__unlikely(n > hit.bytes) ||
+	    iomap__folio_is_stable(&file->inode->i_data, hit.flags) ||
 	    iomap__unlikely(hit.folio->ifs &&
 			    !iomap__ifs_is_dirty(hit.folio->ifs, hit.off, n)) ||
 	    iomap__unlikely(!wr_hit_is_valid(iter, ops))) {
