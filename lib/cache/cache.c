@@ -39,9 +39,12 @@ int iomap__cache_create(struct iomap_engine *engine,
 		goto free_policy;
 	iomap__blk_set_memory(engine, cache->data,
 			      atomic_load(&cache->nr_pages) << IOMAP_PAGE_SHIFT);
-	err = iomap__index_init(cache);
+	err = iomap__pool_init(&cache->ra_tables, &engine->env, IOMAP__RA_TABLE_BYTES, 0);
 	if (err)
 		goto free_arena;
+	err = iomap__index_init(cache);
+	if (err)
+		goto free_tables;
 	err = iomap__flusher_start(cache);
 	if (err)
 		goto free_index;
@@ -49,6 +52,8 @@ int iomap__cache_create(struct iomap_engine *engine,
 
 free_index:
 	iomap__index_exit(cache);
+free_tables:
+	iomap__pool_exit(&cache->ra_tables);
 free_arena:
 	iomap__blk_set_memory(engine, NULL, 0);
 free_policy:
@@ -75,6 +80,7 @@ void iomap__cache_destroy(struct iomap_engine *engine)
 		return;
 	iomap__flusher_stop(cache);
 	iomap__index_exit(cache);
+	iomap__pool_exit(&cache->ra_tables);
 	iomap__assert_msg(!cache->nr_used,
 			  "folios in use at the end of the engine");
 	iomap__blk_set_memory(engine, NULL, 0);

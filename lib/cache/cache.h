@@ -236,6 +236,8 @@ void iomap__readahead_unplug(struct iomap_plug *plug, struct iomap_engine *engin
 size_t iomap__readahead_batch(const struct iomap_file *file);
 /* How the opener will read: IOMAP_ADV_NORMAL, _RANDOM or _SEQUENTIAL.  Forgets its streams. */
 void iomap__readahead_advise(struct iomap_file *file, unsigned advice);
+/* It is being closed. */
+void iomap__readahead_forget(struct iomap_file *file);
 /* First page at or after @index that is cached, or @end. */
 uint64_t iomap__index_next(struct iomap_address_space *mapping, uint64_t index, uint64_t end);
 /* Why the folio is not uptodate: the first error of its last read, or 0. */
@@ -412,9 +414,13 @@ struct iomap__ra_stream {
 	bool back;
 };
 
-/* What an opener knows of its reads; streams.c.  Under its lock but for advice, which is atomic. */
+/*
+ * What an opener knows of its reads; streams.c.  Under its lock but for advice, which is atomic.
+ * Most have one run and no more; the places for others are made when there is another.
+ */
 struct iomap__ra_state {
-	struct iomap__ra_stream stream[IOMAP__RA_STREAMS];
+	struct iomap__ra_stream stream;
+	struct iomap__ra_stream *more; /* IOMAP__RA_STREAMS - 1, of cache->ra_tables; or NULL */
 	uint32_t clock; /* moves with each miss and mark */
 	uint32_t advice; /* IOMAP_ADV_NORMAL, _RANDOM or _SEQUENTIAL */
 };

@@ -73,6 +73,8 @@ struct iomap__cache {
 	_Atomic uint8_t max_order; /* largest folio of the size there is; under inodes_lock */
 	uint64_t target_pages;	   /* under inodes_lock: nr_pages, or what it will be */
 
+	struct iomap__pool ra_tables; /* readahead.c, streams.c */
+
 	/* index.c */
 	struct iomap__pool nodes;
 	struct iomap__mutex retire_lock; /* of what follows */
@@ -423,6 +425,7 @@ struct iomap__ra_limits {
 	uint32_t room;	/* and how much of that there is memory for */
 	uint32_t batch; /* of what was asked for, at a time */
 	uint32_t lost;	/* cache->ra_lost */
+	struct iomap__pool *tables; /* cache->ra_tables */
 	uint8_t min_order, max_order; /* of folios */
 };
 /* Read [first, end); what is not in [asked, asked_end) is read ahead, with a mark each @step. */
@@ -431,6 +434,9 @@ struct iomap__ra_window {
 	uint32_t step;
 	bool back;
 };
+#define IOMAP__RA_TABLE_BYTES ((IOMAP__RA_STREAMS - 1) * sizeof(struct iomap__ra_stream))
+/* lock held, or nobody else has the opener */
+void iomap__ra_forget(struct iomap__ra_state *ra, struct iomap__pool *tables);
 /* Pages [index, index + nr), nr > 0, are asked for, and the first is not cached. */
 void iomap__ra_miss(struct iomap__ra_state *ra, const struct iomap__ra_limits *limits,
 		    uint64_t index, uint64_t nr, struct iomap__ra_window *window);

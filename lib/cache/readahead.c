@@ -59,7 +59,7 @@ static uint64_t room(const struct iomap__cache *cache)
 static struct iomap__ra_limits limits_of(const struct iomap_file *file)
 {
 	const struct iomap_address_space *mapping = &file->inode->i_data;
-	const struct iomap__cache *cache = file->inode->i_engine->cache;
+	struct iomap__cache *cache = file->inode->i_engine->cache;
 	int64_t size = iomap_i_size_read(file->inode);
 	uint32_t max = window_pages(file, file->inode->i_engine->opts.readahead_bytes);
 
@@ -69,6 +69,7 @@ static struct iomap__ra_limits limits_of(const struct iomap_file *file)
 		.room = (uint32_t)iomap__min(room(cache), max),
 		.batch = batch_pages(file),
 		.lost = atomic_load_explicit(&cache->ra_lost, memory_order_relaxed),
+		.tables = &cache->ra_tables,
 		.min_order = mapping->min_order,
 		.max_order = (uint8_t)iomap__mapping_max_order(mapping),
 	};
@@ -252,10 +253,15 @@ void iomap__readahead_mark(struct iomap_file *file, uint64_t index, unsigned how
 		read_window(file, &window, how);
 }
 
+void iomap__readahead_forget(struct iomap_file *file)
+{
+	iomap__ra_forget(&file->ra, &file->inode->i_engine->cache->ra_tables);
+}
+
 void iomap__readahead_advise(struct iomap_file *file, unsigned advice)
 {
 	iomap__mutex_lock(&file->lock);
-	memset(file->ra.stream, 0, sizeof(file->ra.stream));
+	iomap__readahead_forget(file);
 	iomap__store(&file->ra.advice, advice);
 	iomap__mutex_unlock(&file->lock);
 }

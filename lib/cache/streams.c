@@ -17,7 +17,7 @@
  * followed, by lot, since of more runs in turn than there are places the oldest is always the
  * one that is about to go on; a run not met for RUN_AGE misses and marks; a stream not met for
  * STREAM_AGE.  If none can be had the read is not remembered.  So random reads beside streams do
- * not push these out.
+ * not push these out.  An opener has one place; the others come when a read follows none.
  *
  * Pressure.  When folios that were read ahead have gone before they were asked for, the stream
  * that misses one of its own halves its size, and holds it for some windows.
@@ -70,13 +70,23 @@ static enum relation relate(const struct iomap__ra_stream *s, uint64_t index, ui
 	return index < s->high && s->high - index <= s->size && s->lost != lost ? INSIDE : NONE;
 }
 
+static unsigned streams_nr(const struct iomap__ra_state *ra)
+{
+	return ra->more ? IOMAP__RA_STREAMS : 1;
+}
+
+static struct iomap__ra_stream *stream_at(struct iomap__ra_state *ra, unsigned i)
+{
+	return i ? &ra->more[i - 1] : &ra->stream;
+}
+
 static struct iomap__ra_stream *find(struct iomap__ra_state *ra, uint64_t index, uint64_t end,
 				     uint32_t lost, enum relation *relation)
 {
-	for (unsigned i = 0; i < IOMAP__RA_STREAMS; i++) {
-		*relation = relate(&ra->stream[i], index, end, lost);
+	for (unsigned i = 0; i < streams_nr(ra); i++) {
+		*relation = relate(stream_at(ra, i), index, end, lost);
 		if (*relation != NONE)
-			return &ra->stream[i];
+			return stream_at(ra, i);
 	}
 	return NULL;
 }
@@ -87,18 +97,24 @@ static bool may_go(const struct iomap__ra_state *ra, const struct iomap__ra_stre
 	return ra->clock - s->last > (s->size ? STREAM_AGE : RUN_AGE);
 }
 
-/* A place for another run, or NULL. */
-static struct iomap__ra_stream *place(struct iomap__ra_state *ra)
+/* A place for another run, or NULL.  @tables: for the opener's second one. */
+static struct iomap__ra_stream *place(struct iomap__ra_state *ra, struct iomap__pool *tables)
 {
 	/* goes through all places, and not in their order */
-	unsigned lot = ra->clock * 5 + (ra->clock >> 3);
+	unsigned lot = ra->clock * 5 + (ra->clock >> 3), nr;
 	struct iomap__ra_stream *old = NULL;
 
-	for (unsigned i = 0; i < IOMAP__RA_STREAMS; i++)
-		if (!ra->stream[i].high)
-			return &ra->stream[i];
-	for (unsigned i = 0; i < IOMAP__RA_STREAMS; i++) {
-		struct iomap__ra_stream *s = &ra->stream[(lot + i) % IOMAP__RA_STREAMS];
+	if (ra->stream.high && !ra->more) {
+		ra->more = iomap__pool_get(tables);
+		if (ra->more)
+			memset(ra->more, 0, IOMAP__RA_TABLE_BYTES);
+	}
+	nr = streams_nr(ra);
+	for (unsigned i = 0; i < nr; i++)
+		if (!stream_at(ra, i)->high)
+			return stream_at(ra, i);
+	for (unsigned i = 0; i < nr; i++) {
+		struct iomap__ra_stream *s = stream_at(ra, (lot + i) % nr);
 
 		if (!s->size && !s->follows)
 			return s;
@@ -106,6 +122,14 @@ static struct iomap__ra_stream *place(struct iomap__ra_state *ra)
 			old = s;
 	}
 	return old;
+}
+
+void iomap__ra_forget(struct iomap__ra_state *ra, struct iomap__pool *tables)
+{
+	memset(&ra->stream, 0, sizeof(ra->stream));
+	if (ra->more)
+		iomap__pool_put(tables, ra->more);
+	ra->more = NULL;
 }
 
 /* ---- windows ---- */
@@ -188,7 +212,7 @@ static void begin_stream(const struct iomap__ra_limits *limits, struct iomap__ra
 static void miss_first(struct iomap__ra_state *ra, const struct iomap__ra_limits *limits,
 		       uint64_t end, struct iomap__ra_window *window)
 {
-	struct iomap__ra_stream *s = place(ra);
+	struct iomap__ra_stream *s = place(ra, limits->tables);
 	uint64_t index = window->asked;
 
 	if (!s)
@@ -263,8 +287,8 @@ void iomap__ra_miss(struct iomap__ra_state *ra, const struct iomap__ra_limits *l
 /* The stream one of whose marks is at @index. */
 static struct iomap__ra_stream *find_marked(struct iomap__ra_state *ra, uint64_t index)
 {
-	for (unsigned i = 0; i < IOMAP__RA_STREAMS; i++) {
-		struct iomap__ra_stream *s = &ra->stream[i];
+	for (unsigned i = 0; i < streams_nr(ra); i++) {
+		struct iomap__ra_stream *s = stream_at(ra, i);
 		/* from the mark to the end of what was read; a folio may begin before its mark */
 		uint64_t ahead = s->back ? index - s->low : s->high - index;
 
@@ -323,8 +347,8 @@ bool iomap__ra_mark(struct iomap__ra_state *ra, const struct iomap__ra_limits *l
 void iomap__ra_short(struct iomap__ra_state *ra, const struct iomap__ra_window *window,
 		     uint64_t reached)
 {
-	for (unsigned i = 0; i < IOMAP__RA_STREAMS; i++) {
-		struct iomap__ra_stream *s = &ra->stream[i];
+	for (unsigned i = 0; i < streams_nr(ra); i++) {
+		struct iomap__ra_stream *s = stream_at(ra, i);
 
 		if (!s->size || s->back != window->back)
 			continue;

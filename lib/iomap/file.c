@@ -162,6 +162,7 @@ int iomap_file_close(struct iomap_file *file)
 		return -EINVAL;
 	}
 	inode = file->inode;
+	iomap__readahead_forget(file);
 	iomap__pool_put(&inode->i_engine->fs->files, file);
 	/* release: pairs with iomap_inode_destroy(); the last touch of the inode */
 	iomap__fetch_sub(&inode->i_files_nr, 1);

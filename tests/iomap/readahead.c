@@ -449,11 +449,12 @@ Test(readahead, ra05_a_window_that_was_lost_shrinks)
 	ts_close(ts);
 }
 
-static uint64_t hook_calls;
+static uint64_t hook_calls, hook_bytes;
 static void *count_alloc(void *ctx, size_t alignment, size_t bytes)
 {
 	(void)ctx;
 	hook_calls++;
+	hook_bytes += bytes;
 	return aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
 }
 static void count_free(void *ctx, void *memory, size_t bytes)
@@ -482,6 +483,46 @@ Test(readahead, ra05_streams_allocate_nothing)
 			read_at(ts->file, pos, PAGE);
 	}
 	cr_assert_eq(hook_calls, before, "in the second round");
+	ts_close(ts);
+}
+
+/* What a file that is read at random never needs it does not have. */
+Test(readahead, ra05_an_opener_that_reads_once_has_no_table_of_streams)
+{
+	enum { NR = 1024, TABLE = 7 * 32 };
+	static struct iomap_file *file[NR];
+	struct iomap_engine_opts opts;
+	struct ts *ts;
+	uint64_t opened, read_once, other_reads, again;
+
+	iomap_engine_opts_init(&opts);
+	opts.cache_bytes = 16 * MIB;
+	opts.flags = IOMAP_ENGINE_NO_THREADS;
+	opts.alloc = (struct iomap_alloc_hooks){ .alloc = count_alloc, .free = count_free };
+	ts = ts_open(&(struct ts_config){ .i_size = 16 * MIB, .opts = &opts });
+	ts_map(ts, 0, 16 * MIB, IOMAP_MAPPED, 0, 0);
+	ts_dev_fill(ts, 0, 16 * MIB, 0, 1);
+	for (unsigned round = 0; round < 2; round++) {
+		for (unsigned i = 0; i < NR; i++)
+			cr_assert_eq(iomap_file_open(&ts->inode, 0, &file[i]), 0);
+		opened = hook_bytes;
+		for (unsigned i = 0; i < NR; i++)
+			read_at(file[i], (int64_t)(2 * i + 1) * PAGE, PAGE);
+		read_once = hook_bytes;
+		cr_assert_lt(read_once - opened, (uint64_t)NR * TABLE / 8, "%llu",
+			     (unsigned long long)(read_once - opened));
+		ts_drop(ts);
+		for (unsigned i = 0; i < NR; i++)
+			read_at(file[i], (int64_t)(NR + i) * PAGE, PAGE);
+		other_reads = hook_bytes;
+		for (unsigned i = 0; i < NR; i++)
+			cr_assert_eq(iomap_file_close(file[i]), 0);
+		if (!round) {
+			cr_assert_geq(other_reads - read_once, (uint64_t)NR * TABLE);
+			again = other_reads;
+		}
+	}
+	cr_assert_eq(hook_bytes, again, "closing gives the tables back");
 	ts_close(ts);
 }
 
