@@ -226,6 +226,9 @@ struct iomap__thread {
 	 * how many do (queue.c) */
 	void *hold; /* struct iomap__queue */
 	uint32_t held;
+	/* block layer: the queue in which this thread is going to wait for what it has submitted, and
+	 * `hold` before that (park.c) */
+	void *expect, *expect_hold; /* struct iomap__queue */
 	uint32_t completing; /* depth of completion callbacks */
 	uint32_t bios_nr; /* block layer: started; which are measured (internal.h) */
 	/* block layer: queues that are this thread's alone (private.c); what gives them back

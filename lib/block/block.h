@@ -133,6 +133,13 @@ uint64_t iomap__slow_interval(const struct iomap__blk *blk);
 bool iomap__bdevs_idle(struct iomap_engine *engine);
 /* Send what the thread's plug has collected (before any wait). */
 void iomap__plug_flush(struct iomap__blk *blk);
+/*
+ * iomap_finish_plug() of a thread that waits next for what is in it: that is sent with the wait, and
+ * nobody else is woken to complete it.  iomap__io_expected() has to follow the wait, or take its place,
+ * before the thread calls the application.
+ */
+void iomap__plug_finish_expecting(struct iomap_plug *plug);
+void iomap__io_expected(void);
 
 /* Sets of the library, which the engine does not wait for; exit: of one that was initialised. */
 int iomap__bio_set_init(struct iomap_bio_set *set, struct iomap_engine *engine, size_t front_pad,

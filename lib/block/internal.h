@@ -399,6 +399,7 @@ struct iomap__queue {
 	void *backend;		     /* the backend's */
 	/* Requests that nobody has collected the end of, with the backlog. */
 	_Alignas(IOMAP__CACHE_LINE) _Atomic uint32_t inflight;
+	_Atomic uint32_t expected; /* threads that are about to reap it (park.c) */
 	/* Who reaps the queue; changed under blk->park_lock. */
 	_Atomic(struct iomap__waiter *) reaper;
 };
@@ -506,6 +507,8 @@ void iomap__io_wait_only(struct iomap__blk *blk, const uint32_t *word, uint32_t 
 			 struct iomap__queue *only);
 /* Requests were added to @queue by a thread that is not going to reap them. */
 void iomap__park_work_added(struct iomap__queue *queue);
+/* The thread submits next and then waits, or calls iomap__io_expected(). */
+void iomap__park_expect(struct iomap__blk *blk);
 /* An I/O thread has ended a request of @queue. */
 void iomap__park_work_ended(struct iomap__queue *queue);
 

@@ -36,6 +36,17 @@
  * the word, then looks whether the bucket is empty: again read-modify-writes on both sides,
  * on `bucket_nr`.
  *
+ * Expecting.  A thread that submits what it is about to wait for says so before
+ * (iomap__park_expect()): it holds what it submits, which its sleep sends, and until it has come
+ * nobody else is woken for its queue, nor takes the role of it from afar, which would only have
+ * to be handed back.  So the invariant has an exception while `expected` is not 0.  The thread
+ * takes that back when it waits, under the lock and as a waiter that cares; or else in
+ * iomap__io_expected(), and then looks for a sleeper, as who submits without waiting does.  That
+ * `expected` is read by read-modify-writes in park_expected() proves that one of the two sees the
+ * other: a sleeper that saw it before it was taken back had entered itself in `nr_waiters`, and
+ * who submitted meanwhile and woke nobody had added to `inflight`.  In between the thread calls
+ * no callback and waits nowhere but here, so it comes.
+ *
  * Home.  A thread's own queue, the one it submits to, is its home.  A waiter that takes the
  * role of a foreign queue may meet the thread that lives there, on its way to wait for what
  * it has just submitted; to be woken by another thread costs more than the I/O.  So a
@@ -106,6 +117,12 @@ static uint32_t park_bit(const struct iomap__queue *queue)
 static uint32_t park_inflight(struct iomap__queue *queue)
 {
 	return atomic_fetch_add_explicit(&queue->inflight, 0, memory_order_acq_rel);
+}
+
+/* Whether whoever lives there is on the way.  See the file's head for why this is not a load. */
+static bool park_expected(struct iomap__queue *queue)
+{
+	return atomic_fetch_add_explicit(&queue->expected, 0, memory_order_acq_rel) != 0;
 }
 
 /* Changed under the lock only; loaded without it by submitters and I/O threads. */
@@ -188,7 +205,7 @@ static void park_offer(struct iomap__blk *blk, struct iomap__queue *queue, struc
 	struct iomap__waiter *waiter;
 
 	if (park_reaper(queue) || !park_inflight(queue) || iomap__list_empty(&blk->sleepers) ||
-	    kicks->nr == PARK_KICKS)
+	    kicks->nr == PARK_KICKS || park_expected(queue))
 		return;
 	waiter = park_find_sleeper(blk, queue);
 	if (waiter)
@@ -219,6 +236,34 @@ void iomap__park_work_added(struct iomap__queue *queue)
 	park_offer(blk, queue, &kicks);
 	iomap__mutex_unlock(&blk->park_lock);
 	park_kick(blk, &kicks);
+}
+
+void iomap__park_expect(struct iomap__blk *blk)
+{
+	struct iomap__thread *self = iomap__thread_self();
+	struct iomap__queue *queue = iomap__queue_mine(blk);
+
+	/* inside a completion others wait for what is submitted */
+	if (self->expect || self->completing)
+		return;
+	/* before what follows is in flight */
+	atomic_fetch_add_explicit(&queue->expected, 1, memory_order_acq_rel);
+	self->expect = queue;
+	self->expect_hold = iomap__hold_begin(self, queue);
+}
+
+void iomap__io_expected(void)
+{
+	struct iomap__thread *self = iomap__thread_self();
+	struct iomap__queue *queue = self->expect;
+
+	if (iomap__likely(!queue))
+		return;
+	iomap__hold_end(self, self->expect_hold);
+	self->expect = NULL;
+	atomic_fetch_sub_explicit(&queue->expected, 1, memory_order_acq_rel);
+	if (park_inflight(queue))
+		iomap__park_work_added(queue);
 }
 
 void iomap__park_work_ended(struct iomap__queue *queue)
@@ -252,7 +297,8 @@ static bool park_may_take(struct iomap__blk *blk, struct iomap__waiter *waiter,
 	struct iomap__waiter *reaper = park_reaper(queue);
 
 	if (!reaper)
-		return true;
+		/* a poll looks at all (loop.c) */
+		return queue == waiter->home || !waiter->word || !park_expected(queue);
 	return queue == waiter->home && reaper->home != queue &&
 	       reaper->state == IOMAP__WAITER_RING &&
 	       (!blk->backend->sleep || reaper->eventfd >= 0);
@@ -504,9 +550,13 @@ static bool park_wait(struct iomap__blk *blk, const uint32_t *word, uint32_t exp
 	};
 	struct park_kicks kicks;
 	unsigned bucket = park_bucket(word);
-	struct iomap__queue *held = iomap__hold_begin(self, waiter.home);
+	struct iomap__queue *held;
 	uint32_t inherited = 0;
 	bool in_time;
+
+	if (iomap__unlikely(self->expect) && self->expect != waiter.home)
+		iomap__io_expected();
+	held = iomap__hold_begin(self, waiter.home);
 
 	park_no_kicks(&kicks);
 	iomap__plug_flush(blk);
@@ -529,6 +579,11 @@ static bool park_wait(struct iomap__blk *blk, const uint32_t *word, uint32_t exp
 	iomap__list_add_tail(&waiter.bucket, &blk->buckets[bucket]);
 	atomic_fetch_add_explicit(&blk->bucket_nr[bucket], 1, memory_order_acq_rel);
 	atomic_fetch_add_explicit(&blk->nr_waiters, 1, memory_order_acq_rel);
+	if (self->expect) {
+		atomic_fetch_sub_explicit(&waiter.home->expected, 1, memory_order_acq_rel);
+		self->expect = NULL;
+		held = self->expect_hold;
+	}
 
 	in_time = park_loop(blk, &waiter, expected);
 

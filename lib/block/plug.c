@@ -14,8 +14,8 @@
 
 #define PLUG_BIOS_MAX 32U
 
-/* Bios of one engine that follow each other go out together. */
-static void plug_send(struct iomap_plug *plug)
+/* Bios of one engine that follow each other go out together.  @expect: the thread waits next. */
+static void plug_send(struct iomap_plug *plug, bool expect)
 {
 	struct iomap__bio_list list = { plug->first, plug->last, plug->count };
 	struct iomap__batch batch = { .bios = { 0 } };
@@ -38,8 +38,12 @@ static void plug_send(struct iomap_plug *plug)
 		blk = its;
 		iomap__dispatch(bio, &batch);
 	}
-	if (blk)
-		iomap__batch_send(blk, &batch, false);
+	if (!blk)
+		return;
+	/* not before: a device of the application's has been called by now */
+	if (expect && batch.bios.first && !plug->first)
+		iomap__park_expect(blk);
+	iomap__batch_send(blk, &batch, false);
 }
 
 void iomap__plug_flush_thread(struct iomap__thread *self)
@@ -47,7 +51,7 @@ void iomap__plug_flush_thread(struct iomap__thread *self)
 	struct iomap_plug *plug = self->plug;
 
 	while (plug && plug->first)
-		plug_send(plug);
+		plug_send(plug, false);
 	iomap__hold_send(self);
 }
 
@@ -58,7 +62,7 @@ void iomap__plug_flush(struct iomap__blk *blk)
 
 	(void)blk; /* a thread has one plug, for all engines */
 	while (plug && plug->first)
-		plug_send(plug);
+		plug_send(plug, false);
 }
 
 static bool plug_is_own(const struct iomap__thread *self, const struct iomap_bio *bio)
@@ -87,7 +91,7 @@ bool iomap__plug_add(struct iomap_bio *bio)
 	plug->last = list.last;
 	plug->count = list.count;
 	if (plug->count >= PLUG_BIOS_MAX)
-		plug_send(plug);
+		plug_send(plug, false);
 	return true;
 }
 
@@ -103,7 +107,7 @@ void iomap_start_plug(struct iomap_plug *plug)
 	self->plug = plug;
 }
 
-void iomap_finish_plug(struct iomap_plug *plug)
+static void plug_finish(struct iomap_plug *plug, bool expect)
 {
 	struct iomap__thread *self = iomap__thread_self();
 
@@ -112,5 +116,15 @@ void iomap_finish_plug(struct iomap_plug *plug)
 	iomap__assert_msg(self->plug == plug, "finish of a plug that this thread did not start");
 	self->plug = NULL;
 	while (plug->first)
-		plug_send(plug);
+		plug_send(plug, expect);
+}
+
+void iomap_finish_plug(struct iomap_plug *plug)
+{
+	plug_finish(plug, false);
+}
+
+void iomap__plug_finish_expecting(struct iomap_plug *plug)
+{
+	plug_finish(plug, true);
 }

@@ -226,7 +226,7 @@ void iomap__queue_submit(struct iomap__queue *queue, struct iomap__bio_list *lis
 	queue_end(queue, &refused);
 	if (iomap__unlikely(failed.first))
 		queue_failed(queue, &failed);
-	if (!will_wait && !queue->owner)
+	if (!will_wait && !queue->owner && self->expect != queue)
 		iomap__park_work_added(queue);
 	if (full)
 		iomap__io_poll(queue->blk);

@@ -284,8 +284,10 @@ static ssize_t fill_and_copy(const struct read_at *at, struct iomap_folio *folio
 static ssize_t copy_or_fill(const struct read_at *at, struct iomap_folio *folio)
 {
 	ssize_t ret = 0;
+	bool locked = iomap__folio_lock_until(folio, at->deadline_ns);
 
-	if (!iomap__folio_lock_until(folio, at->deadline_ns))
+	iomap__io_expected();
+	if (!locked)
 		return -ETIMEDOUT;
 	if (iomap_folio_mapping(folio) == at->mapping) {
 		ret = locked_copy(at, folio);
@@ -311,9 +313,12 @@ static ssize_t miss_fill(const struct read_at *at)
 			if (!missed && mapping->a_ops->readahead) {
 				missed = true;
 				count_miss(mapping);
-				iomap__readahead_miss(at->file, index, at->pages_ahead, at->how);
+				iomap__readahead_miss(at->file, index, at->pages_ahead, at->how,
+						      true);
 				continue;
 			}
+			/* nothing there to wait for: what follows calls the application */
+			iomap__io_expected();
 			if (!missed)
 				count_miss(mapping);
 			missed = true;
@@ -595,7 +600,8 @@ static int async_folio(const struct read_at *at, struct iomap__read_async *read,
 			read->missed = true;
 			count_miss(mapping);
 			if (mapping->a_ops->readahead)
-				iomap__readahead_miss(at->file, index, at->pages_ahead, at->how);
+				iomap__readahead_miss(at->file, index, at->pages_ahead, at->how,
+						      false);
 			continue;
 		}
 		if (!folio) {

@@ -409,8 +409,12 @@ int iomap__filemap_add_upto(struct iomap_address_space *mapping, uint64_t index,
 			    bool may_wait, struct iomap_folio **out);
 
 /* ---- readahead.c ---- */
-/* A read of @nr pages at @index missed at its first page.  @how: IOMAP_DONTCACHE. */
-void iomap__readahead_miss(struct iomap_file *file, uint64_t index, uint64_t nr, unsigned how);
+/*
+ * A read of @nr pages at @index missed at its first page.  @how: IOMAP_DONTCACHE.  @waits: the
+ * caller waits for that page next, and then calls iomap__io_expected() (block.h).
+ */
+void iomap__readahead_miss(struct iomap_file *file, uint64_t index, uint64_t nr, unsigned how,
+			   bool waits);
 /* A read met the mark of a window at @index. */
 void iomap__readahead_mark(struct iomap_file *file, uint64_t index, unsigned how);
 /* Of a folio that was read ahead, @pages have been asked for / have gone, or go, unused. */

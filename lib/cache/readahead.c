@@ -212,24 +212,29 @@ void iomap__readahead_unplug(struct iomap_plug *plug, struct iomap_engine *engin
 		iomap__plug_flush(engine->blk);
 }
 
-/* The same by itself, of a stream perhaps. */
+/* The same by itself, of a stream perhaps.  @waits: see iomap__readahead_miss(). */
 static void read_window(struct iomap_file *file, const struct iomap__ra_window *window,
-			unsigned how)
+			unsigned how, bool waits)
 {
 	struct iomap_plug plug;
 	uint64_t reached;
 
 	iomap_start_plug(&plug);
 	reached = read_pages(file, window, how);
-	iomap__readahead_unplug(&plug, file->inode->i_engine);
+	if (waits && !plug.nested)
+		iomap__plug_finish_expecting(&plug);
+	else
+		iomap__readahead_unplug(&plug, file->inode->i_engine);
 	if (iomap__likely(reached >= window->end) || !window->step)
 		return;
+	iomap__io_expected();
 	iomap__mutex_lock(&file->lock);
 	iomap__ra_short(&file->ra, window, reached);
 	iomap__mutex_unlock(&file->lock);
 }
 
-void iomap__readahead_miss(struct iomap_file *file, uint64_t index, uint64_t nr, unsigned how)
+void iomap__readahead_miss(struct iomap_file *file, uint64_t index, uint64_t nr, unsigned how,
+			   bool waits)
 {
 	struct iomap__ra_limits limits = limits_of(file);
 	struct iomap__ra_window window;
@@ -237,7 +242,7 @@ void iomap__readahead_miss(struct iomap_file *file, uint64_t index, uint64_t nr,
 	iomap__mutex_lock(&file->lock);
 	iomap__ra_miss(&file->ra, &limits, index, iomap__max(nr, 1), &window);
 	iomap__mutex_unlock(&file->lock);
-	read_window(file, &window, how);
+	read_window(file, &window, how, waits);
 }
 
 void iomap__readahead_mark(struct iomap_file *file, uint64_t index, unsigned how)
@@ -250,7 +255,7 @@ void iomap__readahead_mark(struct iomap_file *file, uint64_t index, unsigned how
 	more = iomap__ra_mark(&file->ra, &limits, index, &window);
 	iomap__mutex_unlock(&file->lock);
 	if (more)
-		read_window(file, &window, how);
+		read_window(file, &window, how, false);
 }
 
 void iomap__readahead_forget(struct iomap_file *file)

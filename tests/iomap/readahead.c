@@ -477,12 +477,13 @@ Test(readahead, ra05_streams_allocate_nothing)
 	ts = ts_open(&(struct ts_config){ .i_size = 16 * MIB, .opts = &opts });
 	ts_map(ts, 0, 16 * MIB, IOMAP_MAPPED, 0, 0);
 	ts_dev_fill(ts, 0, 16 * MIB, 0, 1);
-	for (unsigned round = 0; round < 2; round++) {
+	/* the second run of the opener brings its table */
+	for (unsigned round = 0; round < 3; round++) {
 		before = hook_calls;
 		for (int64_t pos = 0; pos < 16 * MIB; pos += PAGE)
 			read_at(ts->file, pos, PAGE);
 	}
-	cr_assert_eq(hook_calls, before, "in the second round");
+	cr_assert_eq(hook_calls, before, "in the last round");
 	ts_close(ts);
 }
 
