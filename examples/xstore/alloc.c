@@ -8,40 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- bits ---- */
-
-/* The first block from @at on, below @end, that is taken (or free); @end when there is none. */
-static uint64_t next_block(const struct xs_space *space, uint64_t at, uint64_t end, bool taken)
-{
-	uint64_t flip = taken ? 0 : UINT64_MAX;
-
-	while (at < end) {
-		uint64_t word = (space->bits[at / 64] ^ flip) >> (at % 64);
-
-		if (word) {
-			at += (uint64_t)__builtin_ctzll(word);
-			return at < end ? at : end;
-		}
-		at = (at / 64 + 1) * 64;
-	}
-	return end;
-}
-
-static void set_bits(struct xs_space *space, uint64_t start, uint64_t nr, bool taken)
-{
-	while (nr) {
-		uint64_t in_word = 64 - start % 64;
-		uint64_t n = nr < in_word ? nr : in_word;
-		uint64_t mask = (n == 64 ? UINT64_MAX : (UINT64_C(1) << n) - 1) << (start % 64);
-
-		if (taken)
-			space->bits[start / 64] |= mask;
-		else
-			space->bits[start / 64] &= ~mask;
-		start += n;
-		nr -= n;
-	}
-}
+#include "bits.h"
 
 int xs_space_init(struct xs_space *space, uint64_t blocks)
 {
@@ -65,16 +32,16 @@ void xs_space_exit(struct xs_space *space)
 
 bool xs_space_mark(struct xs_space *space, uint64_t start, uint64_t nr)
 {
-	if (next_block(space, start, start + nr, true) < start + nr)
+	if (xs_bits_next(space->bits, start, start + nr, true) < start + nr)
 		return false;
-	set_bits(space, start, nr, true);
+	xs_bits_set(space->bits, start, nr, true);
 	space->free_nr -= nr;
 	return true;
 }
 
 void xs_space_release(struct xs_space *space, uint64_t start, uint64_t nr)
 {
-	set_bits(space, start, nr, false);
+	xs_bits_set(space->bits, start, nr, false);
 	space->free_nr += nr;
 }
 
@@ -87,7 +54,7 @@ static uint64_t free_run(const struct xs_space *space, uint64_t at, uint64_t wan
 		return 0;
 	if (want > space->blocks - at)
 		want = space->blocks - at;
-	return next_block(space, at, at + want, true) - at;
+	return xs_bits_next(space->bits, at, at + want, true) - at;
 }
 
 /* The first run from the hint on, and around, that is long enough; else the longest. */
@@ -98,7 +65,7 @@ static struct xs_run find_run(const struct xs_space *space, uint64_t want)
 	bool around = false;
 
 	while (best.nr < want) {
-		at = next_block(space, at, space->blocks, false);
+		at = xs_bits_next(space->bits, at, space->blocks, false);
 		if (around && at >= space->hint)
 			break;
 		if (at == space->blocks) {
@@ -125,7 +92,7 @@ uint64_t xs_space_take(struct xs_space *space, uint64_t goal, uint64_t want, uin
 	run = (struct xs_run){ goal, free_run(space, goal, want) };
 	if (!run.nr)
 		run = find_run(space, want);
-	set_bits(space, run.start, run.nr, true);
+	xs_bits_set(space->bits, run.start, run.nr, true);
 	space->free_nr -= run.nr;
 	space->hint = run.start + run.nr;
 	*start = run.start;

@@ -171,6 +171,7 @@ static int share(struct clone *clone, bool *waiting)
 	if (!error)
 		error = add_owners(clone);
 	if (!error) {
+		xs_unreserve(clone->to, clone->to_block, end);
 		xs_copies_cut(clone->to, clone->to_block, end);
 		xs_extents_drop(clone->to, clone->to_block, end);
 		for (uint32_t i = 0; i < clone->extents_nr; i++)
@@ -210,7 +211,7 @@ static int clone_range(struct clone *clone)
 
 	/* the rest of the block that holds the end becomes zeros, as when a write leaves a gap */
 	if (clone->to_pos > size)
-		error = xs_inode_ops.setsize(inode, size, clone->to_pos);
+		error = xs_setsize(inode, size, clone->to_pos);
 	if (!error)
 		error = write_out(clone);
 	if (error)

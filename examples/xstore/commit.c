@@ -76,7 +76,8 @@ static uint64_t nodes_max(const struct xs_store *store, uint64_t weight)
  */
 static bool can_spare(const struct xs_store *store, uint64_t nr, uint64_t weight)
 {
-	uint64_t max = nodes_max(store, weight), free_nr = store->space.free_nr, soon;
+	uint64_t max = nodes_max(store, weight), soon;
+	uint64_t free_nr = store->space.free_nr - store->delalloc_nr;
 
 	/* what the commit that is going on gives back in any case */
 	soon = store->meta_flight_nr < store->meta_waiting_nr ? store->meta_flight_nr :
@@ -98,7 +99,8 @@ bool xs_space_bears(const struct xs_store *store, uint64_t weight)
 /* Each block weighs so much. */
 static uint64_t spare(const struct xs_store *store, uint64_t want, uint64_t weight)
 {
-	uint64_t low = 0, high = want < store->space.free_nr ? want : store->space.free_nr;
+	uint64_t free_nr = store->space.free_nr - store->delalloc_nr;
+	uint64_t low = 0, high = want < free_nr ? want : free_nr;
 
 	if (can_spare(store, high, high * weight))
 		return high;

@@ -214,6 +214,21 @@ void xs_copies_map(struct xs_object *object, int64_t pos, struct iomap *iomap)
 		iomap->type = IOMAP_HOLE;
 }
 
+uint64_t xs_copies_blocks(const struct xs_object *object, uint64_t from, uint64_t to)
+{
+	uint64_t nr = 0;
+
+	for (uint32_t at = find(object, from);
+	     at < object->copies_nr && object->copies[at].file < to; at++) {
+		const struct xs_extent *copy = &object->copies[at];
+		uint64_t start = copy->file > from ? copy->file : from;
+		uint64_t end = xs_extent_end(copy) < to ? xs_extent_end(copy) : to;
+
+		nr += end - start;
+	}
+	return nr;
+}
+
 /* ---- the end of a copy ---- */
 
 /* Take [@from, @to) out of the list; @release: and give it back. */

@@ -44,6 +44,14 @@ static int array_room(struct xs_extent **array, uint64_t needed, uint32_t *max)
 	return 0;
 }
 
+uint64_t xs_extents_goal(const struct xs_object *object, uint64_t block)
+{
+	uint32_t at = xs_extent_find(object, block);
+	const struct xs_extent *before = at ? &object->extents[at - 1] : NULL;
+
+	return before && xs_extent_end(before) == block ? before->disk + before->nr : 0;
+}
+
 int xs_extents_room(struct xs_object *object, uint32_t nr)
 {
 	uint64_t more = (uint64_t)object->reserved_nr + nr;
@@ -139,9 +147,11 @@ static void split(struct xs_object *object, uint32_t at, uint64_t block)
 	nr = (uint32_t)(block - left->file);
 	left[1] = (struct xs_extent){ block, left->disk + nr, left->nr - nr, left->unwritten };
 	left->nr = nr;
+	object->store->weight += left->unwritten ? 0 : 1;
 }
 
-void xs_extents_convert(struct xs_object *object, uint64_t from, uint64_t to)
+/* All of [@from, @to) that is an extent is as @unwritten says. */
+static void turn(struct xs_object *object, uint64_t from, uint64_t to, uint32_t unwritten)
 {
 	uint32_t at = xs_extent_find(object, from);
 	bool changed = false;
@@ -149,7 +159,7 @@ void xs_extents_convert(struct xs_object *object, uint64_t from, uint64_t to)
 	while (at < object->extents_nr && object->extents[at].file < to) {
 		struct xs_extent *extent = &object->extents[at];
 
-		if (extent->unwritten) {
+		if (extent->unwritten != unwritten) {
 			if (!changed)
 				range_changed(object, from, to);
 			changed = true;
@@ -160,8 +170,9 @@ void xs_extents_convert(struct xs_object *object, uint64_t from, uint64_t to)
 			if (xs_extent_end(extent) > to)
 				split(object, at, to);
 			extent = &object->extents[at];
-			object->store->weight -= weight(extent) - 1;
-			extent->unwritten = 0;
+			object->store->weight -= weight(extent);
+			extent->unwritten = unwritten;
+			object->store->weight += weight(extent);
 		}
 		at++;
 	}
@@ -170,6 +181,11 @@ void xs_extents_convert(struct xs_object *object, uint64_t from, uint64_t to)
 	/* from behind, so that the places before stay what they are */
 	for (uint32_t n = at; n > 0 && xs_extent_end(&object->extents[n - 1]) >= from; n--)
 		try_merge(object, n - 1);
+}
+
+void xs_extents_convert(struct xs_object *object, uint64_t from, uint64_t to)
+{
+	turn(object, from, to, 0);
 }
 
 /* ---- giving back ---- */
@@ -186,53 +202,22 @@ static void give_back(struct xs_space *space, struct xs_run *run, uint64_t start
 	*run = (struct xs_run){ start, nr };
 }
 
-/* Make a boundary inside extent @at, if @block is inside. */
-static void part(struct xs_object *object, uint32_t at, uint64_t block)
-{
-	struct xs_extent *extent = &object->extents[at];
-
-	if (block <= extent->file || block >= xs_extent_end(extent))
-		return;
-	object->store->weight -= weight(extent);
-	split(object, at, block);
-	extent = &object->extents[at];
-	object->store->weight += weight(extent) + weight(extent + 1);
-}
-
-void xs_extents_drop(struct xs_object *object, uint64_t from, uint64_t to)
+/*
+ * Of [@from, @to) all, or what is written.  There is something, room in `freed`, and for one
+ * more extent if one goes on behind @to.
+ */
+static void cut(struct xs_object *object, uint64_t from, uint64_t to, bool written_only)
 {
 	struct xs_store *store = object->store;
-	uint32_t first = xs_extent_find(object, from), at;
+	uint32_t first = xs_extent_find(object, from), at = xs_extent_find(object, to), kept;
 	struct xs_run run = { 0 };
 
-	if (first == object->extents_nr || object->extents[first].file >= to)
-		return;
 	range_changed(object, from, to);
-	if (object->extents[first].file < from)
-		part(object, first++, from);
-	for (at = first; at < object->extents_nr && object->extents[at].file < to; at++) {
-		part(object, at, to);
-		store->weight -= weight(&object->extents[at]);
-		give_back(&store->space, &run, object->extents[at].disk, object->extents[at].nr);
-	}
-	if (run.nr)
-		xs_space_free(&store->space, run.start, run.nr);
-	memmove(object->extents + first, object->extents + at,
-		(object->extents_nr - at) * sizeof(*object->extents));
-	object->extents_nr -= at - first;
-}
-
-/* From @block on, all or what is written; there is something, and room in `freed`. */
-static void cut(struct xs_object *object, uint64_t block, bool written_only)
-{
-	struct xs_store *store = object->store;
-	uint32_t at = xs_extent_find(object, block), to = at;
-	struct xs_run run = { 0 };
-
-	range_changed(object, block, XS_FILE_BLOCKS_MAX);
-	for (; at < object->extents_nr; at++) {
+	if (at < object->extents_nr && object->extents[at].file < to)
+		split(object, at, to);
+	for (at = kept = first; at < object->extents_nr && object->extents[at].file < to; at++) {
 		struct xs_extent extent = object->extents[at];
-		uint32_t keep = extent.file < block ? (uint32_t)(block - extent.file) : 0;
+		uint32_t keep = extent.file < from ? (uint32_t)(from - extent.file) : 0;
 
 		if (written_only && extent.unwritten)
 			keep = extent.nr;
@@ -243,38 +228,56 @@ static void cut(struct xs_object *object, uint64_t block, bool written_only)
 			continue;
 		extent.nr = keep;
 		store->weight += weight(&extent);
-		object->extents[to++] = extent;
+		object->extents[kept++] = extent;
 	}
-	object->extents_nr = to;
+	memmove(object->extents + kept, object->extents + at,
+		(object->extents_nr - at) * sizeof(*object->extents));
+	object->extents_nr -= at - kept;
 	if (run.nr)
 		xs_space_free(&store->space, run.start, run.nr);
 }
 
-int xs_extents_cut_room(struct xs_object *object, uint64_t block, size_t *reserved)
+int xs_extents_cut_begin(struct xs_object *object, uint64_t from, uint64_t to)
 {
 	struct xs_runs *freed = &object->store->space.freed;
 	uint64_t next = 0;
 	size_t nr = 0;
 
-	for (uint32_t at = xs_extent_find(object, block); at < object->extents_nr; at++) {
+	for (uint32_t at = xs_extent_find(object, from);
+	     at < object->extents_nr && object->extents[at].file < to; at++) {
 		const struct xs_extent *extent = &object->extents[at];
 
 		nr += extent->disk != next;
 		next = extent->disk + extent->nr;
 	}
+	/* one that is installed meanwhile parts what it replaces a piece of */
+	nr += 2 * (size_t)xs_copies_blocks(object, from, to);
 	if (xs_runs_room(freed, nr))
 		return -ENOMEM;
 	freed->reserved += nr;
-	*reserved = nr;
+	object->cut_reserved = nr;
+	object->cutting = true;
 	return 0;
 }
 
-void xs_extents_cut(struct xs_object *object, uint64_t block, size_t reserved)
+void xs_extents_drop(struct xs_object *object, uint64_t from, uint64_t to)
 {
-	xs_copies_cut(object, block, UINT64_MAX);
-	if (xs_extent_find(object, block) < object->extents_nr)
-		cut(object, block, false);
-	object->store->space.freed.reserved -= reserved;
+	uint32_t at = xs_extent_find(object, from);
+
+	if (at < object->extents_nr && object->extents[at].file < to)
+		cut(object, from, to, false);
+}
+
+void xs_extents_cut(struct xs_object *object, uint64_t from, uint64_t to)
+{
+	xs_copies_cut(object, from, to);
+	xs_extents_drop(object, from, to);
+}
+
+void xs_extents_cut_end(struct xs_object *object)
+{
+	object->store->space.freed.reserved -= object->cut_reserved;
+	object->cutting = false;
 }
 
 int xs_extents_cut_written(struct xs_object *object, uint64_t block)
@@ -287,6 +290,6 @@ int xs_extents_cut_written(struct xs_object *object, uint64_t block)
 		return 0;
 	if (xs_runs_room(&object->store->space.freed, object->extents_nr - first))
 		return -ENOMEM;
-	cut(object, block, true);
+	cut(object, block, XS_FILE_BLOCKS_MAX, true);
 	return 0;
 }

@@ -60,11 +60,11 @@ static void gone(struct xs_object *object)
 void xs_objects_bury(struct xs_store *store)
 {
 	struct xs_object *object;
-	size_t reserved;
 
-	while ((object = store->gone) && !xs_extents_cut_room(object, 0, &reserved)) {
+	while ((object = store->gone) && !xs_extents_cut_begin(object, 0, XS_FILE_BLOCKS_MAX)) {
 		store->gone = object->next_gone;
-		xs_extents_cut(object, 0, reserved);
+		xs_extents_cut(object, 0, XS_FILE_BLOCKS_MAX);
+		xs_extents_cut_end(object);
 		xs_object_free(object);
 	}
 }
@@ -162,9 +162,14 @@ void xs_changed(struct xs_object *object, uint64_t low, uint64_t high)
 	if (object->name)
 		xs_tree_mark(&store->tree, (struct xs_key){ object->id, low },
 			     (struct xs_key){ object->id, high });
-	/* Release: pairs with the acquire of iomap_valid, which looks without the lock. */
 	if (high >= XS_AT_EXTENT)
-		__atomic_store_n(&object->cookie, object->cookie + 1, __ATOMIC_RELEASE);
+		xs_mappings_changed(object);
+}
+
+void xs_mappings_changed(struct xs_object *object)
+{
+	/* Release: pairs with the acquire of iomap_valid, which looks without the lock. */
+	__atomic_store_n(&object->cookie, object->cookie + 1, __ATOMIC_RELEASE);
 }
 
 int xs_adopt(struct xs_store *store, const struct xs_record *record, struct xs_extent *extents,
@@ -382,7 +387,8 @@ int xs_put(struct xs_object *object)
 		pthread_mutex_lock(&store->lock);
 		object->openers_nr = 0;
 		/* taken for writes that failed, or were shorter than announced */
-		xs_copies_cut(object, 0, UINT64_MAX);
+		xs_copies_cut(object, 0, XS_FILE_BLOCKS_MAX);
+		xs_reserves_exit(object);
 		if (!error && !nameless)
 			xs_size_settled(object);
 		pthread_mutex_unlock(&store->lock);

@@ -3,7 +3,8 @@
  * prealloc.c - space for what will be written later.
  *
  * All holes of a range are filled, or none: what is needed is counted first, then taken, and
- * becomes part of the object in one go under store->lock.  Each hole gets the first run of
+ * becomes part of the object in one go under store->lock.  What is reserved of them is
+ * no longer: it has its place then.  Each hole gets the first run of
  * free blocks that holds all of it, or else the longest, and so on for the rest: as few
  * extents as free space allows.  They are unwritten, and reads, writes, writeback, power cuts
  * and truncation treat them like those that a write has taken.
@@ -32,12 +33,13 @@ static uint64_t next_hole(const struct xs_object *object, uint64_t *from, uint64
 									  to;
 }
 
+/* What the holes need besides what is reserved of them. */
 static uint64_t holes_blocks(const struct xs_object *object, uint64_t from, uint64_t to)
 {
 	uint64_t nr = 0, end;
 
 	for (; (end = next_hole(object, &from, to)); from = end)
-		nr += end - from;
+		nr += end - from - xs_reserved_nr(object, from, end);
 	return nr;
 }
 
@@ -60,11 +62,8 @@ static int grab_add(struct grab *grab, struct xs_extent extent)
 static uint64_t goal_of(const struct xs_object *object, uint64_t block)
 {
 	uint32_t at = xs_extent_find(object, block);
-	const struct xs_extent *before = at ? &object->extents[at - 1] : NULL;
 
-	if (!before || !before->unwritten || xs_extent_end(before) != block)
-		return 0;
-	return before->disk + before->nr;
+	return at && object->extents[at - 1].unwritten ? xs_extents_goal(object, block) : 0;
 }
 
 /* There are enough free blocks. */
@@ -89,7 +88,7 @@ static int grab_hole(struct xs_object *object, struct grab *grab, uint64_t from,
 static int fill_locked(struct xs_object *object, uint64_t from, uint64_t to, struct grab *grab)
 {
 	struct xs_store *store = object->store;
-	uint64_t nr = holes_blocks(object, from, to), end;
+	uint64_t nr = holes_blocks(object, from, to), first = from, end;
 	int error = 0;
 
 	if (xs_space_spare(store, nr) < nr)
@@ -100,6 +99,8 @@ static int fill_locked(struct xs_object *object, uint64_t from, uint64_t to, str
 		error = -ENOMEM;
 	if (!error)
 		error = xs_extents_room(object, (uint32_t)grab->nr);
+	if (!error)
+		xs_unreserve(object, first, to);
 	for (size_t i = 0; i < grab->nr; i++) {
 		if (error)
 			xs_space_release(&store->space, grab->v[i].disk, grab->v[i].nr);
@@ -123,12 +124,26 @@ static int fill(struct xs_object *object, uint64_t from, uint64_t to, bool *wait
 	return error;
 }
 
+int xs_allocate(struct xs_object *object, int64_t pos, int64_t len)
+{
+	uint64_t from = (uint64_t)pos >> XS_BLOCK_SHIFT;
+	uint64_t to = xs_blocks_up((uint64_t)pos + (uint64_t)len);
+	bool waiting;
+	int error;
+
+	error = fill(object, from, to, &waiting);
+	if (error == -ENOSPC && waiting) {
+		/* What was removed is free once a commit says so. */
+		error = xs_commit(object->store);
+		if (!error)
+			error = fill(object, from, to, &waiting);
+	}
+	return error;
+}
+
 int xs_preallocate(struct xs_object *object, int64_t pos, int64_t len, bool keep_size)
 {
 	struct iomap_inode *inode = &object->inode;
-	uint64_t from = (uint64_t)pos >> XS_BLOCK_SHIFT, to;
-	int64_t size;
-	bool waiting;
 	int error;
 
 	if (pos < 0 || len <= 0)
@@ -137,20 +152,12 @@ int xs_preallocate(struct xs_object *object, int64_t pos, int64_t len, bool keep
 		return -EFBIG;
 	if (object->store->readonly)
 		return -EROFS;
-	to = ((uint64_t)pos + (uint64_t)len + XS_BLOCK_BYTES - 1) >> XS_BLOCK_SHIFT;
 	/* truncation would give back what is being taken, and the size is moved alone */
 	iomap_inode_lock(inode);
 	iomap_filemap_invalidate_lock(inode->i_mapping);
-	error = fill(object, from, to, &waiting);
-	if (error == -ENOSPC && waiting) {
-		/* What was removed is free once a commit says so. */
-		error = xs_commit(object->store);
-		if (!error)
-			error = fill(object, from, to, &waiting);
-	}
-	size = iomap_i_size_read(inode);
-	if (!error && !keep_size && pos + len > size)
-		error = xs_inode_ops.setsize(inode, size, pos + len);
+	error = xs_allocate(object, pos, len);
+	if (!error && !keep_size)
+		error = xs_size_at_least(inode, pos + len);
 	iomap_filemap_invalidate_unlock(inode->i_mapping);
 	iomap_inode_unlock(inode);
 	return error;

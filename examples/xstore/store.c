@@ -187,6 +187,7 @@ void xs_usage(struct xs_store *store, struct xs_usage *out)
 	out->blocks = store->super.blocks;
 	out->free_nr = store->space.free_nr;
 	out->shared_nr = store->space.shares.shared_nr;
+	out->delalloc_nr = store->delalloc_nr;
 	out->objects_nr = store->objects_nr;
 	out->generation = store->super.generation;
 	out->meta_nr = store->super.nodes_nr + XS_SUPER_SLOTS;

@@ -26,6 +26,13 @@
 #include "space.h"
 #include "tree.h"
 
+/* Blocks of an object that are reserved; see delalloc.c. */
+struct xs_reserves {
+	struct xs_reserved **v;
+	uint32_t nr, max;
+	uint64_t blocks_nr;
+};
+
 struct xs_object {
 	struct iomap_inode inode; /* while openers_nr */
 	struct xs_store *store;
@@ -45,6 +52,9 @@ struct xs_object {
 	uint32_t copies_nr, copies_max;
 	uint32_t name_room; /* bytes that its name may have: store->name_bytes has them */
 	uint64_t cookie;    /* of mappings; also read without the lock */
+	struct xs_reserves reserves;
+	size_t cut_reserved; /* of `freed`, for what is being cut off */
+	bool cutting;
 	struct xs_object *next_gone;
 };
 
@@ -80,12 +90,13 @@ struct xs_store {
 	struct xs_object **by_id;   /* the same, by id */
 	size_t objects_nr, objects_max;
 	struct xs_object *gone; /* they are no more, but for space that a commit sets free */
+	uint64_t delalloc_nr;	/* of the free blocks those that are reserved */
 	uint64_t all_nr;	/* objects, with or without a name */
 	uint64_t name_bytes;	/* of all: name_room */
 	/*
 	 * The most extents that there may come to be without another allocation: written
-	 * extents, and blocks of unwritten ones, each of which may become an extent of its own
-	 * as writes convert them in any order.  A block of a copy may do more: it becomes an
+	 * extents, and blocks of unwritten ones and of reservations, each of which may become an
+	 * extent of its own as writes convert them in any order.  A block of a copy may do more: it becomes an
 	 * extent, and leaves two parts of one that was shared.  Conversions never make it more,
 	 * so space for the metadata that they need is always there: xs_space_spare().
 	 */
@@ -111,6 +122,7 @@ int xs_close(struct xs_store *store);
 struct xs_usage {
 	uint64_t blocks, free_nr, meta_nr, objects_nr, generation;
 	uint64_t shared_nr;	    /* blocks that several extents share */
+	uint64_t delalloc_nr;	    /* of free_nr those that are reserved for dirty data */
 	uint64_t commits_nr;	    /* commits so far, whatever became of them */
 	uint64_t commit_callers_nr; /* whom they answered, or will: xs_commit(), fsync, ... */
 	uint64_t commit_waiting_nr; /* who now waits for one that has not begun */
@@ -225,6 +237,8 @@ size_t xs_object_find_id(const struct xs_store *store, uint64_t id);
  * xs_key.at.  lock held.
  */
 void xs_changed(struct xs_object *object, uint64_t low, uint64_t high);
+/* ... or what is reserved: mappings that were told of before are no longer true.  lock held. */
+void xs_mappings_changed(struct xs_object *object);
 void xs_object_free(struct xs_object *object);
 /* Give back the space of those that are gone, as far as there is memory for it.  lock held. */
 void xs_objects_bury(struct xs_store *store);
@@ -248,13 +262,16 @@ void xs_extent_insert(struct xs_object *object, struct xs_extent extent);
 void xs_extents_drop(struct xs_object *object, uint64_t from, uint64_t to);
 /* [@from, @to) has been written; there is room for two. */
 void xs_extents_convert(struct xs_object *object, uint64_t from, uint64_t to);
+/* Where the block at @block would go to make one extent of it and what is in front; or 0. */
+uint64_t xs_extents_goal(const struct xs_object *object, uint64_t block);
 /*
- * Reserve what xs_extents_cut() needs, which does not change as long as the object gets no new
- * extents.  @reserved: for xs_extents_cut().  Return: 0 or -ENOMEM.
+ * From here to xs_extents_cut_end() what is cut of [@from, @to) has room in `freed`.  New extents
+ * are xs_reserved_take()'s alone meanwhile.  Return: 0 or -ENOMEM.
  */
-int xs_extents_cut_room(struct xs_object *object, uint64_t block, size_t *reserved);
-/* Give back everything from @block on. */
-void xs_extents_cut(struct xs_object *object, uint64_t block, size_t reserved);
+int xs_extents_cut_begin(struct xs_object *object, uint64_t from, uint64_t to);
+/* Give back [@from, @to); there is room for an extent if one goes on behind it. */
+void xs_extents_cut(struct xs_object *object, uint64_t from, uint64_t to);
+void xs_extents_cut_end(struct xs_object *object);
 /* Give back what is written from @block on.  Return: 0 or -ENOMEM. */
 int xs_extents_cut_written(struct xs_object *object, uint64_t block);
 
@@ -274,6 +291,9 @@ void xs_copies_install(struct xs_object *object, uint64_t from, uint64_t to);
 /* Nobody is going to write it, or is writing it: give it back.  There is room for one more. */
 void xs_copies_cut(struct xs_object *object, uint64_t from, uint64_t to);
 
+/* How many blocks of [@from, @to) have a copy. */
+uint64_t xs_copies_blocks(const struct xs_object *object, uint64_t from, uint64_t to);
+
 /* ---- clone.c ---- */
 
 /*
@@ -289,6 +309,29 @@ void xs_copies_cut(struct xs_object *object, uint64_t from, uint64_t to);
 int xs_clone(struct xs_object *from, int64_t pos, struct xs_object *to, int64_t to_pos,
 	     int64_t len);
 
+/* ---- delalloc.c: all under store->lock ---- */
+
+/*
+ * Reserve up to *@nr blocks from @block on, which are neither reserved nor allocated.  *@nr: how
+ * many it were, at least 1.  Return: 0, -ENOSPC, -ENOMEM.
+ */
+int xs_reserve(struct xs_object *object, uint64_t block, uint64_t *nr);
+/* Give back what is reserved of [@from, @to).  Return: how many blocks. */
+uint64_t xs_unreserve(struct xs_object *object, uint64_t from, uint64_t to);
+/* How many blocks of [@from, @to) are reserved. */
+uint64_t xs_reserved_nr(const struct xs_object *object, uint64_t from, uint64_t to);
+/* The first that is from @block on, below @end; or @end. */
+uint64_t xs_reserved_next(const struct xs_object *object, uint64_t block, uint64_t end);
+/* How many in a row are from @block on, as far as one mapping tells of them; 0: it is not. */
+uint64_t xs_reserved_run(const struct xs_object *object, uint64_t block);
+/*
+ * Make an unwritten extent of the reserved blocks around @block, of as many as there is room
+ * for in a row.  Return: 0; -ENOMEM; -EIO: it is not reserved.
+ */
+int xs_reserved_take(struct xs_object *object, uint64_t block);
+/* No inode any more: nothing is reserved, and nothing kept for it. */
+void xs_reserves_exit(struct xs_object *object);
+
 /* ---- prealloc.c ---- */
 
 /*
@@ -298,20 +341,49 @@ int xs_clone(struct xs_object *from, int64_t pos, struct xs_object *to, int64_t 
  * Return: 0; -EINVAL, -EFBIG, -EROFS; -ENOSPC, -ENOMEM, and nothing has been allocated.
  */
 int xs_preallocate(struct xs_object *object, int64_t pos, int64_t len, bool keep_size);
+/* The same with i_rwsem and invalidate_lock held exclusively, of a range that is right. */
+int xs_allocate(struct xs_object *object, int64_t pos, int64_t len);
 
 /* ---- file.c ---- */
 
-/* lock held, all of the object written out: its size waits for nothing. */
-void xs_size_settled(struct xs_object *object);
-/* lock held.  Blocks [@from, @to) are written; the object reaches to byte @end with them. */
-void xs_size_reached(struct xs_object *object, uint64_t from, uint64_t to, uint64_t end);
-/*
- * The size waits for its tail block no longer: that is written out here, with what lies
- * behind it below @to.  Return: 0 or the error of writing.
- */
-int xs_settle_size(struct xs_object *object, uint64_t to);
+static inline struct xs_object *xs_object_of(const struct iomap_inode *inode)
+{
+	return inode->i_private;
+}
+
+/* lock held.  What is at @pos; of a reservation or a hole from there on. */
+void xs_map_at(struct xs_object *object, int64_t pos, struct iomap *iomap);
+extern const struct iomap_ops xs_ops;
+extern const struct iomap_write_ops xs_write_ops;
 extern const struct iomap_address_space_operations xs_a_ops;
 extern const struct iomap_inode_ops xs_inode_ops;
 extern const struct iomap_file_operations xs_file_ops;
+
+/* ---- writeback.c ---- */
+
+int xs_writepages(struct iomap_address_space *mapping, struct iomap_writeback_control *wbc);
+
+/* ---- size.c ---- */
+
+/* lock held.  Blocks [@from, @to) are written; the object reaches to byte @end with them. */
+void xs_size_reached(struct xs_object *object, uint64_t from, uint64_t to, uint64_t end);
+/*
+ * lock held.  Blocks [@from, @to) are clean without having been written.  Whoever syncs is
+ * told so; the size must not wait for them, nor what is written later be lost with it.
+ */
+void xs_blocks_lost(struct xs_object *object, uint64_t from, uint64_t to);
+/* lock held, all of the object written out: its size waits for nothing. */
+void xs_size_settled(struct xs_object *object);
+/*
+ * The size waits for its tail block no longer: that is written out here, with what lies
+ * behind it below @to.  Return: 0, or the error of writing.
+ */
+int xs_settle_size(struct xs_object *object, uint64_t to);
+/* See struct iomap_inode_ops and struct iomap_file_operations. */
+int xs_setsize(struct iomap_inode *inode, int64_t old_size, int64_t new_size);
+/* Grow to @end if it is shorter; i_rwsem and invalidate_lock held as for xs_setsize(). */
+int xs_size_at_least(struct iomap_inode *inode, int64_t end);
+int xs_commit_metadata(struct iomap_inode *inode, int datasync);
+int xs_fsync(struct iomap_file *file, int64_t start, int64_t end, int datasync);
 
 #endif

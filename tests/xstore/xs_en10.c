@@ -510,9 +510,10 @@ static struct xs_object *scattered(struct xs_store *store, const char *name)
 	XST_OK(xs_create(store, &other));
 	for (int i = 0; i < 100; i++) {
 		XST_OK(xst_write(object, block, sizeof(block), i * XS_BLOCK_BYTES));
+		XST_OK(xst_fsync(object));
 		XST_OK(xst_write(other, block, sizeof(block), i * XS_BLOCK_BYTES));
+		XST_OK(xst_fsync(other));
 	}
-	XST_OK(xst_fsync(object));
 	XST_OK(xs_link(object, name));
 	XST_OK(xs_link(other, "other"));
 	XST_OK(xs_put(other));
