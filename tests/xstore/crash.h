@@ -24,7 +24,7 @@
 
 #include "store.h"
 
-#define CRASH_DEV_BYTES (512U << 10)
+#define CRASH_DEV_BYTES (768U << 10)
 #define CRASH_OBJECT_MAX (32 << 10)
 #define CRASH_NAMES 4
 #define CRASH_STEPS 70
