@@ -394,62 +394,6 @@ static void step_write_out(struct run *run, struct slot *slot)
 		crash_written(slot->object, begin);
 }
 
-/* ---- sharing ---- */
-
-/* What @to gets of @from; false: there is nothing that can be shared. */
-static bool draw_clone(struct run *run, struct slot *from, struct slot *to, int64_t *pos,
-		       int64_t *to_pos, int64_t *len)
-{
-	int64_t size = crash_now(from->object)->size, to_size = crash_now(to->object)->size;
-	bool all = draw(run, 3) == 0;
-
-	*pos = all ? 0 : (int64_t)draw(run, (size_t)size / XS_BLOCK_BYTES + 1) * XS_BLOCK_BYTES;
-	*to_pos = all ? 0 : (int64_t)draw(run, CRASH_OBJECT_MAX / XS_BLOCK_BYTES) * XS_BLOCK_BYTES;
-	*len = all ? size : (1 + (int64_t)draw(run, 5)) * XS_BLOCK_BYTES;
-	if (*len > size - *pos)
-		*len = size - *pos;
-	if (*len > CRASH_OBJECT_MAX - *to_pos)
-		*len = CRASH_OBJECT_MAX - *to_pos;
-	/* the block that holds the end of one has to hold that of the other */
-	if (*to_pos + *len < to_size || from == to)
-		*len -= *len % XS_BLOCK_BYTES;
-	return *len > 0 && !(from == to && *pos < *to_pos + *len && *to_pos < *pos + *len);
-}
-
-static bool is_well(const struct slot *slot)
-{
-	return slot->open && !slot->busy && !slot->syncing && !slot->owes_error &&
-	       !slot->object->tainted;
-}
-
-/* A part or all of another object, or another part of this one. */
-static void step_clone(struct run *run, struct slot *to)
-{
-	struct slot *from = &run->slot[draw(run, (size_t)run->names_nr)];
-	struct crash_version *version;
-	unsigned char bytes[CRASH_OBJECT_MAX];
-	int64_t pos, to_pos, len;
-	uint64_t moment;
-
-	if (!is_well(from) || !is_well(to) || !draw_clone(run, from, to, &pos, &to_pos, &len)) {
-		step_write(run, to);
-		return;
-	}
-	settle(run, from);
-	settle(run, to);
-	memcpy(bytes, crash_now(from->object)->bytes + pos, (size_t)len);
-	moment = tick(run);
-	version = crash_change(to->object, moment);
-	memcpy(version->bytes + to_pos, bytes, (size_t)len);
-	if (version->size < to_pos + len)
-		version->size = to_pos + len;
-	tell(run, "clone [%lld, %lld) of %s to %lld", (long long)pos, (long long)(pos + len),
-	     crash_names[from - run->slot], (long long)to_pos);
-	CRASH_OK(xs_clone(from->open, pos, to->open, to_pos, len));
-	crash_written_range(from->object, moment, pos, pos + len);
-	crash_written_range(to->object, moment, to_pos, to_pos + len);
-}
-
 /* ---- steps on the store ---- */
 
 static void step_commit(struct run *run)
@@ -481,6 +425,81 @@ static void step_unlink(struct run *run, int name)
 		close_slot(run, slot);
 	if (!run->committing && draw(run, 2))
 		step_commit(run);
+}
+
+/* ---- sharing ---- */
+
+/* What @to gets of @from; false: there is nothing that can be shared. */
+static bool draw_clone(struct run *run, struct slot *from, struct slot *to, int64_t *pos,
+		       int64_t *to_pos, int64_t *len)
+{
+	int64_t size = crash_now(from->object)->size, to_size = crash_now(to->object)->size;
+	bool all = draw(run, 3) == 0;
+
+	*pos = all ? 0 : (int64_t)draw(run, (size_t)size / XS_BLOCK_BYTES + 1) * XS_BLOCK_BYTES;
+	*to_pos = all ? 0 : (int64_t)draw(run, CRASH_OBJECT_MAX / XS_BLOCK_BYTES) * XS_BLOCK_BYTES;
+	*len = all ? size : (1 + (int64_t)draw(run, 5)) * XS_BLOCK_BYTES;
+	if (*len > size - *pos)
+		*len = size - *pos;
+	if (*len > CRASH_OBJECT_MAX - *to_pos)
+		*len = CRASH_OBJECT_MAX - *to_pos;
+	/* the block that holds the end of one has to hold that of the other */
+	if (*to_pos + *len < to_size || from == to)
+		*len -= *len % XS_BLOCK_BYTES;
+	return *len > 0 && !(from == to && *pos < *to_pos + *len && *to_pos < *pos + *len);
+}
+
+static bool is_well(const struct slot *slot)
+{
+	return slot->open && !slot->busy && !slot->syncing && !slot->owes_error &&
+	       !slot->object->tainted;
+}
+
+/*
+ * The first block of what they share, of one and then the other, which by then is its only
+ * owner, but for what a power cut may bring back.
+ */
+static void overwrite_block(struct run *run, struct slot *first, struct slot *from, int64_t pos,
+			    struct slot *to, int64_t to_pos)
+{
+	struct slot *second = first == from ? to : from;
+
+	write_bytes(run, first, first == from ? pos : to_pos, 1 + draw(run, XS_BLOCK_BYTES));
+	step_write_out(run, first);
+	write_bytes(run, second, second == from ? pos : to_pos, 1 + draw(run, XS_BLOCK_BYTES));
+	step_write_out(run, second);
+}
+
+/* A part or all of another object, or another part of this one. */
+static void step_clone(struct run *run, struct slot *to)
+{
+	struct slot *from = &run->slot[draw(run, (size_t)run->names_nr)];
+	struct crash_version *version;
+	unsigned char bytes[CRASH_OBJECT_MAX];
+	int64_t pos, to_pos, len;
+	uint64_t moment;
+
+	if (!is_well(from) || !is_well(to) || !draw_clone(run, from, to, &pos, &to_pos, &len)) {
+		step_write(run, to);
+		return;
+	}
+	settle(run, from);
+	settle(run, to);
+	memcpy(bytes, crash_now(from->object)->bytes + pos, (size_t)len);
+	moment = tick(run);
+	version = crash_change(to->object, moment);
+	memcpy(version->bytes + to_pos, bytes, (size_t)len);
+	if (version->size < to_pos + len)
+		version->size = to_pos + len;
+	tell(run, "clone [%lld, %lld) of %s to %lld", (long long)pos, (long long)(pos + len),
+	     crash_names[from - run->slot], (long long)to_pos);
+	CRASH_OK(xs_clone(from->open, pos, to->open, to_pos, len));
+	crash_written_range(from->object, moment, pos, pos + len);
+	crash_written_range(to->object, moment, to_pos, to_pos + len);
+	if (from != to && !run->committing && draw(run, 2)) {
+		step_commit(run);
+		overwrite_block(run, draw(run, 2) ? from : to, from, pos, to, to_pos);
+	}
 }
 
 /* An object whose long name fills the metadata, so that there are more blocks of it. */
