@@ -82,6 +82,34 @@ for name in ../up dir/file; do
 done
 rm -r below outer up
 
+# ---- copies and clones
+
+xs mkfs twins --size 16M && xs put twins one in.3000001 || fail "put in.3000001"
+free=$(xs stat twins | sed -n 's/^free //p')
+xs cp twins one two --reflink || fail "cp --reflink"
+[ $((free - $(xs stat twins | sed -n 's/^free //p'))) -lt 4 ] || fail "a clone takes space"
+xs stat twins | grep -qx 'shared 733' || fail "stat: $(xs stat twins)"
+xs stat twins two | grep -qx 'shared 3002368' || fail "stat two: $(xs stat twins two)"
+xs map twins two | grep -q ' shared$' || fail "map: $(xs map twins two)"
+xs truncate twins two 1000000 && xs truncate twins two 3000001 || fail truncate
+head -c 1000000 in.3000001 > in.cut
+truncate -s 3000001 in.cut
+xs get twins one - | cmp - in.3000001 || fail "the other of a clone that was truncated"
+xs get twins two - | cmp - in.cut || fail "a clone that was truncated"
+xs cp twins two three && xs cp twins one two || fail cp
+xs get twins two - | cmp - in.3000001 || fail "cp in place of another"
+xs get twins three - | cmp - in.cut || fail cp
+xs rm twins one && xs get twins two - | cmp - in.3000001 || fail "what is left of a copy"
+xs stat twins | grep -qx 'shared 0' || fail "shared: $(xs stat twins)"
+xs check twins || fail "check of clones"
+expect_json 0 '"name":"two","to":"four","objects":1,"bytes":3000001' cp twins two four --reflink
+expect_json 0 '"kind":"data","address":[0-9]*,"shared":true' map twins four
+expect_json 0 '"shared_bytes":3002368,' check twins
+expect 66 'nothing: no such object' cp twins nothing five
+expect 64 'cannot be a name' cp twins two ''
+expect 64 'cp takes no --direct' cp twins two five --direct
+rm twins
+
 # ---- JSON
 
 cp store whole
