@@ -183,6 +183,29 @@ static int op_put(struct script *s, int which, size_t pos, size_t len)
 	return first_of(error, closed);
 }
 
+/* All of object @from. */
+static int op_clone(struct script *s, int which, size_t from, size_t len)
+{
+	struct xs_object *object, *other;
+	int error = xs_lookup(s->store, names[from], &other), closed;
+
+	(void)len;
+	if (error)
+		return error;
+	error = xs_create(s->store, &object);
+	if (!error) {
+		error = xs_clone(other, 0, object, 0, 0);
+		if (!error)
+			error = xs_link(object, names[which]);
+		if (!error)
+			error = xs_commit(s->store);
+		closed = xs_put(object);
+		error = first_of(error, closed);
+	}
+	closed = xs_put(other);
+	return first_of(error, closed);
+}
+
 static int op_overwrite(struct script *s, int which, size_t pos, size_t len)
 {
 	struct xs_object *object;
@@ -352,6 +375,15 @@ static void overwrite(struct script *s, int which, size_t pos, size_t len, unsig
 	run_op(s, "overwrite", op_overwrite, which, pos, len, &after);
 }
 
+static void clone_as(struct script *s, int which, int from)
+{
+	static struct object after;
+
+	after = s->object[from];
+	after.in_place = false;
+	run_op(s, "clone", op_clone, which, (size_t)from, 0, &after);
+}
+
 static void truncate_to(struct script *s, int which, size_t size)
 {
 	static struct object after;
@@ -418,6 +450,11 @@ static void run(void *arg, struct tf *tf)
 	put(s, 0, 12345, 9);
 	overwrite(s, 1, 3, 70000, 10);
 	rm(s, 2);
+	clone_as(s, 2, 1);
+	overwrite(s, 2, 100, 30000, 11);
+	overwrite(s, 1, 20000, 5000, 12);
+	truncate_to(s, 2, 50000);
+	rm(s, 1);
 	run_op(s, "commit", op_commit, 1, 0, 0, NULL);
 	check_all(s);
 	tf_pause(tf);
