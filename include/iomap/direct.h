@@ -29,6 +29,8 @@ extern "C" {
 
 /* iomap_dio_rw() flags */
 #define IOMAP_DIO_FORCE_WAIT 0x1U /* wait, though ki_complete is set */
+#define IOMAP_DIO_OVERWRITE_ONLY 0x2U /* of writes only one that allocates and zeroes nothing */
+#define IOMAP_DIO_PARTIAL 0x4U /* bad memory makes it short; -EFAULT if it is at the beginning */
 #define IOMAP_DIO_BOUNCE 0x8U /* (ours) what does not suit the device goes through a buffer */
 
 /* `flags` of iomap_dio_ops.end_io: of the mappings that were written to, some were ... */
@@ -67,7 +69,7 @@ struct iomap_dio_ops {
  * @dops: hooks, NULL for none
  * @dio_flags: IOMAP_DIO_xxx
  * @private_data: iter->private of the callbacks
- * @done_before: must be 0
+ * @done_before: bytes that were done for this iocb before; counted in by a result that is not 0
  *
  * i_rwsem held at least shared; by a write that extends the file, or is not aligned to
  * blocks, exclusively, since it zeroes the rest of its blocks.
@@ -81,6 +83,47 @@ struct iomap_dio_ops {
  * file, what the write leaves is zeroed on the device.  It does not move i_size (see
  * end_io), nor zero a gap before its position.  With IOMAP_IOCB_DSYNC or _SYNC it is durable
  * on return, by iomap_write_sync(), which calls commit_metadata under the caller's i_rwsem.
+ *   That is left out when its bios carried IOMAP_REQ_FUA, as they do where all of these are so:
+ * the device has IOMAP_BDEV_HAS_FUA, or no write cache; the mapping is IOMAP_MAPPED, without a
+ * srcmap, and none of IOMAP_F_NEW, _SHARED, _DIRTY; the write ends below i_size; and with
+ * IOMAP_IOCB_SYNC the inode has no commit_metadata, nor an fsync of its own.  So an extent map sets
+ * IOMAP_F_DIRTY while what finds the data is not durable.
+ *
+ * IOMAP_DIO_OVERWRITE_ONLY: for a caller whose shared lock lets others write in the same blocks.
+ * iomap_begin gets IOMAP_OVERWRITE_ONLY.  -EAGAIN, and nothing has been submitted, when the write
+ * ends behind i_size, or its first mapping is not all of it, neither IOMAP_MAPPED nor _UNWRITTEN,
+ * IOMAP_F_NEW, has a srcmap, or is unwritten and the write not of whole blocks.  The last not
+ * with IOMAP_F_ZEROES_UNWRITTEN: then what a direct write leaves of its unwritten blocks is the
+ * extent map's to zero, before they are converted, with this flag and without.  Of reads nothing.
+ *
+ * IOMAP_DIO_PARTIAL: the memory is looked at as for IOMAP_IOCB_CHECKED (uio.h), and the call ends
+ * before the first bad page, with whole blocks (a read: sectors of the inode's device), and then
+ * does not return -IOMAP_EIOCBQUEUED but with IOMAP_IOCB_NOWAIT.  Make the memory good, and
+ * call again for the rest with @done_before = what was returned, which counts all there was
+ * before.  Not together with IOMAP_DIO_BOUNCE or IOMAP_IOCB_ATOMIC.
+ *
+ * IOMAP_IOCB_NOWAIT: -EAGAIN for a cache that would have to be written out or dropped, for want
+ * of memory, and where the device is without IOMAP_BDEV_HAS_NOWAIT; bios carry IOMAP_REQ_NOWAIT,
+ * and -EAGAIN of one is the call's, of a write perhaps after a part of it.
+ *
+ * IOMAP_IOCB_HIPRI, with ki_complete and an I/O that is a single bio: the bio is
+ * IOMAP_REQ_POLLED, so the submitting thread calls iomap_engine_poll() until the iocb has
+ * completed, and nobody else may need its end meanwhile: not iomap_inode_dio_wait() in a thread for
+ * which this one waits.  Else, and where a thread cannot have a queue of its own, without effect.
+ *
+ * IOMAP_IOCB_ATOMIC, of writes to files whose `open` has set IOMAP_FMODE_CAN_ATOMIC_WRITE:
+ * after a power cut all of the write is there or nothing.  iomap_begin gets IOMAP_ATOMIC and
+ * decides how.
+ *   By the device, IOMAP_F_ATOMIC_BIO: in a single bio, IOMAP_REQ_ATOMIC, never split.  -EINVAL
+ * unless the mapping covers all of the write, its length is a power of two, at least a block and
+ * within the device's atomic_write_min_bytes and _max_bytes, position and address are
+ * multiples of it, and the memory is of no more pieces than atomic_write_segments_nr.
+ *   By the extent map: no such limits.  It answers new blocks (IOMAP_UNWRITTEN, IOMAP_F_NEW or
+ * IOMAP_F_SHARED; anything else is a broken mapping, -EIO), in as many mappings as it likes,
+ * and end_io has all of them take over in one commit of its metadata.  end_io gets an error
+ * unless all of the range was written: then nothing may take over.
+ *   It is never short and never -ENOTBLK: -EAGAIN when the cache could not be settled, -EINVAL
+ * where the cache would have to do a part, -EFBIG beyond i_maxbytes, -EOPNOTSUPP for other files.
  *
  * With IOMAP_DIO_BOUNCE what does not suit the inode's device is no error: a read is made
  * longer at both ends (and end_io is told of that), and memory that is not aligned is copied,
@@ -109,7 +152,8 @@ struct iomap_dio_ops {
  * nothing was done (dirty data is held back with IOMAP_WB_DEFER or comes back, release_folio
  * keeps a folio, the mapping is IOMAP_DELALLOC, a part of a block has its old data elsewhere,
  * or a callback said so);
- * -EINVAL (alignment, flags, negative position), before anything was submitted;
+ * -EINVAL (alignment, flags, negative position, IOMAP_IOCB_WRITE with memory to read into),
+ * before anything was submitted; -EAGAIN, -EFAULT and -EOPNOTSUPP as above;
  * -EFBIG at or beyond i_maxbytes; -EIO for a broken mapping; -ENOMEM; the first error of
  * the device, of writing out, of the callbacks or of the sync.  Kernel counterpart:
  * iomap_dio_rw.
@@ -117,6 +161,37 @@ struct iomap_dio_ops {
 IOMAP_API ssize_t iomap_dio_rw(struct iomap_kiocb *iocb, struct iomap_iov_iter *iter,
 			       const struct iomap_ops *ops, const struct iomap_dio_ops *dops,
 			       unsigned dio_flags, void *private_data, size_t done_before);
+
+/* One direct I/O that has been started; from a pool of the engine. */
+struct iomap_dio;
+
+/**
+ * iomap_dio_start - begin what iomap_dio_rw() does, and come back before it has ended
+ *
+ * Arguments, locks and flags as those of iomap_dio_rw(), but for IOMAP_DIO_BOUNCE (-EINVAL).
+ * Blocks in all that comes before the devices, and does not wait for these.  Kernel counterpart:
+ * __iomap_dio_rw, which waits for them.
+ *
+ * Return: an I/O, which goes to iomap_dio_complete() and nowhere else, from any thread, with
+ * i_rwsem held until then; @iter is advanced by what was submitted; the memory, the iocb and
+ * @dops stay until then.  NULL: there is nothing to be done (no bytes, or a read at or beyond
+ * i_size).  Or an error (iomap_is_err()): those of iomap_dio_rw() from before its bios; above
+ * all -IOMAP_EIOCBQUEUED, and ki_complete will be called.
+ */
+IOMAP_API IOMAP_MUST_CHECK struct iomap_dio *
+iomap_dio_start(struct iomap_kiocb *iocb, struct iomap_iov_iter *iter, const struct iomap_ops *ops,
+		const struct iomap_dio_ops *dops, unsigned dio_flags, void *private_data,
+		size_t done_before);
+
+/**
+ * iomap_dio_complete - wait for what was started, and end it
+ *
+ * Blocks.  Calls end_io, drops the cache a second time, moves ki_pos, and syncs where the iocb
+ * asks for it.  Frees @dio.  Kernel counterpart: iomap_dio_complete.
+ *
+ * Return: as iomap_dio_rw() by then: bytes, with done_before; or an error.
+ */
+IOMAP_API ssize_t iomap_dio_complete(struct iomap_dio *dio);
 
 /** iomap_dio_bio_end_io - end a bio of direct I/O from an own bi_end_io; any context */
 IOMAP_API void iomap_dio_bio_end_io(struct iomap_bio *bio);

@@ -26,6 +26,7 @@ extern "C" {
 
 /* iomap_file_mode() */
 #define IOMAP_FMODE_CAN_ODIRECT 0x1U /* set by the inode's `open` */
+#define IOMAP_FMODE_CAN_ATOMIC_WRITE 0x2U /* likewise: the extent map knows IOMAP_ATOMIC */
 
 /**
  * iomap_file_open - open an inode

@@ -74,6 +74,10 @@ extern "C" {
 				    * see struct iomap_kiocb */
 #define IOMAP_IOCB_NOTHROTTLE 0x0080U /* not held up, whatever is dirty: what is cannot be
 					* written before this is (a log) */
+#define IOMAP_IOCB_HIPRI 0x0100U /* direct: the submitter comes back for it, see direct.h */
+#define IOMAP_IOCB_ATOMIC 0x0200U /* direct write: after a power cut all of it is there or nothing,
+				   * see direct.h */
+#define IOMAP_IOCB_WRITE 0x0400U /* it is a write; -EINVAL with memory to read into */
 
 /* Flag families, for iomap_format_flags(). */
 enum iomap_flag_family {

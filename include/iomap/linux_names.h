@@ -156,6 +156,7 @@ static inline void *ERR_CAST(const void *ptr)
 /* ---- inodes, files, their locks ---- */
 
 #define FMODE_CAN_ODIRECT IOMAP_FMODE_CAN_ODIRECT
+#define FMODE_CAN_ATOMIC_WRITE IOMAP_FMODE_CAN_ATOMIC_WRITE
 
 #define i_size_read iomap_i_size_read
 #define i_size_write iomap_i_size_write
@@ -165,6 +166,7 @@ static inline void *ERR_CAST(const void *ptr)
 #define mapping_set_large_folios iomap_mapping_set_large_folios
 #define mapping_set_stable_writes iomap_mapping_set_stable_writes
 #define mapping_set_folio_order_range iomap_mapping_set_folio_order_range
+#define __iomap_dio_rw iomap_dio_start
 #define inode_dio_begin iomap_inode_dio_begin
 #define inode_dio_end iomap_inode_dio_end
 #define inode_dio_wait iomap_inode_dio_wait
@@ -194,6 +196,9 @@ static inline void *ERR_CAST(const void *ptr)
 #define IOCB_DIRECT IOMAP_IOCB_DIRECT
 #define IOCB_NOWAIT IOMAP_IOCB_NOWAIT
 #define IOCB_DONTCACHE IOMAP_IOCB_DONTCACHE
+#define IOCB_HIPRI IOMAP_IOCB_HIPRI
+#define IOCB_ATOMIC IOMAP_IOCB_ATOMIC
+#define IOCB_WRITE IOMAP_IOCB_WRITE
 
 #define generic_file_read_iter iomap_file_read_iter
 #define generic_write_sync iomap_write_sync

@@ -470,11 +470,13 @@ char *iomap__iov_iter_segment(const struct iomap_iov_iter *iter, size_t *bytes);
  * Memory of the caller that may be bad (usermem.c).  Copies move the cursor by what was copied:
  * that many bytes, fewer when the next one is bad, or -errno when it cannot be told which are.
  * look: 0 if @n bytes from the cursor on may be read, or for IOMAP_ITER_DEST written; -EFAULT.
+ * good: how many of @n, up to the first page where they may not.
  * No lock that a fault of the caller's may need is held.
  */
 ssize_t iomap__checked_copy_in(void *to, size_t n, struct iomap_iov_iter *from);
 ssize_t iomap__checked_copy_out(const void *from, size_t n, struct iomap_iov_iter *to);
 int iomap__checked_look(const struct iomap_iov_iter *iter, size_t n);
+ssize_t iomap__checked_good(const struct iomap_iov_iter *iter, size_t n);
 /* How that is done here, or why it cannot be. */
 const char *iomap__checked_say(bool *works);
 

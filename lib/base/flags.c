@@ -66,6 +66,9 @@ static const struct flags_name flags_iocb[] = {
 	{ IOMAP_IOCB_DONTCACHE, "DONTCACHE" },
 	{ IOMAP_IOCB_CHECKED, "CHECKED" },
 	{ IOMAP_IOCB_NOTHROTTLE, "NOTHROTTLE" },
+	{ IOMAP_IOCB_HIPRI, "HIPRI" },
+	{ IOMAP_IOCB_ATOMIC, "ATOMIC" },
+	{ IOMAP_IOCB_WRITE, "WRITE" },
 	{ 0, NULL },
 };
 
@@ -109,6 +112,8 @@ static const struct flags_name flags_open[] = {
 
 static const struct flags_name flags_dio[] = {
 	{ IOMAP_DIO_FORCE_WAIT, "FORCE_WAIT" },
+	{ IOMAP_DIO_OVERWRITE_ONLY, "OVERWRITE_ONLY" },
+	{ IOMAP_DIO_PARTIAL, "PARTIAL" },
 	{ IOMAP_DIO_BOUNCE, "BOUNCE" },
 	{ IOMAP_DIO_UNWRITTEN, "UNWRITTEN" },
 	{ IOMAP_DIO_COW, "COW" },

@@ -303,6 +303,49 @@ int iomap__checked_look(const struct iomap_iov_iter *iter, size_t n)
 	return err;
 }
 
+/* Bytes before the first page that is bad, or -errno. */
+static ssize_t um_good(char *memory, size_t n, bool write)
+{
+	size_t done = 0;
+	int err = um_look(memory, n, write);
+
+	if (err != -EFAULT)
+		return err ? err : (ssize_t)n;
+	/* which one it is only the looks at each can tell */
+	while (done < n) {
+		uintptr_t at = (uintptr_t)memory + done;
+		size_t part = iomap__min(n - done, UM_PAGE - (at & (UM_PAGE - 1)));
+
+		err = um_look((char *)at, part, write);
+		if (err)
+			return err == -EFAULT ? (ssize_t)done : err;
+		done += part;
+	}
+	return (ssize_t)done;
+}
+
+ssize_t iomap__checked_good(const struct iomap_iov_iter *iter, size_t n)
+{
+	const bool write = iter->data_source == IOMAP_ITER_DEST;
+	struct iomap_iov_iter at = *iter;
+	size_t done = 0;
+
+	n = iomap__min(n, at.count);
+	while (done < n) {
+		size_t part = n - done;
+		char *memory = iomap__iov_iter_segment(&at, &part);
+		ssize_t good = um_good(memory, part, write);
+
+		if (good < 0)
+			return good;
+		iomap_iov_iter_advance(&at, part);
+		done += (size_t)good;
+		if ((size_t)good < part)
+			break;
+	}
+	return (ssize_t)done;
+}
+
 const char *iomap__checked_say(bool *works)
 {
 	static const char *const says[] = {

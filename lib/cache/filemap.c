@@ -476,7 +476,9 @@ static ssize_t read_step(struct iomap_file *file, int64_t pos, struct iomap_iov_
 }
 
 /* Flags of an iocb that mean nothing to a buffered read. */
-#define READ_IGNORED (IOMAP_IOCB_APPEND | IOMAP_IOCB_DSYNC | IOMAP_IOCB_SYNC | IOMAP_IOCB_DIRECT)
+#define READ_IGNORED                                                                              \
+	(IOMAP_IOCB_APPEND | IOMAP_IOCB_DSYNC | IOMAP_IOCB_SYNC | IOMAP_IOCB_DIRECT |             \
+	 IOMAP_IOCB_HIPRI)
 
 #define READ_PLAIN (READ_IGNORED | IOMAP_IOCB_NOWAIT | IOMAP_IOCB_DONTCACHE)
 

@@ -236,13 +236,14 @@ static void async_wait_later(struct async *req)
 static ssize_t async_write(struct async *req)
 {
 	struct iomap_kiocb *iocb = req->iocb, call = *iocb;
+	bool durable = false;
 	ssize_t ret = 0;
 
 	call.ki_complete = NULL;
 	if (req->iter.count)
-		ret = iomap__file_write(&call, &req->iter);
+		ret = iomap__file_write(&call, &req->iter, &durable);
 	iocb->ki_pos = call.ki_pos;
-	if (ret < 0 && !req->done)
+	if (!req->done && (ret < 0 || durable))
 		return ret;
 	return iomap_write_sync(iocb, req->done + iomap__max(ret, 0));
 }

@@ -26,7 +26,9 @@
 #include "iomap/ops.h"
 
 /* iocb flags that a write takes, and those that change nothing in how it is done. */
-#define WR_IOCB_PLAIN (IOMAP_IOCB_DSYNC | IOMAP_IOCB_SYNC | IOMAP_IOCB_DIRECT)
+#define WR_IOCB_PLAIN                                                                              \
+	(IOMAP_IOCB_DSYNC | IOMAP_IOCB_SYNC | IOMAP_IOCB_DIRECT | IOMAP_IOCB_HIPRI |               \
+	 IOMAP_IOCB_WRITE)
 #define WR_IOCB_FLAGS                                                                              \
 	(WR_IOCB_PLAIN | IOMAP_IOCB_APPEND | IOMAP_IOCB_NOWAIT | IOMAP_IOCB_DONTCACHE |      \
 	 IOMAP_IOCB_CHECKED | IOMAP_IOCB_NOTHROTTLE)

@@ -2,8 +2,9 @@
 /*
  * dio.h - what the files of direct I/O share.
  *
- * direct.c starts an I/O, direct_end.c ends it, direct_cache.c keeps it coherent with the
- * cache, direct_bounce.c is for memory that does not suit the device.
+ * direct.c starts an I/O, direct_map.c makes bios of its mappings, direct_end.c ends it,
+ * direct_cache.c keeps it coherent with the cache, direct_bounce.c is for memory that does not
+ * suit the device.
  */
 #ifndef IOMAP__DIO_H
 #define IOMAP__DIO_H
@@ -11,6 +12,19 @@
 #include "block/block.h"
 #include "iomap/ops.h"
 #include "iomap/workers.h"
+
+/* What a call was given. */
+struct iomap__dio_call {
+	struct iomap_kiocb *iocb;
+	struct iomap_iov_iter *iter;
+	const struct iomap_ops *ops;
+	const struct iomap_dio_ops *dops; /* may be NULL */
+	unsigned flags;			  /* IOMAP_DIO_xxx */
+	void *private_data;
+	size_t done_before;
+	/* NULL: a write syncs as the iocb asks.  Else the caller does, unless this becomes true. */
+	bool *durable;
+};
 
 /* One direct I/O; direct.c tells its life. */
 struct iomap__dio {
@@ -21,8 +35,16 @@ struct iomap__dio {
 	struct iomap__blk *blk;
 	const struct iomap_bdev *aligned_to; /* the device that was last asked */
 	int64_t i_size;			     /* at the start */
-	unsigned flags;			     /* IOMAP_DIO_xxx for end_io */
+	size_t done_before;
+	unsigned flags; /* IOMAP_DIO_xxx for end_io */
+	uint32_t opf;	/* of its bios */
 	bool write;
+	bool overwrite; /* IOMAP_DIO_OVERWRITE_ONLY */
+	bool partial;	/* IOMAP_DIO_PARTIAL */
+	bool must_wait; /* though there is a ki_complete */
+	bool polled;	/* IOMAP_IOCB_HIPRI, of an I/O that nobody waits for */
+	bool through;	/* all that was sent is durable when it has ended, and needs no sync */
+	bool no_sync;	/* the caller syncs */
 	bool timed_out; /* its caller has gone, with -ETIMEDOUT; set before that */
 	bool padded;	/* zeros were sent to the rest of a block */
 	bool open_tail; /* the block at iter.pos is written in part, the rest is rubbish */
@@ -40,8 +62,8 @@ struct iomap__dio {
  */
 #define IOMAP__DIO_QUEUED 0x80000000U
 
-/* One whose submitter does not wait; from the engine's pool. */
-struct iomap__dio_async {
+/* One that outlives the call which began it, or may; from the engine's pool. */
+struct iomap_dio {
 	struct iomap__dio dio; /* first: pays nothing for the rest when it is on a stack */
 	struct iomap_work work;
 	int64_t end;
@@ -55,10 +77,17 @@ struct iomap__dio_async {
 
 /* ---- starting (direct.c) ---- */
 
-/* iomap_dio_rw(), its arguments checked; waits. */
-ssize_t iomap__dio_rw(struct iomap_kiocb *iocb, struct iomap_iov_iter *iter,
-		      const struct iomap_ops *ops, const struct iomap_dio_ops *dops,
-		      void *private_data);
+/* iomap_dio_rw(). */
+ssize_t iomap__dio_rw(const struct iomap__dio_call *call);
+/* The same, its arguments checked; waits. */
+ssize_t iomap__dio_rw_wait(const struct iomap__dio_call *call);
+
+/* ---- mappings and bios (direct_map.c) ---- */
+
+/* Whether memory and position suit a device.  0 or -EINVAL. */
+int iomap__dio_suits(const struct iomap_bdev *bdev, int64_t pos, const struct iomap_iov_iter *iter);
+/* Submit all of the range.  What ended the iteration: 0 when all is done. */
+int iomap__dio_iterate(struct iomap__dio *dio, const struct iomap_ops *ops);
 
 /* ---- the cache (direct_cache.c) ---- */
 
@@ -79,7 +108,7 @@ void iomap__dio_wait(struct iomap__dio *dio);
  * is not the caller's any more; it ends as if its submitter had never waited, without a
  * ki_complete.
  */
-bool iomap__dio_wait_until(struct iomap__dio_async *async, int64_t end, uint64_t deadline_ns);
+bool iomap__dio_wait_until(struct iomap_dio *async, int64_t end, uint64_t deadline_ns);
 /*
  * Bytes from ki_pos on that count: of a write as far as it was submitted, of a read cut to
  * i_size.
@@ -90,16 +119,17 @@ int64_t iomap__dio_size(const struct iomap__dio *dio);
  * true.  False: there is nothing left to wait for, or nobody to end it; iomap__dio_wait(), and
  * it is the caller's to complete.
  */
-bool iomap__dio_queue(struct iomap__dio_async *async);
+bool iomap__dio_queue(struct iomap_dio *async);
 /* The caller waits after all. */
 void iomap__dio_take_back(struct iomap__dio *dio);
-/* All bios have ended; @err is what ended the iteration.  Bytes, or the error. */
-ssize_t iomap__dio_complete(struct iomap__dio *dio, int64_t end, int err);
+/*
+ * All bios have ended; @err is what ended the iteration.  Bytes with those done before, or the
+ * error.
+ */
+ssize_t iomap__dio_finish(struct iomap__dio *dio, int64_t end, int err);
 
 /* ---- by a buffer (direct_bounce.c) ---- */
 
-ssize_t iomap__dio_rw_bounce(struct iomap_kiocb *iocb, struct iomap_iov_iter *iter,
-			     const struct iomap_ops *ops, const struct iomap_dio_ops *dops,
-			     void *private_data);
+ssize_t iomap__dio_rw_bounce(const struct iomap__dio_call *call);
 
 #endif

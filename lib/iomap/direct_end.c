@@ -41,7 +41,7 @@
 
 static void dio_queue_end(struct iomap__dio *dio)
 {
-	struct iomap__dio_async *async = iomap__container_of(dio, struct iomap__dio_async, dio);
+	struct iomap_dio *async = iomap__container_of(dio, struct iomap_dio, dio);
 	struct iomap_engine *engine = dio->iter.inode->i_engine;
 
 	iomap__workers_unwatch(engine);
@@ -121,7 +121,11 @@ int64_t iomap__dio_size(const struct iomap__dio *dio)
 	return end > start ? (int64_t)(end - start) : 0;
 }
 
-ssize_t iomap__dio_complete(struct iomap__dio *dio, int64_t end, int err)
+/*
+ * All bios have ended.  An atomic write is all or an error: of one that stopped in between
+ * nothing may take effect, as after one that failed.
+ */
+static ssize_t dio_complete(struct iomap__dio *dio, int64_t end, int err)
 {
 	struct iomap_kiocb *iocb = dio->iocb;
 	struct iomap_inode *inode = dio->iter.inode;
@@ -130,10 +134,13 @@ ssize_t iomap__dio_complete(struct iomap__dio *dio, int64_t end, int err)
 	if (dio->timed_out)
 		err = -ETIMEDOUT;
 	if (dio->error) {
-		iomap__log_io_error(inode, dio->write ? "direct write" : "direct read", start,
-				    (uint64_t)(end - start), dio->error_bdev, dio->error_addr,
-				    dio->error);
+		if (dio->error != -EAGAIN || !(dio->opf & IOMAP_REQ_NOWAIT))
+			iomap__log_io_error(inode, dio->write ? "direct write" : "direct read",
+					    start, (uint64_t)(end - start), dio->error_bdev,
+					    dio->error_addr, dio->error);
 		err = dio->error;
+	} else if (dio->iter.flags & IOMAP_ATOMIC && size < end - start) {
+		err = err ? err : -EIO;
 	} else if (size) {
 		err = 0;
 	}
@@ -153,21 +160,34 @@ ssize_t iomap__dio_complete(struct iomap__dio *dio, int64_t end, int err)
 	return size;
 }
 
+/* What is left to be done for a result: without i_rwsem, where the caller does not hold it. */
+static ssize_t dio_result(struct iomap__dio *dio, ssize_t ret)
+{
+	if (ret > 0 && dio->write && !dio->through && !dio->no_sync)
+		ret = iomap_write_sync(dio->iocb, ret);
+	return ret > 0 ? ret + (ssize_t)dio->done_before : ret;
+}
+
+ssize_t iomap__dio_finish(struct iomap__dio *dio, int64_t end, int err)
+{
+	return dio_result(dio, dio_complete(dio, end, err));
+}
+
 /* ---- where nobody waits ---- */
 
-static void dio_async_complete(struct iomap__dio_async *async)
+static void dio_async_complete(struct iomap_dio *async)
 {
 	struct iomap_inode *inode = async->dio.iter.inode;
 
 	iomap__slow_end(async->dio.blk, &async->slow);
-	async->ret = iomap__dio_complete(&async->dio, async->end, async->err);
+	async->ret = dio_complete(&async->dio, async->end, async->err);
 	iomap_inode_dio_end(inode);
 }
 
 /* A work function: the I/O has been completed. */
 static void dio_async_report(struct iomap_work *work)
 {
-	struct iomap__dio_async *async = iomap__container_of(work, struct iomap__dio_async, work);
+	struct iomap_dio *async = iomap__container_of(work, struct iomap_dio, work);
 	struct iomap_kiocb *iocb = async->dio.iocb;
 	struct iomap_engine *engine = async->dio.iter.inode->i_engine;
 	ssize_t ret = async->ret;
@@ -179,8 +199,7 @@ static void dio_async_report(struct iomap_work *work)
 		iomap__kiocb_cancel(&copy);
 		return;
 	}
-	if (async->dio.write)
-		ret = iomap_write_sync(iocb, ret);
+	ret = dio_result(&async->dio, ret);
 	iomap__pool_put(&engine->fs->dios, async);
 	iomap__kiocb_complete(iocb, ret);
 }
@@ -188,12 +207,12 @@ static void dio_async_report(struct iomap_work *work)
 /* A work function: all bios have ended. */
 static void dio_async_end(struct iomap_work *work)
 {
-	dio_async_complete(iomap__container_of(work, struct iomap__dio_async, work));
+	dio_async_complete(iomap__container_of(work, struct iomap_dio, work));
 	dio_async_report(work);
 }
 
 /* What is held until somebody else has ended it, but for the watch, which is there. */
-static void dio_hold(struct iomap__dio_async *async)
+static void dio_hold(struct iomap_dio *async)
 {
 	struct iomap__dio *dio = &async->dio;
 
@@ -205,7 +224,7 @@ static void dio_hold(struct iomap__dio_async *async)
 }
 
 /* Its submitter ends it after all; with the watch. */
-static void dio_unhold(struct iomap__dio_async *async)
+static void dio_unhold(struct iomap_dio *async)
 {
 	struct iomap_inode *inode = async->dio.iter.inode;
 	struct iomap_engine *engine = inode->i_engine;
@@ -217,7 +236,7 @@ static void dio_unhold(struct iomap__dio_async *async)
 	iomap__workers_settle(engine);
 }
 
-bool iomap__dio_queue(struct iomap__dio_async *async)
+bool iomap__dio_queue(struct iomap_dio *async)
 {
 	struct iomap__dio *dio = &async->dio;
 	struct iomap_engine *engine = dio->iter.inode->i_engine;
@@ -240,7 +259,7 @@ bool iomap__dio_queue(struct iomap__dio_async *async)
 }
 
 /* Leave it to whoever ends it.  False: all bios have ended, or nobody could be had for it. */
-static bool dio_abandon(struct iomap__dio_async *async, int64_t end)
+static bool dio_abandon(struct iomap_dio *async, int64_t end)
 {
 	struct iomap__dio *dio = &async->dio;
 	const struct iomap_dio_ops *dops = dio->dops;
@@ -274,7 +293,7 @@ static bool dio_abandon(struct iomap__dio_async *async, int64_t end)
 	return nr;
 }
 
-bool iomap__dio_wait_until(struct iomap__dio_async *async, int64_t end, uint64_t deadline_ns)
+bool iomap__dio_wait_until(struct iomap_dio *async, int64_t end, uint64_t deadline_ns)
 {
 	struct iomap__dio *dio = &async->dio;
 
@@ -315,7 +334,7 @@ void iomap_inode_dio_end(struct iomap_inode *inode)
 static bool dio_is_end_of(const struct iomap_work *work, const void *inode)
 {
 	return work->func == dio_async_end &&
-	       iomap__container_of(work, struct iomap__dio_async, work)->dio.iter.inode == inode;
+	       iomap__container_of(work, struct iomap_dio, work)->dio.iter.inode == inode;
 }
 
 /* Complete one that waits for a worker.  False: there is none. */
@@ -326,7 +345,7 @@ static bool dio_complete_queued(struct iomap_inode *inode)
 
 	if (!work)
 		return false;
-	dio_async_complete(iomap__container_of(work, struct iomap__dio_async, work));
+	dio_async_complete(iomap__container_of(work, struct iomap_dio, work));
 	iomap_init_work(work, dio_async_report);
 	iomap_queue_work(engine, work);
 	return true;

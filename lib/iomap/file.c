@@ -30,6 +30,7 @@
 #include "block/block.h"
 #include "cache/cache.h"
 #include "iomap/async.h"
+#include "iomap/dio.h"
 #include "iomap/ops.h"
 #include "iomap/workers.h"
 
@@ -243,7 +244,8 @@ static int file_iter_init(struct iomap_iov_iter *iter, unsigned direction, const
 /* Flags of an iocb that the convenience layer takes. */
 #define FILE_IOCB_FLAGS                                                                            \
 	(IOMAP_IOCB_APPEND | IOMAP_IOCB_DSYNC | IOMAP_IOCB_SYNC | IOMAP_IOCB_DIRECT |              \
-	 IOMAP_IOCB_NOWAIT | IOMAP_IOCB_DONTCACHE | IOMAP_IOCB_CHECKED)
+	 IOMAP_IOCB_NOWAIT | IOMAP_IOCB_DONTCACHE | IOMAP_IOCB_CHECKED | IOMAP_IOCB_HIPRI |        \
+	 IOMAP_IOCB_ATOMIC | IOMAP_IOCB_WRITE)
 
 /* Through the cache; from @first on something has been read already. */
 static ssize_t file_read_buffered(struct iomap_kiocb *iocb, struct iomap_iov_iter *to, int64_t first)
@@ -299,7 +301,7 @@ ssize_t iomap_read_iter(struct iomap_kiocb *iocb, struct iomap_iov_iter *to)
 	iomap__file_check(iocb->ki_filp);
 	direct = iocb->ki_flags & IOMAP_IOCB_DIRECT;
 	if (iocb->ki_pos < 0 || to->data_source != IOMAP_ITER_DEST ||
-	    iocb->ki_flags & ~FILE_IOCB_FLAGS)
+	    iocb->ki_flags & (~FILE_IOCB_FLAGS | IOMAP_IOCB_ATOMIC | IOMAP_IOCB_WRITE))
 		return -EINVAL;
 	/*
 	 * No byte lies beyond the largest position; but what is read past the cache is whole
@@ -332,6 +334,9 @@ static int file_write_place(struct iomap_kiocb *iocb, struct iomap_iov_iter *fro
 	if (iocb->ki_flags & IOMAP_IOCB_APPEND)
 		iocb->ki_pos = iomap_i_size_read(inode);
 	if (iocb->ki_pos >= inode->i_maxbytes)
+		return -EFBIG;
+	if (iocb->ki_flags & IOMAP_IOCB_ATOMIC &&
+	    from->count > (uint64_t)(inode->i_maxbytes - iocb->ki_pos))
 		return -EFBIG;
 	iomap_iov_iter_truncate(from, (uint64_t)(inode->i_maxbytes - iocb->ki_pos));
 	return 0;
@@ -380,21 +385,26 @@ static int file_dio_end_io(struct iomap_kiocb *iocb, ssize_t size, int error, un
 	return 0;
 }
 
-/* i_rwsem is held at least shared.  Does not sync: that is done without the lock. */
-static ssize_t file_dio_write(struct iomap_kiocb *iocb, struct iomap_iov_iter *from)
+/*
+ * i_rwsem is held at least shared.  Does not sync: that is done without the lock, unless it is
+ * *@durable already.
+ */
+static ssize_t file_dio_write(struct iomap_kiocb *iocb, struct iomap_iov_iter *from, bool *durable)
 {
 	const struct iomap_inode_ops *op = iocb->ki_filp->inode->i_op;
-	const uint32_t sync = iocb->ki_flags & (IOMAP_IOCB_DSYNC | IOMAP_IOCB_SYNC);
 	struct iomap_dio_ops dops = { .end_io = NULL };
-	ssize_t ret;
+	const struct iomap__dio_call call = {
+		.iocb = iocb,
+		.iter = from,
+		.ops = op->direct ? op->direct : op->write,
+		.dops = &dops,
+		.durable = durable,
+	};
 
 	if (op->dio_ops)
 		dops = *op->dio_ops;
 	dops.end_io = file_dio_end_io;
-	iocb->ki_flags &= ~sync;
-	ret = iomap_dio_rw(iocb, from, op->direct ? op->direct : op->write, &dops, 0, NULL, 0);
-	iocb->ki_flags |= sync;
-	return ret;
+	return iomap__dio_rw(&call);
 }
 
 /* The rest of a direct write goes through the cache, and does not stay there. */
@@ -422,6 +432,7 @@ static ssize_t file_write_rest(struct iomap_kiocb *iocb, struct iomap_iov_iter *
 static ssize_t file_write_direct_exclusive(struct iomap_kiocb *iocb, struct iomap_iov_iter *from)
 {
 	struct iomap_inode *inode = iocb->ki_filp->inode;
+	bool by_itself = false;
 	ssize_t done, rest;
 	int err;
 
@@ -433,7 +444,8 @@ static ssize_t file_write_direct_exclusive(struct iomap_kiocb *iocb, struct ioma
 		err = file_write_gap(iocb, IOMAP__ZERO_MOVE);
 	if (err)
 		return err;
-	done = file_dio_write(iocb, from);
+	/* it grows the file, or another part was written before: there is something to sync */
+	done = file_dio_write(iocb, from, &by_itself);
 	if (done < 0 ? done != -ENOTBLK : !iomap_iov_iter_count(from))
 		return done;
 	done = iomap__max(done, 0);
@@ -454,7 +466,8 @@ static bool file_write_may_share(const struct iomap_kiocb *iocb, const struct io
 }
 
 /* Takes the lock.  -ENOTBLK, also after a part: the rest needs the exclusive one. */
-static ssize_t file_write_direct_shared(struct iomap_kiocb *iocb, struct iomap_iov_iter *from)
+static ssize_t file_write_direct_shared(struct iomap_kiocb *iocb, struct iomap_iov_iter *from,
+					bool *durable)
 {
 	struct iomap_inode *inode = iocb->ki_filp->inode;
 	ssize_t ret = -ENOTBLK;
@@ -464,18 +477,20 @@ static ssize_t file_write_direct_shared(struct iomap_kiocb *iocb, struct iomap_i
 	iomap_inode_lock_shared(inode);
 	/* again: truncations are kept off from here on */
 	if (file_write_may_share(iocb, from))
-		ret = file_dio_write(iocb, from);
+		ret = file_dio_write(iocb, from, durable);
 	iomap_inode_unlock_shared(inode);
 	return ret;
 }
 
-static ssize_t file_write_direct(struct iomap_kiocb *iocb, struct iomap_iov_iter *from)
+static ssize_t file_write_direct(struct iomap_kiocb *iocb, struct iomap_iov_iter *from,
+				 bool *durable)
 {
 	struct iomap_inode *inode = iocb->ki_filp->inode;
-	ssize_t done = file_write_direct_shared(iocb, from), rest;
+	ssize_t done = file_write_direct_shared(iocb, from, durable), rest;
 
 	if (done < 0 ? done != -ENOTBLK : !iomap_iov_iter_count(from))
 		return done;
+	*durable = false;
 	done = iomap__max(done, 0);
 	iomap_inode_lock(inode);
 	/* it may zero around what it writes, and asynchronous ones hold no lock */
@@ -485,13 +500,14 @@ static ssize_t file_write_direct(struct iomap_kiocb *iocb, struct iomap_iov_iter
 	return done && rest < 0 ? done : done + rest;
 }
 
-ssize_t iomap__file_write(struct iomap_kiocb *iocb, struct iomap_iov_iter *from)
+ssize_t iomap__file_write(struct iomap_kiocb *iocb, struct iomap_iov_iter *from, bool *durable)
 {
 	struct iomap_inode *inode = iocb->ki_filp->inode;
 	ssize_t ret;
 
+	*durable = false;
 	if (iocb->ki_flags & IOMAP_IOCB_DIRECT)
-		return file_write_direct(iocb, from);
+		return file_write_direct(iocb, from, durable);
 	iomap_inode_lock(inode);
 	ret = file_write_buffered(iocb, from);
 	iomap_inode_unlock(inode);
@@ -579,6 +595,8 @@ static ssize_t file_write_nowait(struct iomap_kiocb *iocb, struct iomap_iov_iter
 static ssize_t file_write_default(struct iomap_kiocb *iocb, struct iomap_iov_iter *from)
 {
 	struct iomap_inode *inode = iocb->ki_filp->inode;
+	bool durable;
+	ssize_t ret;
 
 	if (!inode->i_op || !inode->i_op->write || !inode->i_data.a_ops->writepages)
 		return -EINVAL;
@@ -589,8 +607,9 @@ static ssize_t file_write_default(struct iomap_kiocb *iocb, struct iomap_iov_ite
 		return file_write_nowait(iocb, from);
 	if (iocb->ki_complete)
 		return file_write_async(iocb, from);
+	ret = iomap__file_write(iocb, from, &durable);
 	/* without the lock: the next writer need not wait for the device */
-	return iomap_write_sync(iocb, iomap__file_write(iocb, from));
+	return durable ? ret : iomap_write_sync(iocb, ret);
 }
 
 ssize_t iomap_write_iter(struct iomap_kiocb *iocb, struct iomap_iov_iter *from)
@@ -603,6 +622,9 @@ ssize_t iomap_write_iter(struct iomap_kiocb *iocb, struct iomap_iov_iter *from)
 	if (iocb->ki_pos < 0 || from->data_source != IOMAP_ITER_SOURCE ||
 	    iocb->ki_flags & ~FILE_IOCB_FLAGS)
 		return -EINVAL;
+	/* the cache promises nothing of the kind */
+	if (iocb->ki_flags & IOMAP_IOCB_ATOMIC && !(iocb->ki_flags & IOMAP_IOCB_DIRECT))
+		return -EOPNOTSUPP;
 	if (!iomap_iov_iter_count(from))
 		return 0;
 	fop = iocb->ki_filp->inode->i_fop;

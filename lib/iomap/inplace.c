@@ -22,7 +22,7 @@
 
 #define INPLACE_IOCB_FLAGS                                                           \
 	(IOMAP_IOCB_APPEND | IOMAP_IOCB_DSYNC | IOMAP_IOCB_SYNC | IOMAP_IOCB_DIRECT | \
-	 IOMAP_IOCB_NOWAIT | IOMAP_IOCB_NOTHROTTLE)
+	 IOMAP_IOCB_NOWAIT | IOMAP_IOCB_NOTHROTTLE | IOMAP_IOCB_WRITE)
 
 /* Where the write begins; 0 or -errno. */
 static int inplace_start(struct iomap_folio_writer *writer, struct iomap_kiocb *iocb, size_t len,

@@ -518,7 +518,7 @@ int iomap__fs_create(struct iomap_engine *engine)
 	err = iomap__pool_init(&fs->files, &engine->env, sizeof(struct iomap_file), 0);
 	if (err)
 		goto out_ifs;
-	err = iomap__pool_init(&fs->dios, &engine->env, sizeof(struct iomap__dio_async), 0);
+	err = iomap__pool_init(&fs->dios, &engine->env, sizeof(struct iomap_dio), 0);
 	if (err)
 		goto out_files;
 	err = iomap__async_create(engine, fs);

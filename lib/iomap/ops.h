@@ -44,7 +44,7 @@ struct iomap__async_gate {
 /* What an engine keeps for this layer. */
 struct iomap__fs {
 	struct iomap_bio_set ioend_bios; /* bios in ioends */
-	struct iomap__pool dios;	 /* struct iomap__dio_async */
+	struct iomap__pool dios;	 /* struct iomap_dio */
 	struct iomap__pool ifs[IOMAP__IFS_POOLS]; /* block states, by size: ifs.c */
 	struct iomap__pool files;	 /* struct iomap_file */
 	struct iomap__pool asyncs;	 /* requests of async.c */
@@ -96,8 +96,11 @@ void iomap__kiocb_begin(struct iomap_kiocb *iocb);
 void iomap__kiocb_cancel(struct iomap_kiocb *iocb);
 /* Call ki_complete, in a work function.  The iocb and the file may be gone then. */
 void iomap__kiocb_complete(struct iomap_kiocb *iocb, long ret);
-/* All of a write, with the inode's locks, but for the sync; without ki_complete. */
-ssize_t iomap__file_write(struct iomap_kiocb *iocb, struct iomap_iov_iter *from);
+/*
+ * All of a write, with the inode's locks, but for the sync; without ki_complete.  *@durable: it
+ * needs none.
+ */
+ssize_t iomap__file_write(struct iomap_kiocb *iocb, struct iomap_iov_iter *from, bool *durable);
 
 /* ---- mappings (iter.c) ---- */
 

@@ -347,6 +347,8 @@ Test(direct_async, di02_a_dsync_write_is_durable_before_it_completes)
 	struct as *as = mapped();
 	struct req req;
 
+	/* with metadata to commit: else FUA would do */
+	ts_map(&as->ts, 0, 64 * KIB, IOMAP_MAPPED, IOMAP_F_DIRTY, 64 * KIB);
 	req_init(&req, as, 8 * KIB, 4 * KIB);
 	req.iocb.ki_flags |= IOMAP_IOCB_DSYNC;
 	td_hold(as->ts.dev, TD_WRITE | TD_FLUSH);

@@ -380,10 +380,18 @@ static ssize_t nowait_iter(struct ts *ts, int64_t pos, bool write, uint32_t flag
 
 static struct ts *direct_store(void)
 {
+	static const struct iomap_bdev_limits limits = {
+		.logical_block_size = 512,
+		.physical_block_size = 512,
+		.dma_alignment = 512,
+		.max_segments_nr = 256,
+		.max_transfer_bytes = 1 << 20,
+		.flags = IOMAP_BDEV_HAS_NOWAIT,
+	};
 	struct ts *ts = calloc(1, sizeof(*ts));
 
 	t_must(ts != NULL);
-	ts_prepare(ts, &(struct ts_config){ .i_size = 512 * KIB });
+	ts_prepare(ts, &(struct ts_config){ .i_size = 512 * KIB, .limits = &limits });
 	ts->hook.open = ts_allow_direct;
 	ts_begin(ts);
 	ts_map(ts, 0, 1024 * KIB, IOMAP_MAPPED, 0, 64 * KIB);
