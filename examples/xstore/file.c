@@ -27,7 +27,10 @@ void xs_map_at(struct xs_object *object, int64_t pos, struct iomap *iomap)
 	const struct xs_extent *extent = at < object->extents_nr ? &object->extents[at] : NULL;
 
 	iomap->validity_cookie = object->cookie;
-	iomap->flags = 0;
+	/* who writes in place asks whether that is durable with the data */
+	iomap->flags = object->store->changes != object->store->committed || object->pending_size ?
+			       IOMAP_F_DIRTY :
+			       0;
 	if (extent && extent->file <= block) {
 		iomap->type = extent->unwritten ? IOMAP_UNWRITTEN : IOMAP_MAPPED;
 		iomap->offset = (int64_t)(extent->file << XS_BLOCK_SHIFT);

@@ -644,7 +644,7 @@ static void own_submit_io(const struct iomap_iter *iter, struct iomap_bio *bio, 
 	iomap_submit_bio(bio);
 }
 
-Test(direct_async, do03_queued_bios_come_from_an_own_set_with_room_in_front)
+Test(direct_async, do01_do03_do04_queued_bios_of_an_own_set_go_through_hooks)
 {
 	struct as *as = mapped();
 	struct req req[2];
@@ -676,7 +676,7 @@ Test(direct_async, do03_queued_bios_come_from_an_own_set_with_room_in_front)
 	as_close(as);
 }
 
-Test(direct_async, di02_an_error_of_end_io_becomes_the_result)
+Test(direct_async, di02_do02_an_error_of_end_io_becomes_the_result)
 {
 	struct as *as = mapped();
 	struct req req;

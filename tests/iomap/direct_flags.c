@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* ctest-labels: concurrent */
 /*
- * direct_flags.c - DF02 to DF06, DI03, DI04: what the flags of a direct call change, and the call
- * in two steps.
+ * direct_flags.c - DF02 to DF06, DI03, DI04, DO02: what the flags of a direct call change, the call
+ * in two steps, and what end_io is told.
  */
 #include <criterion/criterion.h>
 #include <errno.h>
@@ -381,6 +381,41 @@ Test(direct_flags, di04_a_bounced_call_counts_once)
 	cr_assert_eq(call_vec(&call, &(struct iovec){ call.buf + 1, 1000 }, 1), 512 + 1000);
 	cr_assert_eq(call.iocb.ki_pos, 1000);
 	free(call.buf);
+	fs_close(fs);
+}
+
+/* ---- DO02 ---- */
+
+/* Queued: what end_io is told, and that ki_complete comes after it. */
+static void expect_flags(struct fs *fs, unsigned flags)
+{
+	struct call call;
+
+	call_init(&call, fs, IOMAP_ITER_SOURCE, 16 * KIB, 0);
+	call.iocb.ki_complete = on_complete;
+	td_hold(fs->ts.dev, TD_ALL);
+	fs->ended = 0;
+	cr_assert_eq(call_run(&call), -IOMAP_EIOCBQUEUED);
+	cr_assert_eq(fs->ended, 0U);
+	td_open_gates(fs->ts.dev);
+	cr_assert_eq(call_result(&call), 16 * KIB);
+	cr_assert_eq(fs->ended, 1U);
+	cr_assert_eq(fs->flags, flags);
+	cr_assert_eq(fs->size, 16 * KIB);
+	free(call.buf);
+}
+
+Test(direct_flags, do02_end_io_is_told_what_was_written_to)
+{
+	struct fs *fs = fs_open(NULL, true);
+
+	expect_flags(fs, 0);
+	ts_map(&fs->ts, 4 * KIB, 4 * KIB, IOMAP_UNWRITTEN, 0, ADDR + 4 * KIB);
+	expect_flags(fs, IOMAP_DIO_UNWRITTEN);
+	ts_map(&fs->ts, 8 * KIB, 4 * KIB, IOMAP_MAPPED, IOMAP_F_SHARED, ADDR + 8 * KIB);
+	expect_flags(fs, IOMAP_DIO_COW);
+	ts_map(&fs->ts, 4 * KIB, 4 * KIB, IOMAP_UNWRITTEN, 0, ADDR + 4 * KIB);
+	expect_flags(fs, IOMAP_DIO_UNWRITTEN | IOMAP_DIO_COW);
 	fs_close(fs);
 }
 

@@ -155,3 +155,73 @@ Test(xs_sync, bw05_acknowledged_writes_are_there_after_any_power_cut)
 	XST_OK(iomap_bdev_close(log));
 	XST_OK(iomap_engine_destroy(engine));
 }
+
+/* ---- in place, past the cache ---- */
+
+#define PLACE_BYTES (16 * KIB)
+
+static void judge_in_place(struct xs_store *store, const struct xst_cut *cut, void *arg)
+{
+	unsigned char *bytes, *want;
+	int64_t size;
+
+	(void)arg;
+	if (!cut->mark)
+		return;
+	bytes = xst_get(store, NAME, &size);
+	cr_assert_eq(size, PLACE_BYTES);
+	want = xst_pattern(PLACE_BYTES, (unsigned)cut->mark);
+	/* the next write may have begun */
+	for (int64_t i = 0; i < PLACE_BYTES && cut->mark == 2; i++)
+		cr_assert_eq(bytes[i], want[i], "event %llu, seed %llu, byte %lld",
+			     (unsigned long long)cut->event, (unsigned long long)cut->seed,
+			     (long long)i);
+	free(bytes);
+	free(want);
+}
+
+Test(xs_sync, df05_a_durable_write_in_place_commits_what_finds_it_and_only_that)
+{
+	const unsigned all = IOMAP_SYNC_WAIT_BEFORE | IOMAP_SYNC_WRITE | IOMAP_SYNC_WAIT_AFTER;
+	struct iomap_engine *engine = xst_engine(MIB);
+	struct iomap_bdev_stats before, after;
+	struct xs_object *object;
+	struct iomap_file *file;
+	struct iomap_bdev *log;
+	struct xs_store *store;
+	unsigned char *bytes;
+	void *buf;
+
+	cr_assert_eq(posix_memalign(&buf, 4096, PLACE_BYTES), 0);
+	XST_OK(iomap_writelog_open_memory(engine, 2 * MIB, NULL, NULL, &log));
+	XST_OK(xs_mkfs(log, 0, XST_ID));
+	store = xst_open(engine, log);
+	XST_OK(xst_put(store, NAME, NULL, 0));
+	XST_OK(iomap_writelog_restart(log));
+	XST_OK(xs_lookup(store, NAME, &object));
+	XST_OK(iomap_file_open(&object->inode, IOMAP_O_DIRECT | IOMAP_O_DSYNC, &file));
+	/* written out, and no commit knows of it */
+	XST_OK(xst_write(object, buf, PLACE_BYTES, 0));
+	XST_OK(iomap_sync_range(file, 0, PLACE_BYTES, all));
+	for (unsigned n = 1; n <= 2; n++) {
+		bytes = xst_pattern(PLACE_BYTES, n);
+		memcpy(buf, bytes, PLACE_BYTES);
+		free(bytes);
+		XST_OK(iomap_bdev_stats(log, &before, sizeof(before)));
+		cr_assert_eq(iomap_write(file, buf, PLACE_BYTES, 0), PLACE_BYTES);
+		XST_OK(iomap_bdev_stats(log, &after, sizeof(after)));
+		/* the second one is written through, and that is all */
+		if (n == 2)
+			cr_assert_eq(after.writes_nr - before.writes_nr, 1U);
+		else
+			cr_assert_gt(after.writes_nr - before.writes_nr, 1U);
+		XST_OK(iomap_writelog_mark(log, n));
+	}
+	XST_OK(iomap_file_close(file));
+	XST_OK(xs_put(object));
+	XST_OK(xs_close(store));
+	xst_try_cuts(engine, log, 20, judge_in_place, NULL);
+	free(buf);
+	XST_OK(iomap_bdev_close(log));
+	XST_OK(iomap_engine_destroy(engine));
+}
