@@ -227,6 +227,42 @@ IOMAP_API IOMAP_MUST_CHECK int iomap_bdev_discard(struct iomap_bdev *bdev, uint6
 IOMAP_API IOMAP_MUST_CHECK int iomap_bdev_write_zeroes(struct iomap_bdev *bdev, uint64_t addr,
 						       uint64_t len, unsigned flags);
 
+/**
+ * iomap_register_buffers - memory that much direct I/O will be done on
+ * @iov: pieces of it, 1 byte to 1 GiB each
+ * @nr: how many
+ * @first_index: receives the number of the first one; the others follow it
+ *
+ * Where the backend is io_uring the rings pin it, so that a transfer whose memory lies within
+ * one of the pieces costs less: which one it is is found by the address.  What the limit on
+ * locked memory does not allow (RLIMIT_MEMLOCK, against the pieces of all rings; one log line),
+ * and with other backends or IOMAP_ENGINE_NO_REGISTER, goes as any other memory, and that is no
+ * error: registered_bytes of iomap_engine_stats() tells.
+ *   The memory stays mapped where it is until it is unregistered, or the engine destroyed: after
+ * an munmap() rings would still know the old pages.  At most 1024 pieces in an engine.  Any
+ * thread; blocks.
+ *
+ * Return: 0; -EINVAL; -ENOSPC when there are too many; -ENOMEM; -ECHILD.  Kernel counterpart:
+ * none; io_uring_register_buffers of user space.
+ */
+IOMAP_API IOMAP_MUST_CHECK int iomap_register_buffers(struct iomap_engine *engine,
+						      const struct iovec *iov, unsigned nr,
+						      unsigned *first_index);
+/**
+ * iomap_unregister_buffers - the rings forget it
+ * @first_index: of the first piece
+ * @nr: how many; pieces of several registrations may go together
+ *
+ * After that it may be unmapped; a queue of one thread (IOMAP_REQ_POLLED) keeps its pages, not its
+ * address, until that thread does its next I/O there.  Nobody begins I/O on it meanwhile.  Any
+ * thread; blocks.
+ *
+ * Return: 0; -EBUSY while a transfer is in flight that goes by one of them, and nothing has
+ * changed; -EINVAL when one of them is not registered; -ECHILD.
+ */
+IOMAP_API IOMAP_MUST_CHECK int iomap_unregister_buffers(struct iomap_engine *engine,
+							unsigned first_index, unsigned nr);
+
 struct iomap_bdev_stats {
 	uint64_t reads_nr, writes_nr, flushes_nr; /* bios completed */
 	uint64_t read_bytes, written_bytes;

@@ -415,6 +415,7 @@ struct iomap_engine_stats {
 	uint64_t range_bios_nr; /* bios that these became */
 	uint64_t throttle_pause_ns; /* that writers owed for data beyond the background limit */
 	uint64_t ioend_bios_nr;	    /* bios that ioends were submitted as */
+	uint64_t registered_bytes;  /* now: of iomap_register_buffers(), and rings know them */
 };
 
 /**

@@ -154,6 +154,7 @@ static void blk_free(struct iomap__blk *blk)
 {
 	struct iomap__env *env = blk->env;
 
+	iomap__buffers_exit(blk);
 	iomap__loop_exit(blk);
 	iomap__park_exit(blk);
 	iomap__free(env, blk->queues, blk->nr_queues * sizeof(struct iomap__queue));

@@ -31,7 +31,8 @@ enum iomap__step {
  * What the library keeps in iomap_bio.bi_internal.
  *
  * `handoff` is stored with release by the thread that gives the request to a ring and loaded
- * with acquire by the one that collects it: between the two only the kernel has seen it.
+ * with acquire by the one that collects it: between the two only the kernel has seen it.  It is
+ * 1, and more for a transfer by memory of the application that the ring knows: uring.c.
  */
 struct iomap__req {
 	_Atomic uint32_t handoff;
@@ -383,6 +384,9 @@ struct iomap__backend {
 	bool (*let_go)(struct iomap__blk *blk, const void *addr, uint64_t *bytes);
 	void (*add_file)(struct iomap__blk *blk, struct iomap_bdev *bdev);
 	void (*del_file)(struct iomap__blk *blk, struct iomap_bdev *bdev);
+	/* The queues learn what has changed in blk->buffers.  Whether @bytes in all may be locked. */
+	void (*follow_buffers)(struct iomap__blk *blk);
+	bool (*buffers_fit)(struct iomap__blk *blk, uint64_t bytes);
 };
 extern const struct iomap__backend iomap__uring_backend;
 extern const struct iomap__backend iomap__aio_backend;
@@ -557,6 +561,30 @@ const struct iomap__backend *iomap__backend_nth(unsigned nth);
 int iomap__blk_probe(struct iomap_engine *engine, const struct iomap__backend *backend,
 		     const char **why);
 
+/* ---- memory of the application (buffers.c) ---- */
+
+#define IOMAP__BUFFERS_MAX 1024U
+
+struct iomap__buffer {
+	uintptr_t base;
+	uint64_t bytes;	   /* 0: the place is free */
+	uint64_t id;	   /* never the same twice; 0: no ring is to know it */
+	bool known;	   /* to all shared rings, as far as has been tried */
+	uint32_t inflight; /* atomic: transfers that go by it */
+};
+
+struct iomap__buffers {
+	struct iomap__mutex lock;	/* RANK_BDEV: one change at a time */
+	struct iomap__mutex table_lock; /* RANK_POOL: the places but for `inflight` */
+	struct iomap__buffer place[IOMAP__BUFFERS_MAX];
+};
+
+/* Bytes that rings know. */
+uint64_t iomap__buffers_known(struct iomap__blk *blk);
+/* A transfer that went by the buffer at @place has been collected; any context. */
+void iomap__buffers_done(struct iomap__blk *blk, unsigned place);
+void iomap__buffers_exit(struct iomap__blk *blk);
+
 struct iomap__blk {
 	struct iomap__stats stats;
 	struct iomap_engine *engine;
@@ -572,6 +600,8 @@ struct iomap__blk {
 	_Atomic uint32_t bio_sets_nr;	  /* of the application */
 	struct iomap__pool stacked_pool; /* struct iomap__stacked */
 	struct iomap__pool bdev_pool;	 /* struct iomap_bdev */
+	struct iomap__buffers *buffers;	 /* NULL until there is one; atomic */
+	uint64_t buffers_generation;	 /* moves with the table where rings follow it; atomic */
 
 	/* What devices have said to iopoll.c; under bdevs_lock. */
 	struct {

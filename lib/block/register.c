@@ -74,6 +74,11 @@ static void register_complain(struct iomap__blk *blk, unsigned about, int error)
 		   about == REGISTER_MEMORY ? "memory" : "files", strerror(-error));
 }
 
+void iomap__uring_complain(struct iomap__blk *blk, int error)
+{
+	register_complain(blk, REGISTER_MEMORY, error);
+}
+
 /* ---- memory ---- */
 
 /* Whether the kernel charges this process for memory that it locks. */
@@ -107,6 +112,13 @@ static bool register_fits(struct iomap__blk *blk, unsigned rings, uint64_t bytes
 	return false;
 }
 
+bool iomap__uring_buffers_fit(struct iomap__blk *blk, uint64_t bytes)
+{
+	struct iomap__uring_all *all = register_all(blk);
+
+	return register_fits(blk, blk->nr_queues, bytes + (all->memory ? all->bytes : 0));
+}
+
 static void register_cut(struct iomap__uring_all *all, uint64_t bytes)
 {
 	all->slot_shift = SLOT_SHIFT_MIN;
@@ -126,8 +138,9 @@ static void register_open_slots(struct iomap__queue *queue)
 
 	memset(uring->slots, IOMAP__SLOT_NEW, nr);
 	if (!iomap__fails(queue->blk->env, IOMAP_FAIL_RING_REGISTER))
-		error = io_uring_register_buffers_sparse(&uring->ring, nr);
-	uring->memory = !error;
+		error = io_uring_register_buffers_sparse(
+			&uring->ring, iomap__min(nr + IOMAP__BUFFERS_MAX, IOMAP__URING_SLOTS_MAX));
+	uring->memory = uring->table = !error;
 	if (error)
 		register_complain(queue->blk, REGISTER_MEMORY, error);
 }
@@ -136,9 +149,10 @@ static void register_close_slots(struct iomap__queue *queue)
 {
 	struct iomap__uring *uring = iomap__uring(queue);
 
-	if (uring->memory)
+	if (uring->table)
 		io_uring_unregister_buffers(&uring->ring);
-	uring->memory = false;
+	uring->memory = uring->table = false;
+	iomap__uring_close_users(queue);
 }
 
 void iomap__uring_set_memory(struct iomap__blk *blk, void *memory, uint64_t bytes)

@@ -37,6 +37,7 @@ void iomap__blk_stats(struct iomap_engine *engine, struct iomap_engine_stats *st
 	stats->read_bytes = iomap__stat_sum(from, IOMAP__BLKSTAT_READ_BYTES);
 	stats->written_bytes = iomap__stat_sum(from, IOMAP__BLKSTAT_WRITTEN_BYTES);
 	stats->flushes_nr = iomap__stat_sum(from, IOMAP__BLKSTAT_FLUSHES);
+	stats->registered_bytes = iomap__buffers_known(engine->blk);
 }
 
 void iomap__blk_hist(struct iomap_engine *engine, enum iomap_histogram which, uint64_t *sum)

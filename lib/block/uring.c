@@ -92,11 +92,49 @@ static bool uring_is_run(const struct iovec *vecs, unsigned nr, struct iovec *ru
 	return true;
 }
 
-static void uring_prepare_data(struct iomap__queue *queue, struct iomap_bio *bio,
-			       struct io_uring_sqe *sqe)
+/*
+ * What a request's `handoff` says of the application's memory: 1 alone, nothing; else the place
+ * of the buffer is above that bit, plus one.
+ */
+static uint32_t uring_handoff_of(unsigned place)
+{
+	return (place + 1) << 1 | 1;
+}
+
+/* The request is back from the kernel, or was never sent. */
+static void uring_taken_back(struct iomap__blk *blk, uint32_t handoff)
+{
+	if (iomap__unlikely(handoff > 1))
+		iomap__buffers_done(blk, (handoff >> 1) - 1);
+}
+
+/* The place of the memory in the ring's table, or -1; *@handoff where it is the application's. */
+static int uring_place(struct iomap__queue *queue, const struct iovec *run, uint32_t *handoff)
+{
+	struct iomap__uring *uring = iomap__uring(queue);
+	int at = iomap__uring_slot(queue, run->iov_base, run->iov_len);
+	unsigned place;
+
+	if (at >= 0)
+		return at;
+	/* relaxed: iomap__uring_follow() looks again */
+	if (iomap__unlikely(uring->users_generation != iomap__load(&queue->blk->buffers_generation)))
+		iomap__uring_follow(queue);
+	if (iomap__likely(!uring->users))
+		return -1;
+	at = iomap__uring_user(queue, run->iov_base, run->iov_len, &place);
+	if (at >= 0)
+		*handoff = uring_handoff_of(place);
+	return at;
+}
+
+/* Return: for `handoff`. */
+static uint32_t uring_prepare_data(struct iomap__queue *queue, struct iomap_bio *bio,
+				   struct io_uring_sqe *sqe)
 {
 	bool read = iomap__bio_op(bio) == IOMAP_REQ_OP_READ;
 	struct iovec partial, run, *vecs;
+	uint32_t handoff = 1;
 	uint64_t pos;
 	unsigned nr;
 	int slot;
@@ -107,19 +145,21 @@ static void uring_prepare_data(struct iomap__queue *queue, struct iomap_bio *bio
 	} else {
 		io_uring_prep_rw(read ? IORING_OP_READ : IORING_OP_WRITE, sqe, -1, run.iov_base,
 				 (unsigned)run.iov_len, pos);
-		slot = iomap__uring_slot(queue, run.iov_base, run.iov_len);
+		slot = uring_place(queue, &run, &handoff);
 		if (slot >= 0) {
 			sqe->opcode = read ? IORING_OP_READ_FIXED : IORING_OP_WRITE_FIXED;
 			sqe->buf_index = (uint16_t)slot;
 		}
 	}
 	sqe->rw_flags = iomap__step_rw_flags(bio);
+	return handoff;
 }
 
 static void uring_prepare(struct iomap__queue *queue, struct iomap_bio *bio)
 {
 	struct io_uring *ring = uring_of(queue);
 	struct io_uring_sqe *sqe = uring_next_sqe(ring);
+	uint32_t handoff = 1;
 
 	/* active <= depth, and there are never more NOPs than that: there is room */
 	iomap__assert(sqe);
@@ -130,7 +170,7 @@ static void uring_prepare(struct iomap__queue *queue, struct iomap_bio *bio)
 					(off_t)(bio->bi_iter.bi_sector << IOMAP_SECTOR_SHIFT),
 					(off_t)bio->bi_iter.bi_size);
 	else
-		uring_prepare_data(queue, bio, sqe);
+		handoff = uring_prepare_data(queue, bio, sqe);
 	sqe->fd = bio->bi_bdev->fd;
 	if (bio->bi_bdev->registered && iomap__uring(queue)->files) {
 		sqe->fd = (int)bio->bi_bdev->id;
@@ -138,7 +178,7 @@ static void uring_prepare(struct iomap__queue *queue, struct iomap_bio *bio)
 	}
 	io_uring_sqe_set_data(sqe, bio);
 	/* The last use of the bio here.  release: pairs with the load in uring_collect(). */
-	atomic_store_explicit(&iomap__req(bio)->handoff, 1, memory_order_release);
+	atomic_store_explicit(&iomap__req(bio)->handoff, handoff, memory_order_release);
 	uring_publish_sqe(ring);
 }
 
@@ -153,8 +193,9 @@ static void uring_prepare(struct iomap__queue *queue, struct iomap_bio *bio)
  * Either it sees the bit, or we see that it is not there: both are read-modify-writes of one
  * word.
  */
-static void uring_withdraw(struct iomap__uring *uring, int error, struct iomap__bio_list *failed)
+static void uring_withdraw(struct iomap__queue *queue, int error, struct iomap__bio_list *failed)
 {
+	struct iomap__uring *uring = iomap__uring(queue);
 	struct io_uring *ring = &uring->ring;
 	unsigned mask = ring->sq.ring_entries - 1;
 	unsigned head, tail, at, nops = 0;
@@ -171,6 +212,8 @@ static void uring_withdraw(struct iomap__uring *uring, int error, struct iomap__
 			nops++;
 			continue;
 		}
+		uring_taken_back(queue->blk, atomic_load_explicit(&iomap__req(bio)->handoff,
+								  memory_order_acquire));
 		iomap__req(bio)->result = error;
 		iomap__bio_list_add(failed, bio);
 	}
@@ -215,7 +258,7 @@ static void uring_send(struct iomap__queue *queue, struct iomap__bio_list *faile
 	int error = uring_push(queue);
 
 	if (error)
-		uring_withdraw(iomap__uring(queue), error, failed);
+		uring_withdraw(queue, error, failed);
 }
 
 static void uring_kick(struct iomap__queue *queue)
@@ -276,7 +319,8 @@ static void uring_collect(struct iomap__queue *queue, struct iomap__bio_list *li
 		if (!bio)
 			continue; /* a NOP */
 		/* acquire: pairs with the release store of uring_prepare() */
-		(void)atomic_load_explicit(&iomap__req(bio)->handoff, memory_order_acquire);
+		uring_taken_back(queue->blk, atomic_load_explicit(&iomap__req(bio)->handoff,
+								  memory_order_acquire));
 		iomap__req(bio)->result = cqe->res;
 		iomap__bio_list_add(list, bio);
 	}
@@ -453,6 +497,7 @@ static void uring_destroy_queue(struct iomap__queue *queue)
 	struct iomap__uring *uring = iomap__uring(queue);
 
 	uring_exit(&uring->ring);
+	iomap__uring_close_users(queue);
 	iomap__free(queue->blk->env, uring, sizeof(*uring));
 	queue->backend = NULL;
 }
@@ -573,4 +618,6 @@ const struct iomap__backend iomap__uring_backend = {
 	.let_go = iomap__uring_let_go,
 	.add_file = iomap__uring_add_file,
 	.del_file = iomap__uring_del_file,
+	.follow_buffers = iomap__uring_follow_buffers,
+	.buffers_fit = iomap__uring_buffers_fit,
 };

@@ -26,7 +26,11 @@ struct iomap__uring {
 	_Atomic uint32_t submitting;
 	/* under the queue's lock */
 	uint8_t slots[IOMAP__URING_SLOTS_MAX]; /* enum iomap__uring_slot */
-	bool memory; /* there is a table of slots; constant while there is I/O */
+	bool memory; /* the table has slots; constant while there is I/O */
+	bool table;  /* there is a table of memory, of slots or of the application's buffers */
+	/* buffers, and what blk->buffers_generation was when these were looked at */
+	struct iomap__uring_users *users;
+	uint64_t users_generation;
 	bool files;  /* there is a table of files; constant; never in one thread's ring */
 };
 
@@ -51,6 +55,19 @@ static inline struct iomap__uring *iomap__uring(const struct iomap__queue *queue
  * go without.  The queue's lock held.
  */
 int iomap__uring_slot(struct iomap__queue *queue, const void *addr, uint64_t bytes);
+/*
+ * The same of memory of the application: a place in the ring's table, and *@place, that in
+ * the engine's, in which the transfer then counts.  iomap__uring_follow() comes before.
+ */
+int iomap__uring_user(struct iomap__queue *queue, const void *addr, uint64_t bytes, unsigned *place);
+/* The ring knows what there is, as of now.  The queue's lock held. */
+void iomap__uring_follow(struct iomap__queue *queue);
+void iomap__uring_follow_buffers(struct iomap__blk *blk);
+bool iomap__uring_buffers_fit(struct iomap__blk *blk, uint64_t bytes);
+/* The ring's table is gone. */
+void iomap__uring_close_users(struct iomap__queue *queue);
+/* One log line: rings go without registered memory. */
+void iomap__uring_complain(struct iomap__blk *blk, int error);
 /* The table of slots of one thread's ring, if it can be had; by that thread. */
 void iomap__uring_open_own(struct iomap__queue *queue);
 void iomap__uring_close_own(struct iomap__queue *queue);

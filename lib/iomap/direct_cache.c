@@ -88,7 +88,8 @@ int iomap__dio_settle_cache(struct iomap__dio *dio, int64_t start, int64_t end)
 	err = iomap__dio_write_out(inode, start, end);
 	if (!err && dio->write && iomap__filemap_invalidate_range(&inode->i_data, start, end))
 		err = -ENOTBLK;
-	return err;
+	/* the cache cannot do it untorn, and may let go another time */
+	return err == -ENOTBLK && dio->iter.flags & IOMAP_ATOMIC ? -EAGAIN : err;
 }
 
 void iomap__dio_drop_cache(struct iomap__dio *dio, int64_t start, int64_t end)
