@@ -249,6 +249,7 @@ static int first_opener(struct xs_object *object)
 	};
 	int error = cut_behind_end(object);
 
+	xs_writeback_begin(object);
 	return error ? error : iomap_inode_init(object->store->engine, &object->inode, &args);
 }
 
@@ -384,6 +385,7 @@ int xs_put(struct xs_object *object)
 	if (last)
 		error = destroy_inode(object, nameless);
 	if (last && error != -EBUSY) {
+		xs_writeback_end(object);
 		pthread_mutex_lock(&store->lock);
 		object->openers_nr = 0;
 		/* taken for writes that failed, or were shorter than announced */

@@ -36,6 +36,7 @@ struct xs_reserves {
 struct xs_object {
 	struct iomap_inode inode; /* while openers_nr */
 	struct xs_store *store;
+	struct iomap_work ended_work; /* while openers_nr; see writeback.c */
 
 	/* protected by store->lock */
 	char *name;	     /* NULL: none; the object goes with its last opener */
@@ -52,6 +53,9 @@ struct xs_object {
 	uint32_t copies_nr, copies_max;
 	uint32_t name_room; /* bytes that its name may have: store->name_bytes has them */
 	uint64_t cookie;    /* of mappings; also read without the lock */
+	struct iomap_list_head ended; /* ioends that are to be converted; see writeback.c */
+	int32_t ended_nr;
+	uint64_t flying_nr; /* those that have not ended */
 	struct xs_reserves reserves;
 	size_t cut_reserved; /* of `freed`, for what is being cut off */
 	bool cutting;
@@ -362,6 +366,10 @@ extern const struct iomap_file_operations xs_file_ops;
 /* ---- writeback.c ---- */
 
 int xs_writepages(struct iomap_address_space *mapping, struct iomap_writeback_control *wbc);
+
+/* Before the inode is there, and when it is no more.  The latter waits for completions. */
+void xs_writeback_begin(struct xs_object *object);
+void xs_writeback_end(struct xs_object *object);
 
 /* ---- size.c ---- */
 
