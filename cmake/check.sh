@@ -216,7 +216,10 @@ if [ $full = 1 ]; then
 		as_ordinary_user 0 gcc-debug -LE 'campaign|house'
 	stage "suite: TSan" suite tsan -LE campaign
 else
+	IOMAP_CONCURRENT_ONLY=1
+	export IOMAP_CONCURRENT_ONLY
 	stage "concurrent: TSan" suite tsan -L concurrent -LE campaign
+	unset IOMAP_CONCURRENT_ONLY
 fi
 if has_tests gcc-debug campaign; then
 	stage "campaigns: gcc Debug" suite gcc-debug -L campaign

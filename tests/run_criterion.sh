@@ -1,7 +1,9 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
 #
-# run_criterion.sh PROGRAM RESULTS_DIR JOBS TIMEOUT
+# run_criterion.sh PROGRAM RESULTS_DIR JOBS TIMEOUT [PATTERN]
+#
+# PATTERN: of the tests that are all there is to run when IOMAP_CONCURRENT_ONLY is set.
 #
 # Runs one Criterion program, leaves RESULTS_DIR/<program>.tap, and fails when a
 # test fails, when the program does not get as far as writing its results, or
@@ -27,8 +29,14 @@ export ASAN_OPTIONS="$common:detect_leaks=1:abort_on_error=0${ASAN_OPTIONS:+:$AS
 export UBSAN_OPTIONS="$common:print_stacktrace=1${UBSAN_OPTIONS:+:$UBSAN_OPTIONS}"
 export TSAN_OPTIONS="$common:halt_on_error=1:second_deadlock_stack=1${TSAN_OPTIONS:+:$TSAN_OPTIONS}"
 
-"$program" "-j$jobs" "--timeout=$timeout" "--tap=$tap"
+pattern=${IOMAP_CONCURRENT_ONLY:+${5-}}
+"$program" "-j$jobs" "--timeout=$timeout" "--tap=$tap" ${pattern:+"--filter=*/@($pattern)"}
 rc=$?
+
+if [ -n "$pattern" ] && ! grep -q '^ok' "$tap"; then
+	echo "run_criterion: $name has no test like $pattern" >&2
+	rc=1
+fi
 
 if [ $rc -eq 0 ] && [ ! -s "$tap" ]; then
 	echo "run_criterion: $name ended without results" >&2

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* ctest-labels: concurrent */
+/* ctest-options: CONCURRENT *waits_for_writeback* */
 /*
  * eviction.c - CA02, CA06: what stays in the cache beside scans and streams, and what happens when
  * nothing can go.

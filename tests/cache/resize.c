@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* ctest-labels: concurrent */
+/* ctest-options: CONCURRENT *beside*|*meanwhile*|*giving_back*|*writeback*|*rings*|*by_itself*|*left_moves* */
 /* ctest-options: STATIC_INTERNAL TIMEOUT 300 */
 /*
  * resize.c - EN02: the cache gets another size while it is in use.

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* ctest-labels: concurrent */
+/* ctest-options: CONCURRENT *threads*|*same_time* */
 /* ctest-options: TIMEOUT 400 */
 /*
  * large.c - FS05, CA07: folios of more than one page, and blocks of more than one.

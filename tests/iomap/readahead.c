@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* ctest-labels: concurrent */
+/* ctest-options: CONCURRENT *threads* */
 /*
  * readahead.c - RA05: what is read ahead, told by what the device was asked for.
  */
