@@ -10,14 +10,25 @@
  * What happens under park_lock is not one step, since submitters and completions look at some of
  * it without the lock; read-modify-writes are one step each.
  *
+ * Or, with EXPECT_WAIT, the second request is submitted by its waiter, who has said before that
+ * it will wait; with EXPECT_PASS by a thread that has said so and does not wait after all.  The first
+ * waiter lives elsewhere, and leaves the queue to whoever is expected.
+ *
  * Shown: both waiters come to an end, however the steps interleave; one reaper at a time.
  * Left out: several queues and homes, kicks that come late, inherited roles, deadlines.
+ *
+ * config: -DPLAIN
+ * config: -DEXPECT_WAIT
+ * config: -DEXPECT_PASS
  *
  * plant: NO_OFFER	who gives the role up as it leaves wakes nobody for it
  * plant: NO_WORK_ADDED	who submits wakes nobody
  * plant: LOOK_FIRST	who submits looks for sleepers before the request counts
  * plant: WORD_FIRST	the word is looked at only before the waiter is in the bucket
  * plant: NO_TAKE	who is about to sleep does not look for a queue without a reaper
+ * plant: STAYS_EXPECTED	who waits is expected until it has waited
+ * plant: NO_LOOK	who was expected and does not wait wakes nobody
+ * plant: LOOK_EXPECTED	and looks for sleepers while it is still expected
  */
 #define NOBODY 2
 #define RUNNING 0
@@ -34,6 +45,7 @@ bool in_bucket[2];
 bool woken[2];
 byte bucket_nr;
 byte nr_waiters;
+byte expected;
 byte sent;     /* bit i: request i has been submitted */
 
 inline park_take()
@@ -50,7 +62,7 @@ inline park_give()
 inline offer()
 {
 	if
-	:: reaper == NOBODY && inflight ->
+	:: reaper == NOBODY && inflight && !expected ->
 		d_step {
 			if
 			:: state[0] == FUTEX -> state[0] = RUNNING
@@ -99,13 +111,19 @@ inline reap()
 	od
 }
 
+#ifdef EXPECT_WAIT
+#define at_home(me) (me == 1)
+#else
+#define at_home(me) false
+#endif
+
 #define changed(me) (woken[me] || word & (1 << me))
 
 inline take_role(me)
 {
 	took = false;
 	if
-	:: reaper == NOBODY && inflight -> reaper = me; took = true
+	:: reaper == NOBODY && inflight && (at_home(me) || !expected) -> reaper = me; took = true
 	:: else
 	fi
 }
@@ -114,6 +132,14 @@ proctype waiter(byte me)
 {
 	bool any, took;
 
+#ifdef EXPECT_WAIT
+	if
+	:: me == 1 ->
+		expected++;
+		atomic { inflight++; sent = sent | 2 }
+	:: else
+	fi;
+#endif
 #ifdef WORD_FIRST
 	if
 	:: word & (1 << me) -> goto done
@@ -124,6 +150,12 @@ proctype waiter(byte me)
 	in_bucket[me] = true;
 	bucket_nr++;
 	nr_waiters++;
+#if defined(EXPECT_WAIT) && !defined(STAYS_EXPECTED)
+	if
+	:: me == 1 -> expected--
+	:: else
+	fi;
+#endif
 	do
 #ifdef WORD_FIRST
 	:: woken[me] -> break
@@ -210,12 +242,41 @@ inline look_for_sleepers()
 #endif
 }
 
+#ifdef PLAIN
+#define SUBMITTED 2
+#else
+#define SUBMITTED 1
+#endif
+
+#ifdef EXPECT_PASS
+proctype passer()
+{
+	expected++;
+	atomic { inflight++; sent = sent | 2 };
+#ifdef LOOK_EXPECTED
+	if
+	:: inflight -> look_for_sleepers()
+	:: else
+	fi;
+	expected--
+#else
+	expected--;
+#ifndef NO_LOOK
+	if
+	:: inflight -> look_for_sleepers()
+	:: else
+	fi
+#endif
+#endif
+}
+#endif
+
 proctype submitter()
 {
 	byte n = 0;
 
 	do
-	:: n < 2 ->
+	:: n < SUBMITTED ->
 #ifdef LOOK_FIRST
 		look_for_sleepers();
 		atomic { inflight++; sent = sent | (1 << n) };
@@ -244,6 +305,9 @@ init {
 		run waiter(0);
 		run waiter(1);
 		run submitter();
+#ifdef EXPECT_PASS
+		run passer();
+#endif
 		run device()
 	};
 	_nr_pr == 1;
