@@ -63,6 +63,7 @@ static void thread_forget(struct iomap__thread *thread)
 	thread->inline_first = thread->inline_last = NULL;
 	thread->waiter = thread->hold = thread->work = thread->waiting = NULL;
 	thread->privates = thread->ending = NULL;
+	thread->expect = thread->expect_hold = NULL;
 	thread->on_exit = NULL;
 	thread->held = thread->completing = thread->writing = 0;
 	thread->unthrottled = false;

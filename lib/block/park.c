@@ -45,7 +45,8 @@
  * `expected` is read by read-modify-writes in park_expected() proves that one of the two sees the
  * other: a sleeper that saw it before it was taken back had entered itself in `nr_waiters`, and
  * who submitted meanwhile and woke nobody had added to `inflight`.  In between the thread calls
- * no callback and waits nowhere but here, so it comes.
+ * no callback and waits nowhere but here, so it comes: what may do either ends the expectation
+ * first (the read of a window, a poll, the end of bios that were refused).
  *
  * Home.  A thread's own queue, the one it submits to, is its home.  A waiter that takes the
  * role of a foreign queue may meet the thread that lives there, on its way to wait for what
@@ -259,9 +260,9 @@ void iomap__io_expected(void)
 
 	if (iomap__likely(!queue))
 		return;
-	iomap__hold_end(self, self->expect_hold);
 	self->expect = NULL;
 	atomic_fetch_sub_explicit(&queue->expected, 1, memory_order_acq_rel);
+	iomap__hold_end(self, self->expect_hold);
 	if (park_inflight(queue))
 		iomap__park_work_added(queue);
 }
@@ -513,7 +514,12 @@ static bool park_loop(struct iomap__blk *blk, struct iomap__waiter *waiter, uint
 			return false;
 		park_take_roles(blk, waiter);
 		if (waiter->roles || iomap__private_busy(waiter->own)) {
+			bool send = self->held && !park_sleep_sends(blk, waiter);
+
 			iomap__mutex_unlock(&blk->park_lock);
+			/* before it looks after others: they may always have something to collect */
+			if (send)
+				iomap__hold_send(self);
 			any = park_reap(blk, waiter) != 0;
 			/* what callbacks have submitted; we may be inside an inline bio's end */
 			iomap__inline_flush(self);
@@ -694,6 +700,7 @@ unsigned iomap__io_poll(struct iomap__blk *blk)
 	/* Inside a completion the thread reaps already: further down its stack. */
 	if (self->completing)
 		return 0;
+	iomap__io_expected();
 	for (i = 0; i < blk->nr_queues; i++)
 		inflight |= atomic_load_explicit(&blk->queues[i].inflight, memory_order_relaxed);
 	if (!inflight)

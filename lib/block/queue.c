@@ -223,6 +223,8 @@ void iomap__queue_submit(struct iomap__queue *queue, struct iomap__bio_list *lis
 	full = queue->backlog.first != NULL;
 	iomap__mutex_unlock(&queue->lock);
 
+	if (iomap__unlikely(refused.first || failed.first))
+		iomap__io_expected();
 	queue_end(queue, &refused);
 	if (iomap__unlikely(failed.first))
 		queue_failed(queue, &failed);

@@ -179,10 +179,12 @@ static bool lock_wait(struct iomap_folio *folio, uint64_t deadline_ns)
 
 static bool lock_slow(struct iomap_folio *folio, uint64_t deadline_ns)
 {
+	/* what unlocks it may not even have been sent: park.c */
+	int spins = iomap__thread_self()->expect ? 0 : FOLIO_SPINS;
 	struct iomap__slow slow;
 	bool locked;
 
-	for (int i = 0; i < FOLIO_SPINS; i++) {
+	for (int i = 0; i < spins; i++) {
 		if (lock_try(folio))
 			return true;
 		iomap__cpu_relax();

@@ -219,6 +219,7 @@ static void read_window(struct iomap_file *file, const struct iomap__ra_window *
 	struct iomap_plug plug;
 	uint64_t reached;
 
+	iomap__io_expected();
 	iomap_start_plug(&plug);
 	reached = read_pages(file, window, how);
 	if (waits && !plug.nested)
