@@ -268,6 +268,7 @@ struct iomap__read_async {
 	bool missed;			 /* the miss at ki_pos has been counted, and read ahead */
 	bool filled;			 /* the folio has been read for this request */
 	int fill_error;			 /* what read_folio said of that */
+	uint64_t fill_version;		 /* the folio's as that began */
 };
 /*
  * Copy what is cached, moving ki_pos and @to, up to the first byte that is not.  0: the read is

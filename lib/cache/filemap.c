@@ -16,7 +16,7 @@
  * With IOMAP_IOCB_CHECKED a read goes into a buffer of the library's and from there, by the
  * kernel, to the caller's memory; the position moves by what has arrived.
  *
- * i_size is read before the copy and again after it, see hit.h.
+ * What is copied under a folio's lock is cut off at the i_size of that time, see hit.h.
  */
 #include "cache/internal.h"
 
@@ -196,9 +196,13 @@ void iomap__filemap_used(struct iomap_file *file, struct iomap_folio *folio, int
 	uint32_t met = IOMAP__FOLIO_RA_UNUSED | (how & IOMAP_NOWAIT ? 0 : IOMAP__FOLIO_RA_MARK);
 	uint64_t pages;
 
-	/* who goes on inside a folio uses it once, however many reads that takes */
+	/*
+	 * Who goes on inside a folio uses it once, however many reads that takes; but a call without
+	 * DONTCACHE takes the mark off, also where one with it has ended.
+	 */
 	if (!(old & IOMAP__FOLIO_ACCESSED) &&
-	    (iomap__load(&file->used_end) != (uint32_t)pos || pos == iomap_folio_pos(folio)))
+	    (old & IOMAP__FOLIO_DONTCACHE || iomap__load(&file->used_end) != (uint32_t)pos ||
+	     pos == iomap_folio_pos(folio)))
 		iomap__folio_accessed(folio, old, how);
 	if (iomap__likely(!(old & met)))
 		return;
@@ -228,16 +232,26 @@ struct read_at {
 	struct iomap_folio **folio;
 };
 
+/* The file ends before what is wanted.  Neither an errno value nor the code of a queued call. */
+#define READ_END ((ssize_t)INT64_MIN)
+
 /*
- * Copy out of a locked folio, whose lock keeps writers off, if it holds what is wanted; or
- * take a reference to it.
- * Returns bytes, or 0.
+ * Copy out of a locked folio, whose lock keeps writers off and truncation from making zeros in it,
+ * if it holds what is wanted; or take a reference to it.
+ * Returns bytes, 0, or READ_END.
  */
 static ssize_t locked_copy(const struct read_at *at, struct iomap_folio *folio)
 {
 	size_t off = (size_t)(at->pos - iomap_folio_pos(folio));
 	size_t n = iomap__min(at->n, iomap__folio_bytes(folio) - off);
 
+	if (!at->folio) {
+		int64_t left = iomap__hit_left(at->file, at->pos);
+
+		if (left <= 0)
+			return READ_END;
+		n = (size_t)iomap__min(n, (uint64_t)left);
+	}
 	if (!iomap__folio_test(folio, IOMAP__FOLIO_UPTODATE) &&
 	    (at->folio || !iomap__aops_partial(at->mapping, folio, off, n)))
 		return 0;
@@ -250,14 +264,34 @@ static ssize_t locked_copy(const struct read_at *at, struct iomap_folio *folio)
 	return (ssize_t)n;
 }
 
+/* The version of a folio that is locked here.  Relaxed: under the lock. */
+static uint64_t locked_version(const struct iomap_folio *folio)
+{
+	return atomic_load_explicit(&folio->lock, memory_order_relaxed) &
+	       -(uint64_t)IOMAP__FOLIO_VERSION;
+}
+
+/*
+ * The folio was of @version as it was read, by a call that gave @err, and now that it is locked
+ * again what is wanted is not there.  The error; or 0, to look again, when it did arrive, and a
+ * direct write has had it forgotten since.
+ */
+static int fill_error(const struct iomap_folio *folio, uint64_t version, int err)
+{
+	if (err || folio->read_error)
+		return err ? err : folio->read_error;
+	return locked_version(folio) == version ? -EIO : 0;
+}
+
 /*
  * Read the locked, referenced folio and copy.  Returns with it unlocked: bytes, 0 when it was
- * truncated meanwhile, or the error of the read if what is wanted did not arrive; -ETIMEDOUT
- * with the folio locked, by the read that goes on.
+ * truncated or forgotten meanwhile, READ_END, or the error of the read if what is wanted did not
+ * arrive; -ETIMEDOUT with the folio locked, by the read that goes on.
  */
 static ssize_t fill_and_copy(const struct read_at *at, struct iomap_folio *folio)
 {
 	struct iomap_address_space *mapping = at->mapping;
+	uint64_t version = locked_version(folio);
 	ssize_t ret = 0;
 	int err;
 
@@ -274,13 +308,13 @@ static ssize_t fill_and_copy(const struct read_at *at, struct iomap_folio *folio
 	if (iomap_folio_mapping(folio) == mapping) {
 		ret = locked_copy(at, folio);
 		if (!ret)
-			ret = err ? err : folio->read_error ? folio->read_error : -EIO;
+			ret = fill_error(folio, version, err);
 	}
 	iomap_folio_unlock(folio);
 	return ret;
 }
 
-/* The folio is referenced.  Bytes, 0 to look again, or -errno. */
+/* The folio is referenced.  Bytes, 0 to look again, READ_END, or -errno. */
 static ssize_t copy_or_fill(const struct read_at *at, struct iomap_folio *folio)
 {
 	ssize_t ret = 0;
@@ -298,7 +332,7 @@ static ssize_t copy_or_fill(const struct read_at *at, struct iomap_folio *folio)
 	return ret;
 }
 
-/* Read what is not there.  Returns bytes copied (> 0) or -errno. */
+/* Read what is not there.  Returns bytes copied (> 0), READ_END, or -errno. */
 static ssize_t miss_fill(const struct read_at *at)
 {
 	struct iomap_address_space *mapping = at->mapping;
@@ -350,7 +384,7 @@ static ssize_t miss_copy(const struct read_at *at)
 	return ret;
 }
 
-/* What can be had of what is no hit, without a wait: bytes, or -EAGAIN. */
+/* What can be had of what is no hit, without a wait: bytes, READ_END, or -EAGAIN. */
 static ssize_t nowait_copy(const struct read_at *at)
 {
 	uint64_t index = (uint64_t)at->pos >> IOMAP_PAGE_SHIFT;
@@ -364,7 +398,7 @@ static ssize_t nowait_copy(const struct read_at *at)
 			ret = locked_copy(at, folio);
 		iomap_folio_unlock(folio);
 	}
-	if (ret)
+	if (ret > 0)
 		iomap__filemap_used(at->file, folio, at->pos, at->how);
 	iomap_folio_put(folio);
 	return ret ? ret : -EAGAIN;
@@ -446,17 +480,12 @@ static ssize_t step_hit(struct iomap_file *file, int64_t pos, struct iomap_iov_i
 	return -ENODATA;
 }
 
-/* @n bytes have been copied; how many of them count. */
-static ssize_t step_end(const struct iomap_file *file, int64_t pos, struct iomap_iov_iter *to,
-			ssize_t n)
+/* What a step has brought, as its caller's: bytes, 0 at the end of the file, or -errno. */
+static ssize_t step_end(struct iomap_iov_iter *to, ssize_t ret)
 {
-	/* LK01: no lock kept i_size where it was */
-	int64_t size = iomap_i_size_read(file->inode);
-
-	if (iomap__unlikely(pos + n > size))
-		n = iomap__max(size - pos, 0);
-	iomap_iov_iter_advance(to, (size_t)n);
-	return n;
+	if (iomap__likely(ret > 0))
+		iomap_iov_iter_advance(to, (size_t)ret);
+	return iomap__unlikely(ret == READ_END) ? 0 : ret;
 }
 
 /* @how: IOMAP_NOWAIT, IOMAP_DONTCACHE. */
@@ -472,7 +501,7 @@ static ssize_t read_step(struct iomap_file *file, int64_t pos, struct iomap_iov_
 		if (ret > 0)
 			iomap__store(&file->used_end, (uint32_t)(pos + ret));
 	}
-	return iomap__unlikely(ret <= 0) ? ret : step_end(file, pos, to, ret);
+	return step_end(to, ret);
 }
 
 /* Flags of an iocb that mean nothing to a buffered read. */
@@ -629,6 +658,7 @@ static int async_fill(const struct read_at *at, struct iomap__read_async *read)
 		return -EINVAL;
 	}
 	read->filled = true;
+	read->fill_version = locked_version(folio);
 	/* atomic: iomap__folio_read_error() looks without the lock */
 	__atomic_store_n(&folio->read_error, 0, __ATOMIC_RELAXED);
 	read->fill_error = at->mapping->a_ops->read_folio(at->file, folio);
@@ -636,8 +666,8 @@ static int async_fill(const struct read_at *at, struct iomap__read_async *read)
 }
 
 /*
- * With the folio locked: bytes; 0 when it was truncated, or is being read now; or -errno, as
- * fill_and_copy().  Unlocks it, or has it unlocked by that read.
+ * With the folio locked: bytes; 0 when it was truncated or forgotten, or is being read now;
+ * READ_END or -errno, as fill_and_copy().  Unlocks it, or has it unlocked by that read.
  */
 static ssize_t async_locked(const struct read_at *at, struct iomap__read_async *read)
 {
@@ -649,9 +679,7 @@ static ssize_t async_locked(const struct read_at *at, struct iomap__read_async *
 		if (!ret && !read->filled)
 			return async_fill(at, read);
 		if (!ret)
-			ret = read->fill_error  ? read->fill_error :
-			      folio->read_error ? folio->read_error :
-						  -EIO;
+			ret = fill_error(folio, read->fill_version, read->fill_error);
 	}
 	iomap_folio_unlock(folio);
 	/* once, as what is a hit after all counts for itself */
@@ -662,8 +690,8 @@ static ssize_t async_locked(const struct read_at *at, struct iomap__read_async *
 }
 
 /*
- * Bring in what at->pos is in, and copy.  Bytes, -errno, or -IOMAP_EIOCBQUEUED: its unlock has
- * been, or will be, told to read->await.
+ * Bring in what at->pos is in, and copy.  Bytes, READ_END, -errno, or -IOMAP_EIOCBQUEUED: its
+ * unlock has been, or will be, told to read->await.
  */
 static ssize_t async_copy(const struct read_at *at, struct iomap__read_async *read)
 {
@@ -699,9 +727,7 @@ ssize_t iomap__filemap_read_cached(struct iomap_kiocb *iocb, struct iomap_iov_it
 	ssize_t ret = 0;
 
 	while (to->count) {
-		ret = step_hit(iocb->ki_filp, iocb->ki_pos, to, how, &at);
-		if (ret > 0)
-			ret = step_end(iocb->ki_filp, iocb->ki_pos, to, ret);
+		ret = step_end(to, step_hit(iocb->ki_filp, iocb->ki_pos, to, how, &at));
 		if (ret <= 0)
 			break;
 		read_advance(iocb, how, ret);
@@ -729,8 +755,7 @@ ssize_t iomap__filemap_read_async(struct iomap_kiocb *iocb, struct iomap_iov_ite
 				iomap__store(&iocb->ki_filp->used_end,
 					     (uint32_t)(iocb->ki_pos + ret));
 		}
-		if (ret > 0)
-			ret = step_end(iocb->ki_filp, iocb->ki_pos, to, ret);
+		ret = step_end(to, ret);
 		if (ret <= 0)
 			break;
 		async_put(read);

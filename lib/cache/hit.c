@@ -30,15 +30,23 @@ void iomap__file_init_hits(struct iomap_file *file)
 	file->stats = &cache->stats;
 }
 
-/* Up to @n bytes out of one folio, of any flags.  0: not cached, not uptodate, or changing. */
+/*
+ * Up to @n bytes out of one folio, of any flags, and up to i_size.  0: not cached, not uptodate,
+ * changing, or behind the end.
+ */
 static size_t hit_one(struct iomap_file *file, uintptr_t entry, void *to, size_t n, int64_t pos,
 		      unsigned how)
 {
 	uint64_t bytes = iomap__entry_bytes(entry), word;
 	uint32_t flags = iomap__hit_check(file, entry, pos, &word);
+	int64_t left;
 
 	if (!(flags & IOMAP__FOLIO_UPTODATE))
 		return 0;
+	left = iomap__hit_left(file, pos);
+	if (left <= 0)
+		return 0;
+	n = (size_t)iomap__min(n, (uint64_t)left);
 	n = (size_t)iomap__min(n, bytes - ((uint64_t)pos & (bytes - 1)));
 	iomap__copy_from_folio(to, iomap__hit_address(file, entry, pos), n);
 	if (!iomap__hit_stands(entry, word))

@@ -14,7 +14,7 @@
  *   1 find the folio in the index           a set CHANGING
  *   2 v = lock word (acquire), not CHANGING b release fence
  *   3 mapping, place, UPTODATE as expected  c store bytes, or mapping = NULL, or place
- *   4 copy                                  d clear CHANGING, version + 1 (release)
+ *   4 i_size (acquire), copy up to it       d clear CHANGING, version + 1 (release)
  *   5 acquire fence
  *   6 lock word == v but for the lock bits
  *
@@ -48,9 +48,18 @@
  * The order stands in the slot as well as in the descriptor, so that the address of the data is
  * known while the descriptor is still on its way from memory: the two misses overlap.
  *
- * i_size is read before the copy and again after it: a read that raced with a truncate is cut
- * to the new size.  A read that sees a size that a write has moved sees that write's bytes,
- * since i_size is stored (release) after them.
+ * i_size is looked at once, and between 2 and 6, since it says which of the folio's bytes are the
+ * file's: what 6 lets pass did not change from 2 to 6, so it is what the file held at the moment
+ * of that look.  For truncation moves i_size first (release) and goes through a to d behind that,
+ * and who makes a file longer has stored its bytes, c, before it moves i_size (release):
+ *   - suppose the copy has zeros of a truncation.  2 came behind its d, or 6 would find another
+ *     version; so the look sees its i_size, or a later one;
+ *   - suppose the look sees the i_size of a growth.  By its acquire, 6 sees the a of what was
+ *     stored for it, or something later; so either 2 came behind its d, and that was copied, or 6
+ *     finds CHANGING or another version.
+ * Before 2, or behind 6, it would not do: a file that was cut off and has grown again in between
+ * has the size that it had, and zeros would be read that it never held there.
+ * The same holds of a copy under the folio's lock, if the look is under it as well (filemap.c).
  */
 #ifndef IOMAP__CACHE_HIT_H
 #define IOMAP__CACHE_HIT_H
@@ -199,19 +208,35 @@ static inline bool iomap__hit_fits(uintptr_t entry, size_t n, int64_t pos)
 }
 
 /*
- * Copy @n bytes, which iomap__hit_fits(), of a folio that has been used before: what most reads
- * are.  @from: iomap__hit_address() of @pos.  False: it is not that, and *@to may hold anything.
+ * Step 4's look: how many bytes of the file there are from @pos on, which lies in one of its folios.
+ * Not positive: none.  Acquire: pairs with the release of who moves i_size.
  */
-static inline bool iomap__hit_copy(const struct iomap_file *file, uintptr_t entry, void *to,
-				   const char *from, size_t n, int64_t pos)
+static inline int64_t iomap__hit_left(const struct iomap_file *file, int64_t pos)
+{
+	return iomap__load_acquire(&file->inode->i_size) - pos;
+}
+
+/*
+ * Copy up to @len bytes, up to i_size, if all of that is in one folio that has been used before:
+ * what most reads are.  @from: iomap__hit_address() of @pos.  0: it is not that, or there is nothing to
+ * read, and *@to may hold anything.
+ */
+static inline size_t iomap__hit_copy(const struct iomap_file *file, uintptr_t entry, void *to,
+				     const char *from, size_t len, int64_t pos)
 {
 	uint64_t word;
+	int64_t left;
+	size_t n;
 
 	if (iomap__unlikely((iomap__hit_check(file, entry, pos, &word) & IOMAP__HIT_FLAGS) !=
 			    (IOMAP__FOLIO_UPTODATE | IOMAP__FOLIO_ACCESSED)))
-		return false;
+		return 0;
+	left = iomap__hit_left(file, pos);
+	n = (size_t)iomap__min(len, (uint64_t)left);
+	if (iomap__unlikely(left <= 0) || iomap__unlikely(!iomap__hit_fits(entry, n, pos)))
+		return 0;
 	iomap__copy_from_folio(to, from, n);
-	return iomap__hit_stands(entry, word);
+	return iomap__likely(iomap__hit_stands(entry, word)) ? n : 0;
 }
 
 /*
@@ -221,25 +246,20 @@ static inline bool iomap__hit_copy(const struct iomap_file *file, uintptr_t entr
 static inline size_t iomap__hit_read(const struct iomap_file *file, void *to, size_t len,
 				     int64_t pos)
 {
-	const struct iomap_inode *inode = file->inode;
-	int64_t size = iomap__load_acquire(&inode->i_size);
 	const char *from;
 	uintptr_t entry;
 	size_t n;
 
-	/* a negative position is beyond every size */
-	if (iomap__unlikely(!file->cached) || iomap__unlikely((uint64_t)pos >= (uint64_t)size))
+	if (iomap__unlikely(!file->cached))
 		return 0;
-	n = (size_t)iomap__min(len, (uint64_t)(size - pos));
-	entry = iomap__index_hint(&inode->i_data, (uint64_t)pos >> IOMAP_PAGE_SHIFT);
+	/* a negative position is in no folio */
+	entry = iomap__index_hint(&file->inode->i_data, (uint64_t)pos >> IOMAP_PAGE_SHIFT);
 	if (iomap__unlikely(!entry))
 		return 0;
 	from = iomap__hit_address(file, entry, pos);
 	__builtin_prefetch(from);
-	if (iomap__unlikely(!iomap__hit_fits(entry, n, pos)) ||
-	    iomap__unlikely(!iomap__hit_copy(file, entry, to, from, n, pos)) ||
-	    /* LK01: no lock kept i_size where it was */
-	    iomap__unlikely(iomap__load_acquire(&file->inode->i_size) != size))
+	n = iomap__hit_copy(file, entry, to, from, len, pos);
+	if (iomap__unlikely(!n))
 		return 0;
 	iomap__stat_add(file->stats, iomap__thread_self(), IOMAP__STAT_HITS, 1);
 	return n;

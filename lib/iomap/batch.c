@@ -25,10 +25,8 @@
 
 /* What the look-up of a range has found. */
 struct batch_hit {
-	uintptr_t entry;  /* slot of the index; 0: the range is not to be had from one folio */
+	uintptr_t entry;  /* slot of the index, or 0 */
 	const char *from; /* its bytes, if the slot tells the truth */
-	size_t n;
-	int64_t size; /* i_size, from which n follows */
 };
 
 /*
@@ -38,41 +36,33 @@ struct batch_hit {
 static inline bool batch_look_up(const struct iomap_read_range *range, struct batch_hit *hit)
 {
 	const struct iomap_file *file = range->file;
-	const struct iomap_inode *inode = file->inode;
-	uint64_t pos = (uint64_t)range->pos;
 	const char *line, *end;
 
 	hit->entry = 0;
-	hit->size = iomap__load_acquire(&inode->i_size);
-	/* a negative position is beyond every size */
-	if (iomap__unlikely(pos >= (uint64_t)hit->size) || iomap__unlikely(!file->cached))
+	if (iomap__unlikely(!file->cached))
 		return false;
-	hit->n = (size_t)iomap__min(range->len, (uint64_t)hit->size - pos);
-	hit->entry = iomap__index_hint(&inode->i_data, pos >> IOMAP_PAGE_SHIFT);
+	/* a negative position is in no folio */
+	hit->entry = iomap__index_hint(&file->inode->i_data,
+				       (uint64_t)range->pos >> IOMAP_PAGE_SHIFT);
 	if (iomap__unlikely(!hit->entry))
 		return false;
 	__builtin_prefetch(iomap__entry_folio(hit->entry));
 	hit->from = iomap__hit_address(file, hit->entry, range->pos);
 	line = hit->from - ((uintptr_t)hit->from & (IOMAP__CACHE_LINE - 1));
-	end = hit->from + iomap__min(hit->n, BATCH_AHEAD_BYTES);
+	end = hit->from + iomap__min(range->len, BATCH_AHEAD_BYTES);
 	for (; line < end; line += IOMAP__CACHE_LINE)
 		__builtin_prefetch(line);
-	/* of none, or of several folios: the ordinary way */
-	if (iomap__unlikely(!iomap__hit_fits(hit->entry, hit->n, range->pos)))
-		hit->entry = 0;
 	return true;
 }
 
 /* The range out of its folio.  False: it is no plain hit. */
 static inline bool batch_copy(struct iomap_read_range *range, const struct batch_hit *hit)
 {
-	if (iomap__unlikely(!hit->entry) ||
-	    iomap__unlikely(!iomap__hit_copy(range->file, hit->entry, range->buf, hit->from, hit->n,
-					     range->pos)))
+	if (iomap__unlikely(!hit->entry))
 		return false;
-	range->ret = (ssize_t)hit->n;
-	/* LK01: no lock kept i_size where it was */
-	return iomap__likely(iomap__load_acquire(&range->file->inode->i_size) == hit->size);
+	range->ret = (ssize_t)iomap__hit_copy(range->file, hit->entry, range->buf, hit->from,
+					      range->len, range->pos);
+	return iomap__likely(range->ret != 0);
 }
 
 /* Start reading what is not cached of @nr ranges. */

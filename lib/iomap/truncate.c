@@ -9,12 +9,12 @@
  * Why i_size before the cache.  Readers take no lock:
  *
  *	truncation			reader
- *	i_size = new			i_size is old: copies from a folio beyond new
- *	folio beyond it is dropped,	looks at i_size again: new, the copy is cut off
+ *	i_size = new			the folio's version, then i_size: up to it
+ *	folio beyond it is dropped,	copies, and compares the version
  *	   or zeroed in part
  *
- * A reader that copies zeros of a folio that was just cleared sees the moved version, and with
- * it the new i_size.  The other way round it would return these zeros as the file's.
+ * A reader that copies zeros of a folio that was just cleared has read the moved version, and with
+ * it sees the new i_size.  The other way round it would return these zeros as the file's.
  * And a read into the cache asks for i_size when its folio is in the index: one that the walk
  * over the index does not find reads nothing beyond the new end (cache/truncate.c).
  *

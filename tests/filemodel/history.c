@@ -243,7 +243,6 @@ static void sizes_since(const struct fm_file *f, const struct fm_view *view, int
 static bool may_be(const struct fm_file *f, const struct fm_view *view, int64_t pos,
 		   unsigned char byte, bool live)
 {
-	bool cut = false, grown = false;
 	const struct fm_op *op;
 	unsigned at = 0;
 
@@ -257,11 +256,8 @@ static bool may_be(const struct fm_file *f, const struct fm_view *view, int64_t 
 		/* memory that is looked at in place shows what nobody can read any more */
 		if (live && op->cut <= pos && !byte)
 			return true;
-		cut = cut || op->cut <= pos;
-		grown = grown || (op->size_after > op->size_before && op->size_after > pos);
 	}
-	/* copied when it had been cut off, and the size looked at when it had grown again */
-	return cut && grown && !byte;
+	return false;
 }
 
 void fm_fail(struct fm_file *f, const struct fm_op *op, const char *format, ...)

@@ -226,6 +226,23 @@ Test(dontcache, ki02_a_folio_that_is_used_meanwhile_stays)
 	ts_close(ts);
 }
 
+/* Also where it goes on at the very byte at which one with the flag has ended. */
+Test(dontcache, ki02_a_read_that_goes_on_behind_one_with_the_flag)
+{
+	struct ts *ts = mapped_store((struct ts_config){ .blkbits = 12 });
+
+	td_hold(ts->dev, TD_WRITE);
+	cr_assert_eq(write_dontcache(ts, 0, 2 * PAGE), 2 * PAGE);
+	for (int64_t at = 0; at < 2 * PAGE; at += PAGE)
+		cr_assert_eq(read_dontcache(ts, at, 100), 100);
+	cr_assert_eq(read_flags(ts, PAGE + 100, 100, 0), 100);
+	td_open_gates(ts->dev);
+	cr_assert_eq(ts_fsync(ts), 0);
+	cr_assert_not(cached(ts, 0));
+	cr_assert(cached(ts, PAGE));
+	ts_close(ts);
+}
+
 Test(dontcache, ki02_without_a_wait_the_flusher_sends_it)
 {
 	struct ts *ts = mapped_store((struct ts_config){ .blkbits = 12 });

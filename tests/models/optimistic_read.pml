@@ -17,7 +17,8 @@
  *
  * What a page of A holds is its generation: each write and each growth makes a new one.  The reader
  * must return a generation that was current at some time during its read, of the page that it
- * asked for, in one piece; or nothing.
+ * asked for, in one piece; or nothing.  The zeros of a truncation are current once the file has grown
+ * by zeros; never, if it grew by an append.
  *
  * config: -DWRITES=1 -DSTEPS=2
  * config: -DWRITES=0 -DSTEPS=3
@@ -35,7 +36,9 @@
  * plant: MAPPING_FIRST	a new identity shows before its index and flags
  * plant: QUIET_EVICT	a folio leaves without a change of its version
  * plant: QUIET_SPLIT	so is one split
- * plant: NO_SECOND_SIZE the reader does not look at the size again
+ * plant: NO_SIZE	the reader does not look at the size
+ * plant: EARLY_SIZE	it does so before the lock word
+ * plant: LATE_SIZE	it does so behind the second look at that
  * plant: CACHE_FIRST	a truncation moves the size behind the cache
  */
 #define NONE 0
@@ -66,6 +69,7 @@ byte disk[2];
 /* ghosts: generations that have begun, and that have ended */
 byte begun[2];
 byte ended[2];
+int gone; /* bits: of page 1, generations that were in the cache and not the file's */
 
 #define covers(d, p) (folio[d].used && folio[d].mapping == A && (p) - folio[d].index >= 0 && \
 		      (p) - folio[d].index < (1 << folio[d].order))
@@ -152,11 +156,13 @@ proctype reader(byte p)
 	bool late, c, ok = true;
 
 	floor = ended[p];
-	/* i_size, then whatever the walk comes to */
+#ifdef EARLY_SIZE
 	if
 	:: size <= p -> goto out
 	:: else
 	fi;
+#endif
+	/* whatever the walk comes to */
 	if
 	:: d = 0; ord = 0
 	:: d = 1; ord = 0
@@ -210,6 +216,12 @@ proctype reader(byte p)
 	:: else
 	fi;
 #endif
+#if !defined(NO_SIZE) && !defined(EARLY_SIZE) && !defined(LATE_SIZE)
+	if
+	:: size <= p -> goto out
+	:: else
+	fi;
+#endif
 	/* the copy */
 	atomic { h0 = half0[a]; who = owner[a]; which = page[a] };
 	atomic { h1 = half1[a]; ok = ok && who == owner[a] && which == page[a] };
@@ -237,7 +249,7 @@ proctype reader(byte p)
 	:: else
 	fi;
 #endif
-#ifndef NO_SECOND_SIZE
+#ifdef LATE_SIZE
 	if
 	:: size <= p -> goto out
 	:: else
@@ -247,7 +259,8 @@ proctype reader(byte p)
 	d_step {
 		assert(ok && who == A && which == p);
 		assert(h0 == h1);
-		assert(h0 >= floor && h0 <= begun[p])
+		assert(h0 >= floor && h0 <= begun[p]);
+		assert(p == 0 || !(gone & (1 << h0)))
 	}
 out:
 	skip;
@@ -383,6 +396,34 @@ inline cut_cache()
 	od
 }
 
+/* More of A: the page was cut off.  The bytes come before the size. */
+inline append()
+{
+	byte d3 = 0;
+
+	gone = gone | (1 << (begun[1] + 1));
+	begun[1] = begun[1] + 2;
+	disk[1] = begun[1];
+	do
+	:: d3 < 2 && covers(d3, 1) ->
+		lock(d3);
+		if
+		:: covers(d3, 1) ->
+			begin_change(d3);
+			half0[d3 + folio[d3].order] = begun[1];
+			begin_change_late(d3);
+			half1[d3 + folio[d3].order] = begun[1];
+			end_change(d3)
+		:: else
+		fi;
+		unlock(d3);
+		d3++
+	:: d3 < 2 && !covers(d3, 1) -> d3++
+	:: d3 == 2 -> break
+	od;
+	atomic { size = 2; ended[1] = begun[1] }
+}
+
 inline truncate()
 {
 	atomic { !rwsem -> rwsem = true };
@@ -396,9 +437,11 @@ inline truncate()
 		size = 1;
 		cut_cache()
 #endif
-	:: else ->
+	:: size == 1 ->
 		/* the zeros are there */
 		atomic { begun[1]++; size = 2; ended[1] = begun[1] }
+	:: size == 1 ->
+		append()
 	fi;
 	rwsem = false
 }
