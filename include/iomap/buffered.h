@@ -174,8 +174,9 @@ IOMAP_API void iomap_finish_folio_read(struct iomap_folio *folio, size_t off, si
  * not sync: see iomap_write_sync().  Beyond i_size it does not zero the gap, which iomap_write()
  * does.
  *
- * Return: bytes written, short when an error follows them; else -errno: -EAGAIN (NOWAIT), -EFBIG
- * beyond i_maxbytes, -EINVAL for unknown flags or no writepages, -ENOMEM, or the callbacks' error.
+ * Return: bytes written, short when an error follows them; else -errno: -EAGAIN (NOWAIT; or as
+ * iomap_write()), -EFBIG beyond i_maxbytes, -EINVAL for unknown flags or no writepages, -ENOMEM,
+ * or the callbacks' error.
  */
 IOMAP_API ssize_t iomap_file_buffered_write(struct iomap_kiocb *iocb, struct iomap_iov_iter *from,
 					    const struct iomap_ops *ops,

@@ -148,8 +148,9 @@ struct iomap_engine_opts {
 	iomap_fail_fn *fail_nth; /* for tests [nothing fails on purpose] */
 	void *fail_ctx;
 	uint32_t nr_workers;	      /* threads for callbacks that may block and for queued work,
-				       * started when needed [2], <= 64; 1 saves wake-ups where
-				       * these never wait for one another */
+				       * started when needed [3], <= 64; 1 saves wake-ups where
+				       * these never wait for one another; below 3 asynchronous
+				       * writes that wait hold up fsyncs and reads */
 	uint32_t register_pct;	      /* share of the cache that may be registered with rings, and
 				       * then is pinned when it has seen its first I/O [100] */
 	uint32_t io_deadline_ms;      /* reads, direct I/O and fsync wait no longer than this for
@@ -164,7 +165,8 @@ struct iomap_engine_opts {
 
 /*
  * Deadlines.  A call that has waited for a device until its deadline (iomap_kiocb.ki_deadline,
- * or io_deadline_ms after the wait began) returns -ETIMEDOUT, or a short count if it has done
+ * or io_deadline_ms after the wait began; after the submission, where a worker makes the call for
+ * somebody who does not wait) returns -ETIMEDOUT, or a short count if it has done
  * something.  The I/O goes on:
  *
  * - Direct I/O: the caller's memory is in use until the device is done, and what is written may

@@ -185,7 +185,8 @@ IOMAP_API int iomap_fadvise(struct iomap_file *file, int64_t off, int64_t len, i
  *
  * Return: bytes written, fewer when an error follows them or i_maxbytes cuts the range; else
  * -errno: -EINVAL (negative @pos, nothing to write with), -EFBIG at or beyond i_maxbytes,
- * that of the callbacks, or of the sync.
+ * -EAGAIN (too much dirty data, all held back with IOMAP_WB_DEFER, and the engine has no threads:
+ * call again after the resume), that of the callbacks, or of the sync.
  */
 IOMAP_API ssize_t iomap_write(struct iomap_file *file, const void *buf, size_t len, int64_t pos);
 /** iomap_writev - the same from at most IOV_MAX segments, else -EINVAL */
@@ -288,7 +289,8 @@ IOMAP_API IOMAP_MUST_CHECK int iomap_fsync(struct iomap_file *file, int64_t star
  * @iocb: ki_filp, ki_complete, ki_deadline; IOMAP_IOCB_NOWAIT of ki_flags
  *
  * With ki_complete it starts to write out and returns; a worker, or iomap_engine_poll(), waits,
- * commits metadata and flushes.  No more than one less than nr_workers do so at a time.  With
+ * commits metadata and flushes.  No more than one less than nr_workers do so at a time, together
+ * with the reads and writes that wait in one; io_deadline_ms is from here on.  With
  * IOMAP_IOCB_NOWAIT the worker starts the write-out, too, which may wait in the extent map.
  *
  * Return: as iomap_fsync(); -IOMAP_EIOCBQUEUED; -ENOMEM; -EAGAIN with NOWAIT and no ki_complete.

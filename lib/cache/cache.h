@@ -315,8 +315,11 @@ void iomap__filemap_drop_whole(struct iomap_address_space *mapping, int64_t star
 bool iomap__filemap_referenced(struct iomap_address_space *mapping);
 /* The address space goes, without folios and references: wait until nobody looks at it. */
 void iomap__filemap_quiesce(struct iomap_address_space *mapping);
-/* Throttle: the caller dirties data.  No folio lock held.  May write and wait. */
-void iomap__balance_dirty(struct iomap_address_space *mapping);
+/*
+ * Throttle: the caller dirties data.  No folio lock held.  May write and wait.  0, or -EAGAIN: there
+ * is too much of it, all held back, and the engine has no threads.
+ */
+int iomap__balance_dirty(struct iomap_address_space *mapping);
 /*
  * The same for who must not wait: 0, or -EAGAIN when there is too much dirty data for more of it.
  * Has the flusher write, as iomap__balance_dirty() does.  Folio locks may be held.

@@ -47,12 +47,21 @@ static void list_del(struct iomap__cache *cache, struct iomap_inode *inode)
 	iomap__list_del(&inode->i_dirty_list);
 }
 
-/* Where its age belongs: mostly at the tail, or near it. */
+static bool is_resumed(const struct iomap_inode *inode)
+{
+	return iomap__load(&inode->i_state) & IOMAP__I_RESUME;
+}
+
+/*
+ * Where it belongs: those that were resumed are first, which alone is looked at; the others come by
+ * age, mostly at the tail or near it.
+ */
 static void list_add(struct iomap__cache *cache, struct iomap_inode *inode)
 {
-	struct iomap_list_head *after = cache->dirty_inodes.prev;
+	struct iomap_list_head *head = &cache->dirty_inodes;
+	struct iomap_list_head *after = is_resumed(inode) ? head : head->prev;
 
-	while (after != &cache->dirty_inodes &&
+	while (after != head && !is_resumed(dirty_inode(after)) &&
 	       dirty_inode(after)->i_dirtied_ns > inode->i_dirtied_ns)
 		after = after->prev;
 	iomap__list_add_tail(&inode->i_dirty_list, after->next);
@@ -113,7 +122,7 @@ static void take(struct iomap__cache *cache, struct iomap_inode *inode)
 {
 	iomap__inode_pin(inode);
 	/* one that came to the head by this goes where it belongs, or older ones would hide */
-	if (iomap__load(&inode->i_state) & IOMAP__I_RESUME) {
+	if (is_resumed(inode)) {
 		iomap__fetch_and(&inode->i_state, ~IOMAP__I_RESUME);
 		list_del(cache, inode);
 		list_add(cache, inode);
@@ -130,7 +139,7 @@ static struct iomap_inode *take_turn(struct iomap__cache *cache, unsigned class)
 	/* what was resumed waits at the head */
 	item = cache->dirty_inodes.next;
 	if (item == &cache->dirty_inodes ||
-	    !(iomap__load(&dirty_inode(item)->i_state) & IOMAP__I_RESUME))
+	    !is_resumed(dirty_inode(item)))
 		item = cache->dirty_turn;
 	begin = item;
 	do {
@@ -161,7 +170,7 @@ static struct iomap_inode *take_expired(struct iomap__cache *cache, uint64_t now
 	iomap__mutex_lock(&cache->dirty_lock);
 	inode = oldest(cache);
 	if (inode && !(now >= age && inode->i_dirtied_ns <= now - age) &&
-	    !(iomap__load(&inode->i_state) & IOMAP__I_RESUME))
+	    !is_resumed(inode))
 		inode = NULL;
 	if (inode)
 		take(cache, inode);
@@ -174,11 +183,12 @@ void iomap__flusher_resume(struct iomap_inode *inode)
 	struct iomap__cache *cache = inode->i_engine->cache;
 
 	iomap__mutex_lock(&cache->dirty_lock);
-	iomap__fetch_or(&inode->i_state, IOMAP__I_RESUME);
-	/* to the head, where it is looked at */
-	if (iomap__load(&inode->i_state) & IOMAP__I_DIRTY_LISTED) {
+	/* one that is clean has nothing that was held back, and is not urgent when it gets dirty */
+	if (iomap__load_acquire(&inode->i_data.nr_dirty_pages))
+		iomap__fetch_or(&inode->i_state, IOMAP__I_RESUME);
+	if (is_resumed(inode) && iomap__load(&inode->i_state) & IOMAP__I_DIRTY_LISTED) {
 		list_del(cache, inode);
-		iomap__list_add_tail(&inode->i_dirty_list, cache->dirty_inodes.next);
+		list_add(cache, inode);
 	}
 	iomap__mutex_unlock(&cache->dirty_lock);
 	iomap__flusher_kick(inode->i_engine);
@@ -237,15 +247,26 @@ static bool flush_is_off(struct iomap__cache *cache)
 	return atomic_load(&cache->flusher_stop) || iomap__engine_closed(cache->engine);
 }
 
+/*
+ * @began, or now, if the application's clock has gone back: what was given back since is young by
+ * both, so a search for what is old ends.
+ */
+static uint64_t earlier(struct iomap_engine *engine, uint64_t began)
+{
+	uint64_t now = iomap__now_ns(&engine->env);
+
+	return iomap__min(now, began);
+}
+
 static void flush_expired(struct iomap__cache *cache)
 {
 	struct iomap_engine *engine = cache->engine;
 	uint64_t age = (uint64_t)engine->opts.dirty_expire_ms * 1000000;
-	uint64_t now = iomap__now_ns(&engine->env);
+	uint64_t began = iomap__now_ns(&engine->env);
 	struct iomap_inode *inode;
 
-	/* each is young again once it was written, so this ends */
-	while (!flush_is_off(cache) && (inode = take_expired(cache, now, age))) {
+	while (!flush_is_off(cache) &&
+	       (inode = take_expired(cache, earlier(engine, began), age))) {
 		/* what is dirtied meanwhile is young */
 		uint64_t left = iomap__load(&inode->i_data.nr_dirty_pages);
 
@@ -298,10 +319,11 @@ static uint64_t poll_expired(struct iomap__cache *cache, uint64_t nr_pages)
 {
 	struct iomap_engine *engine = cache->engine;
 	uint64_t age = (uint64_t)engine->opts.dirty_expire_ms * 1000000;
-	uint64_t now = iomap__now_ns(&engine->env), done = 0;
+	uint64_t began = iomap__now_ns(&engine->env), done = 0;
 	struct iomap_inode *inode;
 
-	while (done < nr_pages && (inode = take_expired(cache, now, age))) {
+	while (done < nr_pages &&
+	       (inode = take_expired(cache, earlier(engine, began), age))) {
 		uint64_t left = iomap__load(&inode->i_data.nr_dirty_pages);
 		uint64_t want = iomap__min(left, nr_pages - done), nr = 0;
 
@@ -380,7 +402,7 @@ int64_t iomap__flusher_poll_timeout(struct iomap_engine *engine)
 	if (inode) {
 		uint64_t due = inode->i_dirtied_ns + age;
 
-		if (iomap__load(&inode->i_state) & IOMAP__I_RESUME)
+		if (is_resumed(inode))
 			due = now;
 		at = iomap__min(at, due);
 	}

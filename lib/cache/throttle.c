@@ -23,7 +23,9 @@
  * At the hard limit a writer writes its own inode, and then waits for as long as it takes: while
  * nothing can be written (a device that hangs, data held back by the application) letting it
  * through would only fill the cache.  Who has to write for the others to go on says so
- * (IOMAP_IOCB_NOTHROTTLE).  An engine that is shut down lets all through: it is the end, and
+ * (IOMAP_IOCB_NOTHROTTLE).  Without threads nobody but callers lets go what is held back, perhaps
+ * this very one: there a writer gets -EAGAIN when nothing can be written and nothing is under way,
+ * as fsync does.  An engine that is shut down lets all through: it is the end, and
  * nobody writes any more.
  *
  * Metadata.  Write-out of data may need some: the extent map dirties it inside
@@ -44,6 +46,8 @@
 #define THROTTLE_PAGES 256
 /* Rounds of 10 ms without progress after which metadata is let through. */
 #define THROTTLE_TRIES 100
+/* Rounds, each over some of the inodes, after which a writer without threads gives up. */
+#define THROTTLE_LOOKS 16
 
 /* A pause is worth a sleep, and no sleep is longer, whatever is owed. */
 #define PAUSE_MIN_NS 4000000U
@@ -133,22 +137,42 @@ static void pause_in_proportion(struct iomap__cache *cache, struct iomap__thread
 
 /* ---- the limits ---- */
 
-static void wait_as_data(struct iomap__cache *cache, struct iomap_address_space *mapping)
+/* Start to write, the own inode's first: pages, as far as this thread has done it. */
+static uint64_t write_data(struct iomap__cache *cache, struct iomap_address_space *mapping)
 {
+	uint64_t nr = 0;
+
+	if (iomap__load(&mapping->nr_dirty_pages))
+		nr = iomap__write_some(mapping, THROTTLE_PAGES);
+	if (nr)
+		return nr;
+	if (!cache->flusher_runs)
+		return iomap__flush_some(cache, 0, THROTTLE_PAGES);
+	iomap__flusher_kick(cache->engine);
+	return 0;
+}
+
+/* 0, or -EAGAIN: all of it is held back, and there is no thread that could let it go. */
+static int wait_as_data(struct iomap__cache *cache, struct iomap_address_space *mapping)
+{
+	unsigned looks = 0;
+
 	while (level(cache) > atomic_load(&cache->hard_pages) &&
 	       !iomap__engine_closed(cache->engine)) {
 		uint32_t seq = iomap__load_acquire(&cache->wb_seq);
+		uint64_t nr = write_data(cache, mapping);
 
-		if (!iomap__load(&mapping->nr_dirty_pages) ||
-		    !iomap__write_some(mapping, THROTTLE_PAGES)) {
-			if (cache->flusher_runs)
-				iomap__flusher_kick(cache->engine);
-			else
-				iomap__flush_some(cache, 0, THROTTLE_PAGES);
-		}
-		if (level(cache) > atomic_load(&cache->hard_pages))
+		if (level(cache) <= atomic_load(&cache->hard_pages))
+			break;
+		if (nr || cache->flusher_runs || atomic_load(&cache->nr_writeback) ||
+		    iomap__load_acquire(&cache->wb_seq) != seq) {
+			looks = 0;
 			(void)iomap__wb_wait(cache, 0, seq);
+		} else if (++looks == THROTTLE_LOOKS) {
+			return -EAGAIN;
+		}
 	}
+	return 0;
 }
 
 /* In the flusher, which would else be waited for: others too. */
@@ -176,16 +200,18 @@ static void wait_as_metadata(struct iomap__cache *cache, struct iomap_address_sp
 	}
 }
 
-static void throttle(struct iomap__cache *cache, struct iomap_address_space *mapping)
+static int throttle(struct iomap__cache *cache, struct iomap_address_space *mapping)
 {
 	uint64_t began_ns = iomap__now_ns(&cache->engine->env);
+	int err = 0;
 
 	iomap__cache_count2(cache->engine, IOMAP__STAT_THROTTLED, 1);
 	if (mapping->host->i_class)
 		wait_as_metadata(cache, mapping);
 	else
-		wait_as_data(cache, mapping);
+		err = wait_as_data(cache, mapping);
 	iomap__cache_took(cache->engine, IOMAP_HIST_WRITE, began_ns);
+	return err;
 }
 
 /* Above the background limit, and not a writer that is not to wait; has the flusher write. */
@@ -207,18 +233,19 @@ static bool is_over(struct iomap__cache *cache, const struct iomap_address_space
 						      : atomic_load(&cache->hard_pages));
 }
 
-void iomap__balance_dirty(struct iomap_address_space *mapping)
+int iomap__balance_dirty(struct iomap_address_space *mapping)
 {
 	struct iomap__cache *cache = iomap__cache_of(mapping);
 	struct iomap__thread *self;
 
 	if (iomap__likely(!is_beyond(cache)))
-		return;
+		return 0;
 	self = iomap__thread_self();
 	if (is_over(cache, mapping))
-		throttle(cache, mapping);
-	else if (!mapping->host->i_class && cache->flusher_runs && self->dirtied)
+		return throttle(cache, mapping);
+	if (!mapping->host->i_class && cache->flusher_runs && self->dirtied)
 		pause_in_proportion(cache, self);
+	return 0;
 }
 
 int iomap__balance_dirty_nowait(struct iomap_address_space *mapping)

@@ -18,13 +18,18 @@
  * reads as above.  A worker makes them, by a copy of the iocb without ki_complete, just as a
  * synchronous caller would.
  *
- * Two gates keep the number of requests under way in bounds; who does not get in waits in its
+ * Gates keep the number of requests under way in bounds; who does not get in waits in its
  * queue for one that leaves:
  *
  *	GATE_READ	requests that may hold a reference to a folio: these take no more than a
  *			quarter of the cache, so others find memory
  *	GATE_WAIT	calls that wait: one worker less than there are, so that ki_complete and
  *			work of others, which these calls may wait for, do not stand behind them
+ *	GATE_WRITE	of these, writes of data, which may wait for as long as the application holds
+ *			other data back: one less again, so that reads and syncs, which it may need to
+ *			let that go, do not stand behind them.  A write passes it first
+ *
+ * A request's deadline is that of its submission: what it waits for at a gate counts.
  *
  * What is held from before a request is anybody else's until its end: a use of its file (file.c);
  * a line in what is logged as slow and waited for by iomap_engine_shutdown() (slow.c); and,
@@ -47,7 +52,7 @@
 /* Of the cache's largest folios, the share that requests may hold. */
 #define ASYNC_CACHE_SHARE 4U
 
-enum { GATE_READ, GATE_WAIT };
+enum { GATE_READ, GATE_WAIT, GATE_WRITE };
 
 enum async_kind {
 	ASYNC_READ, /* from folio to folio */
@@ -64,6 +69,7 @@ struct async {
 	enum async_kind kind;
 	bool ours;   /* nobody else has seen it */
 	ssize_t done; /* ASYNC_WRITE: bytes before the rest */
+	uint64_t deadline_ns; /* of the call that waits; 0: none */
 	int64_t first; /* reads: ki_pos at the beginning */
 	struct iomap__read_async read;
 	struct iomap_iov_iter iter;
@@ -95,24 +101,27 @@ static uint32_t gate_read_max(struct iomap_engine *engine)
 
 int iomap__async_create(struct iomap_engine *engine, struct iomap__fs *fs)
 {
-	const struct iomap_engine_opts *opts = &engine->opts;
+	uint32_t waiting = iomap__max(engine->opts.nr_workers, 2) - 1;
 
 	iomap__mutex_init(&fs->async_lock, IOMAP__RANK_WORK);
 	gate_init(&fs->async_gate[GATE_READ], gate_read_max(engine));
-	gate_init(&fs->async_gate[GATE_WAIT],
-		  opts->nr_workers > 1 ? opts->nr_workers - 1 : 1);
+	gate_init(&fs->async_gate[GATE_WAIT], waiting);
+	gate_init(&fs->async_gate[GATE_WRITE], iomap__max(waiting, 2) - 1);
 	return iomap__pool_init(&fs->asyncs, &engine->env, sizeof(struct async), 0);
 }
 
 void iomap__async_destroy(struct iomap__fs *fs)
 {
-	iomap__assert(!fs->async_gate[GATE_READ].inside && !fs->async_gate[GATE_WAIT].inside);
+	for (unsigned i = 0; i < iomap__array_len(fs->async_gate); i++)
+		iomap__assert(!fs->async_gate[i].inside);
 	iomap__pool_exit(&fs->asyncs);
 }
 
 /* ---- gates ---- */
 
-/* False: it is in the queue, and its work will be called for when it has got in. */
+static void async_wait_on(struct async *req);
+
+/* False: it is in the queue, and goes on, or is gone already, when it has got in. */
 static bool gate_enter(struct async *req, unsigned which)
 {
 	struct iomap__fs *fs = req->engine->fs;
@@ -146,7 +155,9 @@ static void gate_leave(struct iomap_engine *engine, unsigned which)
 		iomap__list_del(&next->entry);
 	}
 	iomap__mutex_unlock(&fs->async_lock);
-	if (next)
+	if (next && which == GATE_WRITE)
+		async_wait_on(next);
+	else if (next)
 		iomap_queue_work(engine, &next->work);
 }
 
@@ -207,6 +218,7 @@ static void async_hold(struct async *req, const char *what)
 		.pos = req->kind == ASYNC_FSYNC ? req->start : req->iocb->ki_pos,
 		.len = req->kind == ASYNC_FSYNC ? 0 : req->iter.count,
 	};
+	req->deadline_ns = iomap__deadline(req->engine, req->iocb->ki_deadline);
 	iomap__slow_begin(req->engine->blk, &req->slow);
 	iomap__kiocb_begin(req->iocb);
 }
@@ -223,14 +235,27 @@ static void async_complete(struct async *req, ssize_t ret)
 
 /* ---- calls that wait ---- */
 
-/* Have a worker make the call; the request is not ours any more. */
-static void async_wait_later(struct async *req)
+/* Metadata is not made to wait for what is held back, see cache/throttle.c. */
+static bool async_writes_data(const struct async *req)
+{
+	return req->kind == ASYNC_WRITE && !req->iocb->ki_filp->inode->i_class;
+}
+
+/* A call, a write among those of GATE_WRITE, on its way to a worker. */
+static void async_wait_on(struct async *req)
 {
 	struct iomap_engine *engine = req->engine;
 
 	/* behind a gate it may be gone at once */
 	if (gate_enter(req, GATE_WAIT))
 		iomap_queue_work(engine, &req->work);
+}
+
+/* Have a worker make the call; the request is not ours any more. */
+static void async_wait_later(struct async *req)
+{
+	if (!async_writes_data(req) || gate_enter(req, GATE_WRITE))
+		async_wait_on(req);
 }
 
 static ssize_t async_write(struct async *req)
@@ -240,6 +265,7 @@ static ssize_t async_write(struct async *req)
 	ssize_t ret = 0;
 
 	call.ki_complete = NULL;
+	call.ki_deadline = req->deadline_ns;
 	if (req->iter.count)
 		ret = iomap__file_write(&call, &req->iter, &durable);
 	iocb->ki_pos = call.ki_pos;
@@ -254,18 +280,20 @@ static ssize_t async_read_wait(struct async *req)
 	ssize_t ret;
 
 	call.ki_complete = NULL;
+	call.ki_deadline = req->deadline_ns;
 	ret = iomap_read_iter(&call, &req->iter);
 	iocb->ki_pos = call.ki_pos;
 	return iocb->ki_pos > req->first ? (ssize_t)(iocb->ki_pos - req->first) : ret;
 }
 
-static int async_fsync(struct iomap_kiocb *iocb, int64_t start, int64_t end, int datasync)
+static int async_fsync(struct iomap_kiocb *iocb, int64_t start, int64_t end, int datasync,
+		       uint64_t deadline_ns)
 {
 	const struct iomap_file_operations *fop = iocb->ki_filp->inode->i_fop;
 
 	if (fop && fop->fsync)
 		return fop->fsync(iocb->ki_filp, start, end, datasync);
-	return iomap__fsync_until(iocb->ki_filp, start, end, datasync, iocb->ki_deadline);
+	return iomap__fsync_until(iocb->ki_filp, start, end, datasync, deadline_ns);
 }
 
 static ssize_t async_run(struct async *req)
@@ -274,7 +302,8 @@ static ssize_t async_run(struct async *req)
 	case ASYNC_WRITE:
 		return async_write(req);
 	case ASYNC_FSYNC:
-		return async_fsync(req->iocb, req->start, req->end, req->datasync);
+		return async_fsync(req->iocb, req->start, req->end, req->datasync,
+				   req->deadline_ns);
 	default:
 		return async_read_wait(req);
 	}
@@ -286,6 +315,8 @@ static void async_call(struct async *req)
 	ssize_t ret = async_run(req);
 
 	gate_leave(req->engine, GATE_WAIT);
+	if (async_writes_data(req))
+		gate_leave(req->engine, GATE_WRITE);
 	async_complete(req, ret);
 }
 
@@ -389,11 +420,14 @@ ssize_t iomap__async_read(struct iomap_kiocb *iocb, struct iomap_iov_iter *to, i
 	ssize_t ret;
 
 	ret = iomap__filemap_read_cached(iocb, to);
-	if (ret == -ENODATA && !iomap__workers_ready(iocb->ki_filp->inode->i_engine))
-		ret = iomap_file_read_iter(iocb, to);
-	if (ret != -ENODATA)
+	if (ret == -ENODATA && iomap__workers_ready(iocb->ki_filp->inode->i_engine)) {
+		req = async_alloc(iocb, ASYNC_READ);
+	} else {
+		/* which may give a device's -ENODATA */
+		if (ret == -ENODATA)
+			ret = iomap_file_read_iter(iocb, to);
 		return iocb->ki_pos > first ? (ssize_t)(iocb->ki_pos - first) : ret;
-	req = async_alloc(iocb, ASYNC_READ);
+	}
 	if (!req || async_copy_iter(req, to)) {
 		if (req)
 			async_free(req);
@@ -413,7 +447,10 @@ static ssize_t async_submit(struct async *req, const struct iomap_iov_iter *iter
 		return -ENOMEM;
 	}
 	if (!iomap__workers_ready(req->engine)) {
-		ssize_t ret = async_run(req);
+		ssize_t ret;
+
+		req->deadline_ns = req->iocb->ki_deadline;
+		ret = async_run(req);
 
 		async_free(req);
 		return ret;
@@ -473,7 +510,7 @@ int iomap_fsync_iocb(struct iomap_kiocb *iocb, int64_t start, int64_t end, int d
 	if (!iocb->ki_complete)
 		return iocb->ki_flags & IOMAP_IOCB_NOWAIT
 			       ? -EAGAIN
-			       : async_fsync(iocb, start, end, datasync);
+			       : async_fsync(iocb, start, end, datasync, iocb->ki_deadline);
 	req = async_alloc(iocb, ASYNC_FSYNC);
 	if (!req)
 		return -ENOMEM;

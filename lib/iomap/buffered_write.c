@@ -429,8 +429,7 @@ int iomap__write_balance(const struct iomap_iter *iter)
 {
 	if (iter->flags & IOMAP_NOWAIT)
 		return iomap__balance_dirty_nowait(&iter->inode->i_data);
-	iomap__balance_dirty(&iter->inode->i_data);
-	return 0;
+	return iomap__balance_dirty(&iter->inode->i_data);
 }
 
 /* A clean folio becomes dirty, which others throttle behind it, but NOWAIT before it, or never. */

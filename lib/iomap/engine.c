@@ -121,7 +121,7 @@ static void engine_fill_opts(struct iomap_engine_opts *opts)
 	opts->flush_interval_ms = engine_default(opts->flush_interval_ms, 5000);
 	opts->readahead_bytes = engine_default(opts->readahead_bytes, 2U << 20);
 	opts->log_per_second = engine_default(opts->log_per_second, 20);
-	opts->nr_workers = engine_default(opts->nr_workers, 2);
+	opts->nr_workers = engine_default(opts->nr_workers, 3);
 	opts->slow_io_ms = engine_default(opts->slow_io_ms, 10000);
 	opts->register_pct = engine_default(opts->register_pct, 100);
 	opts->max_cache_bytes = iomap__round_down(

@@ -49,7 +49,7 @@ struct iomap__fs {
 	struct iomap__pool files;	 /* struct iomap_file */
 	struct iomap__pool asyncs;	 /* requests of async.c */
 	struct iomap__mutex async_lock;	 /* of the gates */
-	struct iomap__async_gate async_gate[2];
+	struct iomap__async_gate async_gate[3];
 };
 
 /* After block and cache; before them. */

@@ -184,18 +184,31 @@ static long write_two_mib(void *arg)
 	return 0;
 }
 
-static void held_back(bool threads)
+/* A byte to an inode of its own, by who is let through. */
+static void write_log(struct ts *ts)
+{
+	struct iomap_kiocb log = { .ki_flags = IOMAP_IOCB_NOTHROTTLE };
+	struct iomap_iov_iter from;
+	struct ts *other;
+	char byte = 0;
+
+	other = ts_open(&(struct ts_config){ .i_size = PAGE, .engine = ts->engine, .dev = ts->dev });
+	log.ki_filp = other->file;
+	iomap_iov_iter_ubuf(&from, IOMAP_ITER_SOURCE, &byte, 1);
+	iomap_inode_lock(&other->inode);
+	cr_assert_eq(iomap_file_buffered_write(&log, &from, &other->ops, NULL, NULL), 1);
+	iomap_inode_unlock(&other->inode);
+	ts_close(other);
+}
+
+Test(throttle, en04_nobody_is_let_through_while_nothing_can_be_written)
 {
 	atomic_bool holds = true;
 	struct iomap_engine_opts opts = still(MIB);
 	uint64_t reached;
 	struct t_task task;
-	struct ts *ts, *other;
-	char byte = 0;
-	struct iomap_kiocb log = { .ki_flags = IOMAP_IOCB_NOTHROTTLE };
-	struct iomap_iov_iter from;
+	struct ts *ts;
 
-	opts.flags = threads ? 0 : IOMAP_ENGINE_NO_THREADS;
 	ts = store(&opts);
 	ts->hook.arg = &holds;
 	ts->hook.range = defer;
@@ -209,25 +222,48 @@ static void held_back(bool threads)
 	cr_assert(!atomic_load(&task.done));
 	cr_assert_eq(t_stats(ts->engine).dirty_bytes, reached, "it was not let through");
 	/* the log is */
-	other = ts_open(&(struct ts_config){ .i_size = PAGE, .engine = ts->engine, .dev = ts->dev });
-	log.ki_filp = other->file;
-	iomap_iov_iter_ubuf(&from, IOMAP_ITER_SOURCE, &byte, 1);
-	iomap_inode_lock(&other->inode);
-	cr_assert_eq(iomap_file_buffered_write(&log, &from, &other->ops, NULL, NULL), 1);
-	iomap_inode_unlock(&other->inode);
+	write_log(ts);
 	atomic_store(&holds, false);
 	iomap_writeback_resume(&ts->inode);
 	t_join(&task);
 	cr_assert_eq(ts_fsync(ts), 0);
 	cr_assert(ts_dev_has(ts, 0, 2 * MIB, 0, 3));
-	ts_close(other);
 	ts_close(ts);
 }
 
-Test(throttle, en04_nobody_is_let_through_while_nothing_can_be_written)
+/* Who waits may be the only one who could let it go. */
+Test(throttle, en04_without_threads_a_writer_over_held_back_data_is_told)
 {
-	held_back(true);
-	held_back(false);
+	static char buf[16 * KIB];
+	atomic_bool holds = true;
+	struct iomap_engine_opts opts = still(MIB);
+	int64_t pos = 0;
+	ssize_t ret;
+	struct ts *ts;
+
+	opts.flags = IOMAP_ENGINE_NO_THREADS;
+	ts = store(&opts);
+	ts->hook.arg = &holds;
+	ts->hook.range = defer;
+	t_fill(buf, sizeof(buf), 0, 3);
+	while ((ret = iomap_write(ts->file, buf, sizeof(buf), pos)) > 0)
+		pos += ret;
+	cr_assert_eq(ret, -EAGAIN);
+	cr_assert_gt(t_stats(ts->engine).dirty_bytes, ts->engine->cache->hard_pages * PAGE);
+	cr_assert_lt(pos, MIB);
+	/* what is dirty already may be changed, and the log goes on */
+	cr_assert_eq(iomap_write(ts->file, buf, 1, 0), 1);
+	write_log(ts);
+	cr_assert_eq(iomap_write(ts->file, buf, 1, pos), -EAGAIN);
+	/* nor is it, while something is under way */
+	atomic_store(&holds, false);
+	iomap_writeback_resume(&ts->inode);
+	while (pos < 2 * MIB) {
+		cr_assert_eq(iomap_write(ts->file, buf, sizeof(buf), pos), sizeof(buf));
+		pos += (int64_t)sizeof(buf);
+	}
+	cr_assert_eq(ts_fsync(ts), 0);
+	ts_close(ts);
 }
 
 static long write_until_refused(void *arg)
@@ -314,6 +350,62 @@ Test(throttle, en04_one_that_was_resumed_does_not_hide_the_oldest)
 	cr_assert_eq(b->inode.i_data.nr_dirty_pages, 1U);
 	ts_close(b);
 	ts_close(a);
+}
+
+/* Nor is it hidden itself by an older one that comes back to the list. */
+Test(throttle, en04_one_that_was_resumed_is_not_hidden)
+{
+	struct iomap_engine_opts opts = still(4 * MIB);
+	struct ts *a, *b;
+
+	opts.flags = IOMAP_ENGINE_NO_THREADS;
+	opts.dirty_expire_ms = 30000;
+	a = store(&opts);
+	b = ts_open(&(struct ts_config){ .i_size = MIB, .engine = a->engine, .dev = a->dev });
+	ts_map(b, 0, MIB, IOMAP_MAPPED, 0, 8 * MIB);
+	ts_write(a, 0, PAGE, 2);
+	atomic_fetch_add(&now, 10 * SECOND);
+	ts_write(b, 0, PAGE, 2);
+	iomap_writeback_resume(&b->inode);
+	/* as an inode whose end is given up */
+	iomap__inode_leave_dirty(&a->inode);
+	iomap__inode_rejoin_dirty(&a->inode);
+	cr_assert_eq(iomap_engine_poll_timeout(a->engine), 0);
+	cr_assert_gt(iomap_engine_poll(a->engine, 1, true), 0);
+	cr_assert_eq(a->inode.i_data.nr_dirty_pages, 1U, "it is 10 seconds old");
+	cr_assert_eq(b->inode.i_data.nr_dirty_pages, 0U);
+	ts_close(b);
+	ts_close(a);
+}
+
+/* A clock that goes back makes what was asked, and stays dirty, no older. */
+static ssize_t defer_and_turn_back(struct ts *ts, struct iomap_writepage_ctx *wpc,
+				   struct iomap_folio *folio, uint64_t pos, unsigned len,
+				   uint64_t end_pos)
+{
+	(void)wpc, (void)folio, (void)pos, (void)len, (void)end_pos;
+	if (!atomic_exchange((atomic_bool *)ts->hook.arg, true))
+		atomic_fetch_sub(&now, 60 * SECOND);
+	return IOMAP_WB_DEFER;
+}
+
+Test(throttle, en04_a_clock_that_goes_back_keeps_nobody_busy, .timeout = 60)
+{
+	struct iomap_engine_opts opts = still(4 * MIB);
+	atomic_bool turned = false;
+	struct ts *ts;
+
+	opts.flags = IOMAP_ENGINE_NO_THREADS;
+	opts.dirty_expire_ms = 30000;
+	ts = store(&opts);
+	ts->hook.arg = &turned;
+	ts->hook.range = defer_and_turn_back;
+	ts_write(ts, 0, PAGE, 2);
+	atomic_fetch_add(&now, 31 * SECOND);
+	iomap_engine_poll(ts->engine, 1, true);
+	cr_assert(atomic_load(&turned));
+	cr_assert_eq(ts_calls(ts, TS_WRITEPAGES), 1U);
+	ts_close(ts);
 }
 
 /* ---- memory for write-out ---- */

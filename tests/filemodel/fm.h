@@ -19,10 +19,9 @@
  * everything from the old or new one on to himself.  Reads and syncs wait for nobody.
  *
  * What may be read.  A byte is what the model said when the read began, or what an operation
- * puts there that ran at some time during the read.  Zeros only where a file grows, up to
- * the end of the block in which it was cut off, and where it was cut off and grew again during
- * the read.  The end of the file is between the smallest and
- * the largest size of that time.
+ * puts there that ran at some time during the read.  Zeros only where a file grows by them, and up
+ * to the end of the block in which it was cut off: not where it was cut off and has grown by bytes.
+ * The end of the file is between the smallest and the largest size of that time.
  *
  * What must be on the device when a sync of a file has returned: the same, as of its beginning,
  * but for what a truncation cuts off meanwhile.
@@ -56,7 +55,7 @@ struct fm_setup {
 	bool async;	  /* the device has one */
 	bool own_setsize; /* gives blocks back when a file shrinks */
 	bool hooks;	  /* get_folio and put_folio, which keep writes to the ordinary way */
-	bool faults;	  /* reads fail: those of readahead now and then, others where it is seen */
+	bool faults;	  /* reads fail: those of readahead now and then, others of one opener */
 	bool resize;	  /* the cache changes its size, and nothing is pinned */
 	bool crowd;	  /* all are in the first few blocks of one file, and few of them sync */
 	uint32_t map_max; /* blocks in a mapping, 0: as many as there are */
@@ -122,6 +121,7 @@ struct fm_file {
 	struct iomap_inode inode;
 	struct iomap_inode_ops i_op;
 	struct iomap_file *file, *append, *dsync, *direct;
+	struct iomap_file *failing; /* of whose device reads most fail, with setup.faults */
 	struct fm *fm;
 	unsigned nr;
 	/* under fm->map */
@@ -178,8 +178,6 @@ void fm_file_open(struct fm_file *f);
 void fm_file_close(struct fm_file *f);
 extern const struct iomap_ops fm_ops;
 const struct iomap_write_ops *fm_write_ops(const struct fm *fm);
-/* Reads that this thread submits fail. */
-extern _Thread_local bool fm_fail_reads;
 /* Every block of the range has space; i_rwsem is held, so that none loses it. */
 bool fm_has_space(struct fm_file *f, int64_t pos, int64_t limit);
 /* Bytes of the device; what has no block there, or one without data, reads as zeros. */

@@ -584,24 +584,21 @@ static void do_read(struct fm_worker *w, struct fm_file *f, struct fm_op *op, st
 {
 	unsigned char *buf = w->buf + (op->kind == FM_DREAD ? 0 : d->more % 64);
 	struct fm_view view = { .bytes = w->bytes };
-	struct iovec iov[3];
+	struct iomap_file *by = op->kind == FM_DREAD ? f->direct : f->file;
+	struct iovec iov[3] = { { .iov_base = buf } };
 	size_t len;
 	ssize_t ret;
 
 	fm_begin(f, op, plan, d);
 	len = (size_t)(op->limit - op->pos);
 	fm_look(f, &view, op->pos, op->limit);
-	if (op->kind == FM_READV) {
+	iov[0].iov_len = len;
+	if (op->kind == FM_READV)
 		split(iov, buf, len, d->more);
-		ret = read_or_later(f, f->file, iov, 3, op, d->more);
-	} else {
-		fm_fail_reads = op->may_be_short = f->fm->setup.faults && op->kind == FM_READ &&
-						   d->more % 8 == 0;
-		iov[0] = (struct iovec){ buf, len };
-		ret = read_or_later(f, op->kind == FM_DREAD ? f->direct : f->file, iov, 1, op,
-				    d->more);
-		fm_fail_reads = false;
-	}
+	else if (op->kind == FM_READ && d->more % 8 == 0)
+		by = f->failing;
+	op->may_be_short = by == f->failing && f->fm->setup.faults;
+	ret = read_or_later(f, by, iov, op->kind == FM_READV ? 3 : 1, op, d->more);
 	if (op->kind == FM_DREAD && is_later(d->more))
 		op->may_be_short = true; /* as a direct write */
 	if (ret == -EIO && op->may_be_short)

@@ -44,8 +44,7 @@ static void draw_setup(struct fm *fm, unsigned threads)
 	/* more than 64 pages make the index higher */
 	s->bytes_max = s->cache_bytes > 512 << 10 || !t_below(&r, 3) ? FM_BYTES_MAX
 								     : FM_BYTES_MAX / 4;
-	/* whoever reaps may send what another one reads: that would fail with it */
-	s->faults = t_below(&r, 3) == 0 && threads == 1;
+	s->faults = t_below(&r, 3) == 0;
 	s->resize = t_below(&r, 3) == 0;
 	s->crowd = threads > 1 && t_below(&r, 3) == 0;
 	s->ops = (T_SANITIZED ? 1000 : 4000) * (s->crowd ? 3 : 1) / threads;

@@ -86,16 +86,18 @@ static void dev_check_owner(struct fm *fm, const struct iomap_bio *bio)
 	t_must(pthread_mutex_unlock(&fm->map) == 0);
 }
 
-_Thread_local bool fm_fail_reads;
-
-/* A read ahead that fails is nobody's affair: who wants the bytes reads them again. */
+/*
+ * Of reads for f->failing, most: see failing_range().  And a read ahead that fails is nobody's
+ * affair, who wants the bytes reads them again.
+ */
 static bool dev_fails(struct fm *fm, const struct iomap_bio *bio)
 {
-	bool fails = fm_fail_reads;
+	bool fails = false;
 
-	if (fm->setup.faults && bio->bi_opf & IOMAP_REQ_RAHEAD) {
+	if (bio->bi_opf & (IOMAP_REQ_META | IOMAP_REQ_RAHEAD) && fm->setup.faults) {
 		t_must(pthread_mutex_lock(&fm->map) == 0);
-		fails = fails || !t_below(&fm->where, 8);
+		fails = bio->bi_opf & IOMAP_REQ_META ? t_below(&fm->where, 4) > 0
+						     : !t_below(&fm->where, 8);
 		t_must(pthread_mutex_unlock(&fm->map) == 0);
 	}
 	return fails;
@@ -357,15 +359,40 @@ const struct iomap_write_ops *fm_write_ops(const struct fm *fm)
 	return fm->setup.alloc == FM_NEW ? NULL : &write_ops[fm->setup.hooks];
 }
 
+/* What the device shall know of a read for f->failing, whichever thread sends it, it has in the bio. */
+static int failing_range(const struct iomap_iter *iter, struct iomap_read_folio_ctx *ctx, size_t len)
+{
+	int err = iomap_bio_read_folio_range(iter, ctx, len);
+	struct iomap_bio *bio = ctx->read_ctx;
+
+	if (bio)
+		bio->bi_opf |= IOMAP_REQ_META;
+	return err;
+}
+
+static const struct iomap_read_ops failing_ops = {
+	.read_folio_range = failing_range,
+	.submit_read = iomap_bio_submit_read,
+};
+
+static const struct iomap_read_ops *read_ops(const struct iomap_file *file)
+{
+	return file && file == file_of(iomap_file_inode(file))->failing ? &failing_ops
+									: &iomap_bio_read_ops;
+}
+
 static int fs_read_folio(struct iomap_file *file, struct iomap_folio *folio)
 {
-	(void)file;
-	return iomap_bio_read_folio(folio, &fm_ops);
+	struct iomap_read_folio_ctx ctx = { .ops = read_ops(file), .cur_folio = folio };
+
+	return iomap_read_folio(&fm_ops, &ctx);
 }
 
 static void fs_readahead(struct iomap_readahead_control *rac)
 {
-	iomap_bio_readahead(rac, &fm_ops);
+	struct iomap_read_folio_ctx ctx = { .ops = read_ops(rac->file), .rac = rac };
+
+	t_must(iomap_readahead(&fm_ops, &ctx) == 0);
 }
 
 static void convert(struct fm_file *f, int64_t pos, int64_t limit)
@@ -552,6 +579,7 @@ void fm_file_open(struct fm_file *f)
 	t_must(iomap_file_open(&f->inode, IOMAP_O_APPEND, &f->append) == 0);
 	t_must(iomap_file_open(&f->inode, IOMAP_O_DSYNC, &f->dsync) == 0);
 	t_must(iomap_file_open(&f->inode, IOMAP_O_DIRECT, &f->direct) == 0);
+	t_must(iomap_file_open(&f->inode, 0, &f->failing) == 0);
 }
 
 void fm_file_close(struct fm_file *f)
@@ -560,6 +588,7 @@ void fm_file_close(struct fm_file *f)
 	t_must(iomap_file_close(f->append) == 0);
 	t_must(iomap_file_close(f->dsync) == 0);
 	t_must(iomap_file_close(f->direct) == 0);
+	t_must(iomap_file_close(f->failing) == 0);
 	t_must(iomap_inode_destroy(&f->inode, 0) == 0);
 }
 

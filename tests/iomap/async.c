@@ -538,6 +538,53 @@ Test(async, en07_a_write_is_throttled_in_a_worker)
 	ts_close(ts);
 }
 
+static ssize_t defer(struct ts *ts, struct iomap_writepage_ctx *wpc, struct iomap_folio *folio,
+		     uint64_t pos, unsigned len, uint64_t end_pos)
+{
+	if (atomic_load((atomic_bool *)ts->hook.arg))
+		return IOMAP_WB_DEFER;
+	return ts_range(ts, wpc, folio, pos, len, end_pos);
+}
+
+/* Writes wait for what is held back, and what the application may need to let it go does not. */
+Test(async, en07_writes_that_wait_hold_up_no_sync)
+{
+	struct ts *ts = ts_open(&(struct ts_config){ .i_size = CACHE_PAGES * PAGE,
+						     .cache_bytes = CACHE_PAGES * PAGE,
+						     .threads = true });
+	struct ts *log = ts_open(&(struct ts_config){ .i_size = PAGE, .engine = ts->engine,
+						      .dev = ts->dev, .threads = true });
+	struct req write[4], sync;
+	atomic_bool holds = true;
+
+	ts_map(ts, 0, CACHE_PAGES * PAGE, IOMAP_MAPPED, 0, 64 * KIB);
+	ts_map(log, 0, PAGE, IOMAP_MAPPED, 0, 0);
+	ts->hook.arg = &holds;
+	ts->hook.range = defer;
+	for (unsigned i = 0; i < 4; i++) {
+		req_init(&write[i], ts, (int64_t)i * PAGE * (CACHE_PAGES / 4),
+			 (size_t)PAGE * (CACHE_PAGES / 4));
+		submit_write(&write[i], 2);
+	}
+	cr_assert_eq(write[3].submitted, -IOMAP_EIOCBQUEUED);
+	req_init(&sync, log, 0, 1);
+	cr_assert_eq(submit_fsync(&sync), -IOMAP_EIOCBQUEUED);
+	cr_assert_eq(req_wait(&sync), 0);
+	cr_assert_eq(req_calls(&write[3]), 0U);
+	atomic_store(&holds, false);
+	iomap_writeback_resume(&ts->inode);
+	for (unsigned i = 0; i < 4; i++) {
+		if (write[i].submitted == -IOMAP_EIOCBQUEUED)
+			write[i].submitted = req_wait(&write[i]);
+		cr_assert_eq(write[i].submitted, PAGE * (CACHE_PAGES / 4));
+		free(write[i].buf);
+	}
+	cr_assert(ts_reads(ts, 0, CACHE_PAGES * PAGE, 2));
+	free(sync.buf);
+	ts_close(log);
+	ts_close(ts);
+}
+
 Test(async, en07_a_durable_write_completes_when_it_is_durable)
 {
 	for (int threads = 0; threads < 2; threads++) {
@@ -693,6 +740,40 @@ Test(async, en07_fsync_tells_an_error_once)
 }
 
 /* ---- direct ---- */
+
+/* What has been read for a request may be forgotten again before it gets to it: then it is read again. */
+Test(async, en07_a_read_whose_blocks_a_direct_write_has_forgotten)
+{
+	struct ts *ts = calloc(1, sizeof(*ts));
+	struct iomap_file *direct;
+	struct req req;
+	void *buf;
+
+	t_must(ts != NULL && posix_memalign(&buf, PAGE, 512) == 0);
+	ts_prepare(ts, &(struct ts_config){ .i_size = PAGE, .blkbits = 9 });
+	ts->hook.open = ts_allow_direct;
+	ts->a_ops.readahead = NULL;
+	ts_begin(ts);
+	ts_map(ts, 0, PAGE, IOMAP_MAPPED, 0, 64 * KIB);
+	ts_dev_fill(ts, 64 * KIB, PAGE, 0, 1);
+	cr_assert_eq(iomap_file_open(&ts->inode, IOMAP_O_DIRECT, &direct), 0);
+	/* dirty elsewhere, so the folio stays */
+	ts_write(ts, 0, 512, 2);
+	td_hold(ts->dev, TD_READ);
+	req_init(&req, ts, 2048, 512);
+	cr_assert_eq(submit_read(&req), -IOMAP_EIOCBQUEUED);
+	td_wait_held(ts->dev, 1);
+	td_open_gates(ts->dev);
+	t_fill(buf, 512, 2048, 3);
+	cr_assert_eq(iomap_write(direct, buf, 512, 2048), 512);
+	cr_assert_eq(req_calls(&req), 0U);
+	cr_assert_eq(req_wait(&req), 512);
+	cr_assert(req_has(&req, 512, 3));
+	cr_assert_eq(iomap_file_close(direct), 0);
+	free(req.buf);
+	free(buf);
+	ts_close(ts);
+}
 
 static struct ts *direct_store(bool threads)
 {

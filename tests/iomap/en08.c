@@ -150,6 +150,41 @@ static void late_end(struct t_task *task)
 	t_join(task);
 }
 
+/* ---- a call that a worker makes ---- */
+
+struct late_sync {
+	struct iomap_kiocb iocb; /* first */
+	struct hs *hs;
+	_Atomic long ret; /* 1: not yet */
+};
+
+static void sync_complete(struct iomap_kiocb *iocb, long ret)
+{
+	atomic_store(&((struct late_sync *)(void *)iocb)->ret, ret);
+}
+
+/* The deadline of one that stands behind others is that of its submission. */
+Test(en08, en08_an_fsync_that_waits_for_its_turn_is_late_then)
+{
+	struct hs *hs = hs_open(IOMAP_ENGINE_NO_THREADS, DEADLINE_MS);
+	struct late_sync sync;
+
+	ts_write(&hs->ts, 0, 4 * KIB, 2);
+	iomap_kiocb_init(&sync.iocb, hs->ts.file, 0);
+	sync.iocb.ki_complete = sync_complete;
+	atomic_store(&sync.ret, 1);
+	td_hold(hs->ts.dev, TD_WRITE);
+	cr_assert_eq(iomap_fsync_iocb(&sync.iocb, 0, INT64_MAX, 0), -IOMAP_EIOCBQUEUED);
+	/* its work has not begun: nobody polls */
+	pass(DEADLINE_MS);
+	while (atomic_load(&sync.ret) == 1)
+		cr_assert_geq(iomap_engine_poll(hs->ts.engine, 1, true), 0);
+	cr_assert_eq(atomic_load(&sync.ret), -ETIMEDOUT);
+	td_open_gates(hs->ts.dev);
+	cr_assert_eq(ts_fsync(&hs->ts), 0);
+	hs_close(hs);
+}
+
 /* ---- direct I/O ---- */
 
 Test(en08, en08_a_direct_read_ends_at_its_deadline_and_its_memory_stays_in_use)
