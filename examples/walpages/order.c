@@ -28,8 +28,8 @@
  * the log is not flushed by committers alone.
  *
  * A page that is under way must not change: the device may fetch its bytes late, and they would be
- * those of a record that is not durable, or half of them.  So a writer waits for that
- * in get_folio, with the folio's lock.
+ * those of a record that is not durable, or half of them.  So the inode has stable writes
+ * (iomap_mapping_set_stable_writes()): whoever would change it waits.
  */
 #include <errno.h>
 
@@ -134,7 +134,6 @@ static struct iomap_folio *get_folio(struct iomap_iter *iter, int64_t pos, unsig
 
 	if (iomap_is_err(folio))
 		return folio;
-	iomap_folio_wait_writeback(folio);
 	/* under the lock, or write-out of the bytes before these would clear it */
 	if (!atomic_load(dirtied))
 		atomic_store(dirtied, store->generation);

@@ -276,6 +276,8 @@ static int regions_open(struct wp_store *store)
 	error = wp_region_open(store->engine, &store->pages, &pages);
 	if (error)
 		keep_first(&error, wp_region_close(&store->log.region));
+	else
+		iomap_mapping_set_stable_writes(store->pages.inode.i_mapping);
 	return error;
 }
 

@@ -176,6 +176,57 @@ static bool end_fault(struct run *run)
 	return fired;
 }
 
+/* ---- space ---- */
+
+/* All of the object has been written: each block that was reserved has its place. */
+static void nothing_reserved(const struct slot *slot, uint64_t from)
+{
+	uint64_t block = xs_reserved_next(slot->open, from, XS_FILE_BLOCKS_MAX);
+
+	if (block < XS_FILE_BLOCKS_MAX)
+		crash_die("block %llu is reserved, and nothing there is dirty",
+			  (unsigned long long)block);
+}
+
+static uint64_t weight_of(const struct xs_store *store)
+{
+	uint64_t weight = 0;
+
+	for (size_t i = 0; i < store->objects_nr; i++) {
+		const struct xs_object *object = store->objects[i];
+
+		for (uint32_t n = 0; n < object->extents_nr; n++)
+			weight += object->extents[n].unwritten ? object->extents[n].nr : 1;
+	}
+	return weight;
+}
+
+/*
+ * Nothing is open and all is committed: what the store thinks is free, and may come to need, is what
+ * its metadata says.
+ */
+static void recount(const struct run *run)
+{
+	struct xs_counts counts;
+	struct xs_usage usage;
+	struct xs_why why;
+
+	while (xs_space_waiting(run->store))
+		CRASH_OK(xs_commit(run->store));
+	xs_usage(run->store, &usage);
+	if (usage.delalloc_nr)
+		crash_die("%llu blocks stay reserved", (unsigned long long)usage.delalloc_nr);
+	if (run->store->weight != weight_of(run->store))
+		crash_die("the weight is %llu, and should be %llu",
+			  (unsigned long long)run->store->weight,
+			  (unsigned long long)weight_of(run->store));
+	CRASH_OK(xs_check(run->script->top, &counts, &why));
+	if (counts.free_bytes != usage.free_nr << XS_BLOCK_SHIFT)
+		crash_die("%llu blocks are free, and check counts %llu",
+			  (unsigned long long)usage.free_nr,
+			  (unsigned long long)(counts.free_bytes >> XS_BLOCK_SHIFT));
+}
+
 /* ---- steps on an object ---- */
 
 static void close_slot(struct run *run, struct slot *slot)
@@ -312,6 +363,7 @@ static void truncate_to(struct run *run, struct slot *slot, int64_t size)
 	version->size = size;
 	tell(run, "truncate from %lld to %lld", (long long)old, (long long)size);
 	CRASH_OK(iomap_truncate(slot->file, size));
+	nothing_reserved(slot, xs_blocks_up((uint64_t)size));
 	if (size < old)
 		crash_truncated(slot->object, version->from);
 }
@@ -390,8 +442,10 @@ static void step_write_out(struct run *run, struct slot *slot)
 	tell(run, "write out: %d", error);
 	if (error && !slot->owes_error && !slot->object->tainted)
 		crash_die("sync_range: %s", strerror(-error));
-	if (!error)
-		crash_written(slot->object, begin);
+	if (error)
+		return;
+	crash_written(slot->object, begin);
+	nothing_reserved(slot, 0);
 }
 
 /* ---- steps on the store ---- */
@@ -986,6 +1040,7 @@ void crash_script_run(struct crash_script *script, uint64_t seed)
 	for (int name = 0; name < CRASH_NAMES; name++)
 		close_slot(&run, &run.slot[name]);
 	step_commit(&run);
+	recount(&run);
 	CRASH_OK(xs_close(run.store));
 	free(run.aligned);
 }

@@ -3,7 +3,7 @@
  * xs_campaign.c - the crash campaign: scripts, one seed after the other, in as many processes
  * as there are CPUs, until as many distinct images have been judged as are wanted.
  *
- *	IOMAP_FULL=1	   200,000 rather than 10,000 of them
+ *	IOMAP_FULL=1	   500,000 rather than 20,000 of them
  *	XS_STATES=n	   n of them
  *	XS_JOBS=n	   processes; with 1, the order in which states come is always the same
  *	XS_CUTS=order	   only states of a device that keeps what has completed
@@ -52,7 +52,7 @@ static struct campaign *campaign_new(void)
 	struct campaign *campaign = shared(sizeof(*campaign));
 	const char *cuts = getenv("XS_CUTS");
 
-	campaign->plan.distinct_max = number_of("XS_STATES", getenv("IOMAP_FULL") ? 200000 : 10000);
+	campaign->plan.distinct_max = number_of("XS_STATES", getenv("IOMAP_FULL") ? 500000 : 20000);
 	campaign->plan.seeds = SEEDS_PER_CUT;
 	campaign->plan.cuts = !cuts		     ? CRASH_ALL :
 			      !strcmp(cuts, "order") ? CRASH_IN_ORDER :
