@@ -10,7 +10,7 @@
  *	- it opens, and each page is what it was behind the last transaction in the log: so all
  *	  of a transaction is there or nothing, and the sum has not changed;
  *	- what was acknowledged before the cut is in the log;
- *	- it goes on from there, is closed, opened, and has it all.
+ *	- it goes on from there, the power goes again, it is opened, and has it all.
  *
  * And with pages that are not held back some image is wrong.
  *
@@ -199,7 +199,7 @@ struct trial {
 	const struct script *script;
 	struct iomap_engine *engine;
 	struct iomap_bdev *bdev;
-	uint8_t *image;
+	uint8_t *image, *second;
 	uint64_t newest; /* LSN of pages, before it is opened */
 	uint64_t acknowledged;
 	char wrong[200];
@@ -327,7 +327,10 @@ static bool judge(struct trial *trial)
 	if (good)
 		t_must(!bank_count(store, PAGES, &totals) &&
 		       !bank_transfer(store, PAGES, &random, &lsn) && !wp_wait(store, lsn));
+	memcpy(trial->second, trial->image, DEV_BYTES);
 	t_must(wp_close(store) == 0);
+	/* the power goes again, before anything but the log was written */
+	memcpy(trial->image, trial->second, DEV_BYTES);
 	return good && judge_future(trial, &totals);
 }
 
@@ -375,7 +378,8 @@ static void try_all(struct campaign *campaign, const struct script *script)
 	struct iomap_replay *replay;
 
 	trial.image = calloc(1, DEV_BYTES);
-	t_must(trial.image);
+	trial.second = calloc(1, DEV_BYTES);
+	t_must(trial.image && trial.second);
 	t_must(iomap_bdev_create(trial.engine, &image_ops, DEV_BYTES, NULL, trial.image,
 				 &trial.bdev) == 0);
 	t_must(iomap_replay_open(script->log, &replay) == 0);
@@ -391,6 +395,7 @@ static void try_all(struct campaign *campaign, const struct script *script)
 	iomap_replay_close(replay);
 	t_must(iomap_bdev_close(trial.bdev) == 0);
 	t_must(iomap_engine_destroy(trial.engine) == 0);
+	free(trial.second);
 	free(trial.image);
 }
 

@@ -31,6 +31,8 @@ static struct bank bank_open(const struct iomap_writeback_ops *order, uint64_t p
 	iomap_engine_opts_init(&opts);
 	opts.cache_bytes = cache_bytes;
 	opts.max_callers = 8;
+	/* what is held back goes when it is let go, not when the flusher asks again */
+	opts.flush_interval_ms = 3600 * 1000;
 	bank.engine = t_engine(&opts, NULL);
 	bank.dev = td_new(bank.engine, wp_store_bytes(pages_nr, LOG_BYTES), NULL);
 	t_must(wp_format(bank.dev->bdev, pages_nr, LOG_BYTES, 7, bank_fill) == 0);
