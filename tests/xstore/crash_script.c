@@ -188,6 +188,17 @@ static void nothing_reserved(const struct slot *slot, uint64_t from)
 			  (unsigned long long)block);
 }
 
+/* Free space is looked for from anywhere on, so that what was just given up is soon used again. */
+static void move_hint(struct run *run)
+{
+	struct xs_store *store = run->store;
+	uint64_t hint = draw(run, CRASH_DEV_BYTES / XS_BLOCK_BYTES);
+
+	pthread_mutex_lock(&store->lock);
+	store->space.hint = hint;
+	pthread_mutex_unlock(&store->lock);
+}
+
 static uint64_t weight_of(const struct xs_store *store)
 {
 	uint64_t weight = 0;
@@ -998,6 +1009,8 @@ static void do_step(struct run *run)
 	if (slot->busy)
 		return;
 	tell(run, "%s", crash_names[name]);
+	if (draw(run, 3) == 0)
+		move_hint(run);
 	do_step_on(run, name, what);
 }
 
