@@ -52,6 +52,7 @@ struct run {
 	unsigned weight[WEIGHTS_NR]; /* of each enum what */
 	int names_nr;
 	unsigned fillers_nr;
+	uint64_t given_up; /* a block */
 	unsigned char *aligned; /* CRASH_OBJECT_MAX, for direct I/O */
 };
 
@@ -188,14 +189,21 @@ static void nothing_reserved(const struct slot *slot, uint64_t from)
 			  (unsigned long long)block);
 }
 
-/* Free space is looked for from anywhere on, so that what was just given up is soon used again. */
+/*
+ * Free space is looked for from anywhere on, and often from where something was given up: it must
+ * not be used again before a commit.
+ */
 static void move_hint(struct run *run)
 {
 	struct xs_store *store = run->store;
-	uint64_t hint = draw(run, CRASH_DEV_BYTES / XS_BLOCK_BYTES);
+	const struct xs_runs *freed = &store->space.freed;
 
 	pthread_mutex_lock(&store->lock);
-	store->space.hint = hint;
+	if (freed->nr)
+		run->given_up = freed->v[draw(run, freed->nr)].start;
+	if (draw(run, 3) == 0)
+		store->space.hint = draw(run, 2) ? run->given_up :
+						   draw(run, CRASH_DEV_BYTES / XS_BLOCK_BYTES);
 	pthread_mutex_unlock(&store->lock);
 }
 
@@ -296,6 +304,27 @@ static void draw_sectors(struct run *run, int64_t *pos, size_t *len)
 	*len = IOMAP_SECTOR_SIZE * (1 + draw(run, draw(run, 2) ? 20 : 3));
 	*pos = (int64_t)(IOMAP_SECTOR_SIZE *
 			 draw(run, (CRASH_OBJECT_MAX - *len) / IOMAP_SECTOR_SIZE + 1));
+}
+
+/* Through the cache or past it, with whatever of it is dirty: all is as it was written last. */
+static void step_read(struct run *run, struct slot *slot)
+{
+	const struct crash_version *now = crash_now(slot->object);
+	unsigned flags = draw(run, 2) ? IOMAP_O_DIRECT : 0;
+	struct iomap_file *file;
+	ssize_t got;
+
+	if (slot->object->tainted || slot->owes_error)
+		return;
+	settle(run, slot);
+	tell(run, "read%s", flags ? " direct" : "");
+	CRASH_OK(iomap_file_open(&slot->open->inode, flags, &file));
+	got = iomap_read(file, run->aligned, CRASH_OBJECT_MAX, 0);
+	iomap_file_close(file);
+	if (got != now->size || memcmp(run->aligned, now->bytes, (size_t)got) != 0)
+		crash_die("%s: a%s read of %lld gives %zd, or other bytes",
+			  crash_names[slot - run->slot], flags ? " direct" : "",
+			  (long long)now->size, got);
 }
 
 /* What a write in one go has come to: all of it, or the fault. */
@@ -884,6 +913,7 @@ enum what {
 	DO_UNLINK,
 	DO_PUT,
 	DO_WRITE_THROUGH,
+	DO_READ,
 	DO_CLONE,
 	DO_PREALLOCATE, /* from here on: may wait for a commit */
 	DO_FSYNC,
@@ -910,7 +940,7 @@ static void draw_weights(struct run *run)
 		[DO_WRITE_THROUGH] = 3, [DO_PREALLOCATE] = 2, [DO_FSYNC] = 4,
 		[DO_COMMIT] = 4,	[DO_HELD_COMMIT] = 2, [DO_HELD_FSYNC] = 1,
 		[DO_HELD_FLUSH] = 1,	[DO_HELD_DIRECT] = 1, [DO_JOINED_COMMIT] = 1,
-		[DO_CLONE] = 4,
+		[DO_CLONE] = 4,		[DO_READ] = 3,
 	};
 
 	for (int what = 0; what < DO_NR; what++)
@@ -958,6 +988,9 @@ static void do_step_on(struct run *run, int name, enum what what)
 		break;
 	case DO_WRITE_THROUGH:
 		step_write_through(run, slot);
+		break;
+	case DO_READ:
+		step_read(run, slot);
 		break;
 	case DO_CLONE:
 		step_clone(run, slot);
@@ -1009,8 +1042,7 @@ static void do_step(struct run *run)
 	if (slot->busy)
 		return;
 	tell(run, "%s", crash_names[name]);
-	if (draw(run, 3) == 0)
-		move_hint(run);
+	move_hint(run);
 	do_step_on(run, name, what);
 }
 
