@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* ctest-labels: concurrent */
 /*
- * direct_async_files.c - DI02 on real files and each backend, where somebody has to reap what
+ * direct_async_files.c - DI02, DF06 on real files and each backend, where somebody has to reap what
  * nobody waits for; and on a device with faults.
  *
  * The file's own map: byte n of the inode is byte n of the file.
@@ -520,5 +520,195 @@ Test(direct_async_files, di02_a_device_that_is_gone_is_an_error_of_each)
 		cr_assert_eq(run(&req[i], IOMAP_ITER_DEST, 0), -ENODEV);
 		req_exit(&req[i]);
 	}
+	teardown(f);
+}
+
+/* ---- once, whatever happens ---- */
+
+#define BATCH 8U
+
+/* Release what is held, some at a time, in either order, until nothing is. */
+static void release_all(struct fixture *f, uint32_t id, struct t_rand *r)
+{
+	while (iomap_faulty_held_nr(f->bdev) > 0)
+		(void)iomap_faulty_release(f->bdev, id, 1 + t_below(r, 3),
+					   t_below(r, 2) ? IOMAP_RELEASE_FIFO : IOMAP_RELEASE_LIFO);
+}
+
+Test(direct_async_files, di02_exactly_once_under_faults)
+{
+	struct fixture *f = setup(ON_FAULTY, 2, 0, NULL);
+	struct t_rand r = { t_seed() };
+	unsigned queued = 0, completed = 0, failed = 0;
+	struct req req[BATCH];
+	ssize_t ret[BATCH];
+
+	for (unsigned round = 0; round < 60; round++) {
+		uint32_t delay = add_fault(f, IOMAP_FAULT_DELAY, 0, 0,
+					   t_below(&r, 2) ? IOMAP_FAULT_HOLD_END : 0);
+		uint32_t fail = add_fault(f, IOMAP_FAULT_FAIL, 1 + t_below(&r, BATCH), -EREMOTEIO, 0);
+
+		if (round == 59)
+			cr_assert_eq(iomap_faulty_set_gone(f->bdev, true), 0);
+		for (unsigned i = 0; i < BATCH; i++) {
+			req_init(&req[i], f, 4 * KIB << t_below(&r, 3));
+			ret[i] = submit(&req[i], (unsigned)t_below(&r, 2), (int64_t)i * 64 * KIB);
+			queued += ret[i] == -IOMAP_EIOCBQUEUED;
+		}
+		release_all(f, delay, &r);
+		for (unsigned i = 0; i < BATCH; i++) {
+			ssize_t n = result(&req[i], ret[i]);
+
+			failed += n < 0;
+			cr_assert(n == (ssize_t)req[i].len || n == -EREMOTEIO ||
+				  (round == 59 && n == -ENODEV));
+		}
+		/* nothing comes after it */
+		iomap_inode_dio_wait(&f->inode);
+		for (unsigned i = 0; i < BATCH; i++) {
+			completed += atomic_load(&req[i].calls);
+			req_exit(&req[i]);
+		}
+		cr_assert_eq(iomap_faulty_remove(f->bdev, fail), 0);
+		cr_assert_eq(iomap_faulty_remove(f->bdev, delay), 0);
+	}
+	cr_assert_eq(completed, queued);
+	cr_assert_gt(queued, 300U);
+	cr_assert_gt(failed, 20U);
+	teardown(f);
+}
+
+/* Six that the device holds. */
+static uint32_t hang(struct fixture *f, struct req *req)
+{
+	uint32_t id = add_fault(f, IOMAP_FAULT_DELAY, 0, 0, 0);
+
+	for (unsigned i = 0; i < 6; i++) {
+		req_init(&req[i], f, 4 * KIB);
+		cr_assert_eq(submit(&req[i], i & 1, i * 4 * KIB), -IOMAP_EIOCBQUEUED);
+	}
+	cr_assert_eq(iomap_faulty_wait_held(f->bdev, 6), 0);
+	return id;
+}
+
+static void all_once(struct fixture *f, struct req *req, uint32_t id)
+{
+	for (unsigned i = 0; i < 6; i++)
+		cr_assert_eq(atomic_load(&req[i].calls), 0U);
+	cr_assert_eq(iomap_faulty_release(f->bdev, id, 6, IOMAP_RELEASE_LIFO), 6);
+	for (unsigned i = 0; i < 6; i++)
+		cr_assert_eq(result(&req[i], -IOMAP_EIOCBQUEUED), 4 * KIB);
+	cr_assert_eq(iomap_engine_shutdown(f->engine, UINT64_MAX), 0);
+	for (unsigned i = 0; i < 6; i++) {
+		cr_assert_eq(atomic_load(&req[i].calls), 1U);
+		req_exit(&req[i]);
+	}
+	cr_assert_eq(iomap_faulty_remove(f->bdev, id), 0);
+}
+
+Test(direct_async_files, di02_exactly_once_over_a_shutdown)
+{
+	struct fixture *f = setup(ON_FAULTY, 2, 0, NULL);
+	struct req req[6], late;
+	uint32_t id = hang(f, req);
+
+	cr_assert_eq(iomap_engine_shutdown(f->engine, 0), -ETIMEDOUT);
+	req_init(&late, f, 4 * KIB);
+	cr_assert_eq(run(&late, IOMAP_ITER_DEST, 0), -ESHUTDOWN);
+	all_once(f, req, id);
+	cr_assert_eq(atomic_load(&late.calls), 0U);
+	req_exit(&late);
+	teardown(f);
+}
+
+Test(direct_async_files, di02_exactly_once_with_a_device_that_hangs)
+{
+	struct fixture *f = setup(ON_FAULTY, 2, 0, NULL);
+	struct iomap_iov_iter iter;
+	struct req req[6], waits;
+	uint32_t id = hang(f, req);
+
+	/* one that waits gives up, and its ki_complete is never called */
+	req_init(&waits, f, 4 * KIB);
+	iomap_kiocb_init(&waits.iocb, f->file, 0);
+	waits.iocb.ki_complete = on_complete;
+	waits.iocb.ki_deadline = 1;
+	iomap_iov_iter_ubuf(&iter, IOMAP_ITER_DEST, waits.buf, waits.len);
+	cr_assert_eq(iomap_dio_rw(&waits.iocb, &iter, &tp_ops, NULL, IOMAP_DIO_FORCE_WAIT, NULL, 0),
+		     -ETIMEDOUT);
+	cr_assert_eq(iomap_faulty_wait_held(f->bdev, 7), 0);
+	cr_assert_eq(iomap_faulty_release(f->bdev, id, 1, IOMAP_RELEASE_LIFO), 1);
+	all_once(f, req, id);
+	cr_assert_eq(atomic_load(&waits.calls), 0U);
+	req_exit(&waits);
+	teardown(f);
+}
+
+/* ---- HIPRI: the thread comes back for it ---- */
+
+static void polled(uint32_t flags, const char *backend)
+{
+	struct fixture *f = setup(ON_FILE, 1, flags, backend);
+	struct iomap_iov_iter iter;
+	struct req req;
+
+	req_init(&req, f, 4 * KIB);
+	for (unsigned i = 0; i < 40; i++) {
+		int64_t pos = (int64_t)(i / 2 % 8) * 4 * KIB;
+		ssize_t ret;
+
+		if (!(i & 1))
+			t_fill(req.buf, req.len, pos, i / 2);
+		else
+			memset(req.buf, 0, req.len);
+		atomic_store(&req.calls, 0);
+		iomap_kiocb_init(&req.iocb, f->file, pos);
+		req.iocb.ki_complete = on_complete;
+		req.iocb.ki_flags |= IOMAP_IOCB_HIPRI;
+		iomap_iov_iter_ubuf(&iter, i & 1 ? IOMAP_ITER_DEST : IOMAP_ITER_SOURCE, req.buf,
+				    req.len);
+		ret = iomap_dio_rw(&req.iocb, &iter, &tp_ops, NULL, 0, NULL, 0);
+		while (ret == -IOMAP_EIOCBQUEUED && !atomic_load(&req.calls))
+			t_must(iomap_engine_poll(f->engine, 4, true) >= 0);
+		cr_assert_eq(result(&req, ret), 4 * KIB);
+		if (i & 1)
+			cr_assert_lt(t_mismatch(req.buf, req.len, pos, i / 2), 0);
+	}
+	req_exit(&req);
+	teardown(f);
+}
+
+Test(direct_async_files, df06_a_polled_iocb_completes_as_its_thread_polls)
+{
+	polled(0, NULL);
+	polled(IOMAP_ENGINE_NO_THREADS, NULL);
+}
+
+Test(direct_async_files, df06_where_a_backend_cannot_poll_it_completes_as_without)
+{
+	polled(0, "libaio");
+	polled(IOMAP_ENGINE_NO_THREADS, "threads");
+}
+
+/* ---- steady state ---- */
+
+Test(direct_async_files, di02_nothing_is_allocated_for_each_iocb)
+{
+	struct fixture *f = setup(ON_FILE, 1, 0, NULL);
+	struct iomap_debug_counters before, after;
+	struct req req;
+
+	if (!t_debug())
+		cr_skip_test("counts in debug builds only");
+	req_init(&req, f, 16 * KIB);
+	for (unsigned i = 0; i < 20; i++)
+		cr_assert_eq(run(&req, i & 1, 0), 16 * KIB);
+	before = t_counters();
+	for (unsigned i = 0; i < 100; i++)
+		cr_assert_eq(run(&req, i & 1, 0), 16 * KIB);
+	after = t_counters();
+	/* of each a bio and the I/O itself, out of pools */
+	cr_assert_leq(after.allocs_nr - before.allocs_nr, 200U);
+	req_exit(&req);
 	teardown(f);
 }

@@ -245,7 +245,9 @@ Test(direct_flags, di03_complete_waits_for_what_was_started)
 	second = call_start(&b);
 	t_start(&releaser.task, release_held, &releaser);
 	cr_assert_eq(iomap_dio_complete(second), 8 * KIB);
+	cr_assert_neq(td_nth(fs->ts.dev, TD_READ, 1).completed, 0U);
 	cr_assert_eq(iomap_dio_complete(first), 16 * KIB);
+	cr_assert_neq(td_nth(fs->ts.dev, TD_READ, 0).completed, 0U);
 	cr_assert_eq(t_join(&releaser.task), 0);
 	cr_assert_lt(t_mismatch(a.buf, 16 * KIB, 0, 1), 0);
 	cr_assert_lt(t_mismatch(b.buf, 8 * KIB, 32 * KIB, 1), 0);
