@@ -71,6 +71,7 @@ BDEV_SIDE(bdev_direct);	 /* threads that each do one transfer after another */
 BDEV_SIDE(bdev_pool);	 /* threads that one thread hands transfers to */
 BDEV_SIDE(bdev_preadv2); /* one thread, one transfer after another */
 BDEV_SIDE(bdev_memcpy);
+BDEV_SIDE(bdev_fio); /* fio.c */
 
 extern const char bdev_ours_shared;
 struct bdev_ring_kind {

@@ -21,6 +21,7 @@
 extern const struct bench_scenario bench_self, bench_self_fio;
 extern const struct bench_scenario bench_open_many;
 extern const struct bench_scenario bench_bdev_rand, bench_bdev_seq;
+extern const struct bench_scenario bench_dio_rand_qd1, bench_dio_rand_qd32;
 extern const struct bench_scenario bench_hit_read, bench_hit_write, bench_hit_batch;
 extern const struct bench_scenario bench_seq_read_cold;
 extern const struct bench_scenario bench_hit_same, bench_hit_2t, bench_write_2t, bench_hit_pin;
@@ -31,7 +32,7 @@ extern const struct bench_scenario bench_group_commit;
 extern const struct bench_scenario bench_policy, bench_rand_read_cold, bench_mixed;
 
 const struct bench_scenario *const bench_scenarios[] = {
-	&bench_open_many,
+	&bench_open_many, &bench_dio_rand_qd1, &bench_dio_rand_qd32,
 	&bench_self,	  &bench_self_fio,  &bench_bdev_rand, &bench_bdev_seq, &bench_hit_read,
 	&bench_hit_write, &bench_hit_batch, &bench_hit_same,  &bench_hit_2t,   &bench_write_2t,
 	&bench_write_same, &bench_hit_pin, &bench_policy,
