@@ -391,6 +391,12 @@ void iomap__bdev_put(struct iomap_bdev *bdev)
 	atomic_fetch_sub_explicit(&bdev->refs, 1, memory_order_release);
 }
 
+const struct iomap_bdev_limits *iomap__bdev_limits(const struct iomap_bdev *bdev)
+{
+	iomap__bdev_check(bdev);
+	return &bdev->limits;
+}
+
 struct iomap_engine *iomap__bdev_engine(const struct iomap_bdev *bdev)
 {
 	return bdev->engine;

@@ -156,6 +156,8 @@ struct iomap_bio *iomap__bio_alloc_wait(struct iomap_bdev *bdev, unsigned nr_vec
 /* An i_bdev: keeps iomap_bdev_close() at -EBUSY. */
 void iomap__bdev_get(struct iomap_bdev *bdev);
 void iomap__bdev_put(struct iomap_bdev *bdev);
+/* What iomap_bdev_limits() copies; constant while the bdev is open. */
+const struct iomap_bdev_limits *iomap__bdev_limits(const struct iomap_bdev *bdev);
 struct iomap_engine *iomap__bdev_engine(const struct iomap_bdev *bdev);
 /* Number of the bdev in its engine, < 63; 63 for all later ones. */
 unsigned iomap__bdev_id(const struct iomap_bdev *bdev);

@@ -90,7 +90,6 @@ static ssize_t dio_check_memory(struct iomap__dio *dio, uint64_t len)
 {
 	const struct iomap_inode *inode = dio->iter.inode;
 	uint64_t unit = iomap_i_blocksize(inode), good;
-	struct iomap_bdev_limits limits;
 	ssize_t ret;
 
 	if (!dio->partial)
@@ -101,10 +100,8 @@ static ssize_t dio_check_memory(struct iomap__dio *dio, uint64_t len)
 	ret = iomap__checked_good(&dio->mem, len);
 	if (ret < 0 || (uint64_t)ret == len)
 		return ret;
-	if (!dio->write && inode->i_bdev) {
-		iomap_bdev_limits(inode->i_bdev, &limits);
-		unit = limits.logical_block_size;
-	}
+	if (!dio->write && inode->i_bdev)
+		unit = iomap__bdev_limits(inode->i_bdev)->logical_block_size;
 	good = iomap__round_down((uint64_t)dio->iocb->ki_pos + (uint64_t)ret, unit);
 	if (good <= (uint64_t)dio->iocb->ki_pos)
 		return -EFAULT;

@@ -32,12 +32,11 @@ static const _Alignas(IOMAP_PAGE_SIZE) char dio_zeros[IOMAP_PAGE_SIZE];
 int iomap__dio_suits(const struct iomap_bdev *bdev, int64_t pos, const struct iomap_iov_iter *iter)
 {
 	struct iomap_iov_iter at = *iter;
-	struct iomap_bdev_limits limits;
+	const struct iomap_bdev_limits *limits = iomap__bdev_limits(bdev);
 	uint64_t block_mask, memory_mask;
 
-	iomap_bdev_limits(bdev, &limits);
-	block_mask = limits.logical_block_size - 1U;
-	memory_mask = limits.dma_alignment - 1U;
+	block_mask = limits->logical_block_size - 1U;
+	memory_mask = limits->dma_alignment - 1U;
 	if (((uint64_t)pos | at.count) & block_mask)
 		return -EINVAL;
 	while (at.count) {
@@ -138,14 +137,10 @@ static int dio_check_mapping(struct iomap__dio *dio, const struct iomap *iomap, 
 		err = iomap__check_device(iter->inode, iomap, iter->pos, len);
 	if (err)
 		return err;
-	if (dio->opf & IOMAP_REQ_NOWAIT) {
-		struct iomap_bdev_limits limits;
-
-		/* better now than when a part has been written */
-		iomap_bdev_limits(iomap->bdev, &limits);
-		if (!(limits.flags & IOMAP_BDEV_HAS_NOWAIT))
-			return -EAGAIN;
-	}
+	/* better now than when a part has been written */
+	if (dio->opf & IOMAP_REQ_NOWAIT &&
+	    !(iomap__bdev_limits(iomap->bdev)->flags & IOMAP_BDEV_HAS_NOWAIT))
+		return -EAGAIN;
 	dio->aligned_to = iomap->bdev;
 	if (dio->write)
 		iomap__sync_note_device(iter->inode, iomap->bdev);
@@ -173,15 +168,14 @@ static bool dio_mark_single(const struct iomap__dio *dio, struct iomap_bio *bio,
 static int dio_transfer(struct iomap__dio *dio, const struct iomap *iomap, uint64_t len)
 {
 	struct iomap_iter *iter = &dio->iter;
-	struct iomap_bdev_limits limits;
+	const struct iomap_bdev_limits *limits = iomap__bdev_limits(iomap->bdev);
+	uint64_t max_bytes = limits->max_transfer_bytes & ~(uint64_t)(limits->logical_block_size - 1);
 	unsigned max_vecs;
 	int err;
 
-	iomap_bdev_limits(iomap->bdev, &limits);
-	limits.max_transfer_bytes &= ~(uint64_t)(limits.logical_block_size - 1);
-	max_vecs = iomap__min(limits.max_segments_nr, IOMAP_BIO_MAX_VECS);
+	max_vecs = iomap__min(limits->max_segments_nr, IOMAP_BIO_MAX_VECS);
 	if (dio->opf & IOMAP_REQ_ATOMIC)
-		max_vecs = iomap__min(max_vecs, limits.atomic_write_segments_nr);
+		max_vecs = iomap__min(max_vecs, limits->atomic_write_segments_nr);
 	while (len) {
 		unsigned nr_vecs = (unsigned)iomap__min(dio->mem.nr_segs, max_vecs);
 		struct iomap_bio *bio = dio_bio(dio, iomap, iter->pos, nr_vecs);
@@ -190,7 +184,7 @@ static int dio_transfer(struct iomap__dio *dio, const struct iomap *iomap, uint6
 
 		if (!bio)
 			return dio_exhausted(dio);
-		done = dio_fill(dio, bio, iomap__min(len, limits.max_transfer_bytes), nr_vecs);
+		done = dio_fill(dio, bio, iomap__min(len, max_bytes), nr_vecs);
 		if (!dio_mark_single(dio, bio, done, len)) {
 			iomap_bio_put(bio);
 			return -EINVAL;
@@ -230,7 +224,6 @@ static int dio_read_mapping(struct iomap__dio *dio)
 	struct iomap_iter *iter = &dio->iter;
 	const struct iomap *src = iomap_iter_srcmap(iter);
 	uint64_t len = iomap_length(iter);
-	struct iomap_bdev_limits limits;
 	int err;
 
 	if (src->type == IOMAP_INLINE)
@@ -243,8 +236,7 @@ static int dio_read_mapping(struct iomap__dio *dio)
 	}
 	if (src->bdev && (uint64_t)iter->pos + len >= (uint64_t)dio->i_size) {
 		/* the mapping may end with the file: the device wants a whole sector */
-		iomap_bdev_limits(src->bdev, &limits);
-		len = iomap__round_up(len, limits.logical_block_size);
+		len = iomap__round_up(len, iomap__bdev_limits(src->bdev)->logical_block_size);
 		len = iomap__min(len, dio->mem.count);
 	}
 	err = dio_check_mapping(dio, src, len);
@@ -280,13 +272,13 @@ static bool dio_suits_untorn(const struct iomap__dio *dio)
 {
 	const struct iomap_iter *iter = &dio->iter;
 	uint64_t len = iter->len, pos = (uint64_t)iter->pos;
-	struct iomap_bdev_limits limits;
+	const struct iomap_bdev_limits *limits;
 
 	if (!iter->iomap.bdev || iter->pos != dio->iocb->ki_pos || iomap_length(iter) != len)
 		return false;
-	iomap_bdev_limits(iter->iomap.bdev, &limits);
+	limits = iomap__bdev_limits(iter->iomap.bdev);
 	return iomap__is_pow2(len) && len >= iomap_i_blocksize(iter->inode) &&
-	       len >= limits.atomic_write_min_bytes && len <= limits.atomic_write_max_bytes &&
+	       len >= limits->atomic_write_min_bytes && len <= limits->atomic_write_max_bytes &&
 	       !((pos | iomap__mapping_addr(&iter->iomap, iter->pos)) & (len - 1));
 }
 
@@ -311,7 +303,7 @@ static int dio_check_atomic(struct iomap__dio *dio)
 static void dio_check_through(struct iomap__dio *dio)
 {
 	const struct iomap *iomap = &dio->iter.iomap;
-	struct iomap_bdev_limits limits;
+	const struct iomap_bdev_limits *limits;
 
 	if (!dio->through)
 		return;
@@ -320,10 +312,10 @@ static void dio_check_through(struct iomap__dio *dio)
 		       !(iomap->flags & (IOMAP_F_NEW | IOMAP_F_SHARED | IOMAP_F_DIRTY));
 	if (!dio->through)
 		return;
-	iomap_bdev_limits(iomap->bdev, &limits);
+	limits = iomap__bdev_limits(iomap->bdev);
 	/* else the kernel would flush behind each bio; one flush can be shared */
-	dio->through = limits.flags & IOMAP_BDEV_HAS_FUA ||
-		       !(limits.flags & IOMAP_BDEV_HAS_WRITE_CACHE);
+	dio->through = limits->flags & IOMAP_BDEV_HAS_FUA ||
+		       !(limits->flags & IOMAP_BDEV_HAS_WRITE_CACHE);
 }
 
 /* Write @len bytes to the mapping, and zeros to what the call leaves of fresh blocks. */
