@@ -147,6 +147,8 @@ static void refused(struct ts *ts, size_t len, int64_t pos, int error)
 {
 	cr_assert_eq(atomic_at(ts, len, pos), error, "%zu bytes at %lld", len, (long long)pos);
 	cr_assert_eq(td_count(ts->dev, TD_ALL), 0U);
+	/* nor was it a bio that the block layer had to refuse */
+	cr_assert_eq(t_log_count(&ts->log, IOMAP_LOG_ERROR, "direct write"), 0U);
 }
 
 Test(direct_atomic, dw04_what_does_not_suit_the_device_is_refused)
