@@ -42,6 +42,7 @@ struct iomap__dio {
 	bool overwrite; /* IOMAP_DIO_OVERWRITE_ONLY */
 	bool partial;	/* IOMAP_DIO_PARTIAL */
 	bool must_wait; /* though there is a ki_complete */
+	bool waits;	/* behind the iteration comes iomap__dio_wait() and nothing else */
 	bool polled;	/* IOMAP_IOCB_HIPRI, of an I/O that nobody waits for */
 	bool through;	/* all that was sent is durable when it has ended, and needs no sync */
 	bool no_sync;	/* the caller syncs */

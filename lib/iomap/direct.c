@@ -247,6 +247,7 @@ ssize_t iomap__dio_rw_wait(const struct iomap__dio_call *call)
 	int err;
 
 	dio_init(&dio, call, 1);
+	dio.waits = true;
 	end = dio_prepare(&dio);
 	if (end <= 0)
 		return end;

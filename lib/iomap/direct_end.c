@@ -101,6 +101,8 @@ void iomap__dio_wait(struct iomap__dio *dio)
 	/* acquire: as above */
 	if (iomap__fetch_sub(&dio->in_flight, 1) != 1)
 		(void)dio_wait(dio, 0);
+	/* all has ended before the wait */
+	iomap__io_expected();
 }
 
 int64_t iomap__dio_size(const struct iomap__dio *dio)

@@ -385,7 +385,10 @@ int iomap__dio_iterate(struct iomap__dio *dio, const struct iomap_ops *ops)
 		if (!dio->write && iter->pos >= dio->i_size)
 			iter->len = 0;
 	}
-	iomap_finish_plug(&plug);
+	if (dio->waits && !plug.nested)
+		iomap__plug_finish_expecting(&plug);
+	else
+		iomap_finish_plug(&plug);
 	/* by the cache it would be torn */
 	if (ret == -ENOTBLK && iter->flags & IOMAP_ATOMIC)
 		return -EINVAL;

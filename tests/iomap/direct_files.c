@@ -194,3 +194,31 @@ Test(direct_files, di01_nothing_is_allocated_for_each_call)
 	t_temp_free(path);
 	free(buf);
 }
+
+/* A call that waits goes to the device by the call of the kernel that sleeps. */
+Test(direct_files, di01_submitting_and_sleeping_are_one_system_call)
+{
+	static struct fixture f;
+	char *path = t_temp(FILE_BYTES), *buf = memory(4 * KIB);
+	struct iomap_debug_counters before, after;
+
+	if (!t_debug())
+		cr_skip_test("counts in debug builds only");
+	setup(&f, path, 0);
+	if (strcmp(iomap_bdev_io_path(f.bdev), "io_uring") != 0) {
+		teardown(&f);
+		t_temp_free(path);
+		cr_skip_test("only io_uring sends with the sleep");
+	}
+	for (unsigned i = 0; i < 20; i++)
+		cr_assert_eq(iomap_write(f.direct, buf, 4 * KIB, i * 4 * KIB), 4 * KIB);
+	before = t_counters();
+	for (unsigned i = 0; i < 100; i++)
+		cr_assert_eq(iomap_read(f.direct, buf, 4 * KIB, (i % 20) * 4 * KIB), 4 * KIB);
+	after = t_counters();
+	/* a sleep may end for nothing */
+	cr_assert_leq(after.syscalls_nr - before.syscalls_nr, 130U);
+	teardown(&f);
+	t_temp_free(path);
+	free(buf);
+}
