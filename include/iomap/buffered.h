@@ -215,6 +215,88 @@ IOMAP_API void iomap_invalidate_folio(struct iomap_folio *folio, size_t off, siz
 IOMAP_API bool iomap_is_partially_uptodate(struct iomap_folio *folio, size_t from, size_t count);
 
 /**
+ * iomap_zero_range - zero [@pos, @pos + @len) in the cache, where there is something else
+ * @pos: byte
+ * @len: bytes
+ * @did_zero: set to true when something was zeroed; may be NULL
+ * @ops: the extent map, called with IOMAP_ZERO
+ * @write_ops: NULL for none
+ * @private_data: iter->private of the callbacks
+ *
+ * Mapped space becomes zero by way of the cache, and dirty; blocks that the range covers are not
+ * read for it.  Holes, unwritten and reserved space are zero already but for blocks that are
+ * dirty or being written: these are zeroed, and nothing else of such space is touched.  Where the
+ * source of the data is another place (srcmap), it is that one's type that counts.
+ *
+ * i_size stays.  Writeback takes no data of blocks that lie beyond the one that holds i_size, so
+ * zeros there do not last: who makes a file longer over mapped space has iomap_truncate() do it.
+ *
+ * i_rwsem and invalidate_lock held exclusively.  Blocks.  Kernel counterpart: iomap_zero_range.
+ *
+ * Return: 0; -EINVAL (a negative @pos or @len, no writepages); -EOVERFLOW for a range that ends
+ * beyond 2^63 - 1; -ESHUTDOWN; -ECHILD; -ENOMEM, an error of reading a block, or the callbacks'
+ * error, and a part may have been zeroed.
+ */
+IOMAP_API IOMAP_MUST_CHECK int iomap_zero_range(struct iomap_inode *inode, int64_t pos, int64_t len,
+						bool *did_zero, const struct iomap_ops *ops,
+						const struct iomap_write_ops *write_ops,
+						void *private_data);
+
+/**
+ * iomap_file_unshare - give a file its own copy of what it shares with others
+ * @pos: byte
+ * @len: bytes; what lies beyond i_size is left alone
+ * @ops: the extent map, called with IOMAP_WRITE | IOMAP_UNSHARE
+ * @write_ops: NULL for none
+ *
+ * Blocks whose data is mapped, and has a srcmap or IOMAP_F_SHARED, are read into the cache and made
+ * dirty as they are, so that writeback_range finds them a place of their own.  All else (holes
+ * too, which iomap_begin may answer here), is left alone.  Nothing is written before the next
+ * write-out.
+ *
+ * i_rwsem and invalidate_lock held exclusively.  Blocks.  Kernel counterpart: iomap_file_unshare.
+ *
+ * Return: 0; -EINVAL (a negative @pos or @len, no writepages); -ESHUTDOWN; -ECHILD; -ENOMEM, an
+ * error of reading, or the callbacks' error, and a part may be done.
+ */
+IOMAP_API IOMAP_MUST_CHECK int iomap_file_unshare(struct iomap_inode *inode, int64_t pos,
+						  int64_t len, const struct iomap_ops *ops,
+						  const struct iomap_write_ops *write_ops);
+
+/*
+ * Take the reservation of [@offset, @offset + @length), whole blocks, off the extent map, and
+ * nothing but reservations; move what iomap_valid goes by.  For iomap_write_delalloc_release(),
+ * which holds invalidate_lock exclusively and, where a folio is there, its lock.  May block,
+ * as writeback_range may; calls nothing of the library on this inode.
+ */
+typedef void iomap_punch_fn(struct iomap_inode *inode, int64_t offset, int64_t length,
+			    struct iomap *iomap);
+
+/**
+ * iomap_write_delalloc_release - find what a write has reserved and not used
+ * @start: byte, as a rule behind the last one written
+ * @end: byte after the range, as a rule the end of what iomap_end is called for
+ * @flags: of the operation
+ * @iomap: the mapping that iomap_end was called with
+ * @punch: called for each area that is clean; one may come in several pieces
+ *
+ * For iomap_end, after a write that came up short.  Does nothing unless @iomap is
+ * IOMAP_DELALLOC with IOMAP_F_NEW, nor with IOMAP_FAULT.  The range is rounded to blocks, and cut to
+ * the mapping.  Blocks that are dirty, or under writeback, keep their reservation; so do those of
+ * others who write there at the same time, also under a shared i_rwsem, if write_ops->iomap_valid
+ * tells them that the map has changed.  In a folio under writeback all that is uptodate is kept.
+ *
+ * Takes invalidate_lock exclusively, unless @flags have IOMAP_ZERO or IOMAP_UNSHARE, whose callers
+ * hold it (debug builds check it).  No folio locked.  Blocks.
+ * Kernel counterpart: iomap_write_delalloc_release, which returns nothing.
+ *
+ * Return: 0; -EINVAL (no @punch, a negative @start); -ECHILD.  Not must-check.
+ */
+IOMAP_API int iomap_write_delalloc_release(struct iomap_inode *inode, int64_t start, int64_t end,
+					   unsigned flags, struct iomap *iomap,
+					   iomap_punch_fn *punch);
+
+/**
  * iomap_truncate_page - zero, in the cache, from @pos to the end of its block
  * @pos: the new end of the file, or the old one when it grows
  * @did_zero: set to true when something was zeroed; may be NULL
@@ -223,8 +305,8 @@ IOMAP_API bool iomap_is_partially_uptodate(struct iomap_folio *folio, size_t fro
  * @private_data: iter->private of the callbacks
  *
  * What lies behind EOF in its block has to be zero before the file may grow over it.  Holes,
- * and unwritten space that is not cached, are zero already.  The block becomes dirty; i_size
- * stays.  i_rwsem held exclusively.  Blocks.
+ * unwritten and reserved space, are zero already but for what is dirty (iomap_zero_range()).  The
+ * block becomes dirty; i_size stays.  i_rwsem and invalidate_lock held exclusively.  Blocks.
  *
  * Return: 0, also when @pos is the start of a block; -EINVAL for a negative @pos; -ENOMEM, an
  * error of reading the block, or the callbacks' error.

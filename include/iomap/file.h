@@ -260,6 +260,25 @@ IOMAP_API ssize_t iomap_write_iter(struct iomap_kiocb *iocb, struct iomap_iov_it
  */
 IOMAP_API IOMAP_MUST_CHECK int iomap_truncate(struct iomap_file *file, int64_t size);
 
+/**
+ * iomap_fallocate - reserve, give back, zero or unshare the space of a range
+ * @mode: 0, IOMAP_FALLOC_FL_ZERO_RANGE or _UNSHARE_RANGE, each also with _KEEP_SIZE; or
+ *	_PUNCH_HOLE with _KEEP_SIZE
+ * @off: byte
+ * @len: bytes
+ *
+ * As i_fop->fallocate; or the inode operation of that name, under i_rwsem, held exclusively, when
+ * no direct I/O is under way; then, unless the size is kept, the file becomes at least @off + @len
+ * bytes long, as by iomap_truncate().  On a file with IOMAP_O_DSYNC or IOMAP_O_SYNC durable
+ * before return, else by the next fsync.  Blocks.  Kernel counterpart: vfs_fallocate.
+ *
+ * Return: 0; -EINVAL (a negative @off, a @len that is not positive), -EFBIG beyond i_maxbytes,
+ * -EOPNOTSUPP (another mode, or nobody to do it), -ESHUTDOWN, -ECHILD; that of the callbacks, or of
+ * the sync.
+ */
+IOMAP_API IOMAP_MUST_CHECK int iomap_fallocate(struct iomap_file *file, int mode, int64_t off,
+					       int64_t len);
+
 /** iomap_file_fsync - i_fop->fsync, or iomap_fsync() of everything */
 IOMAP_API IOMAP_MUST_CHECK int iomap_file_fsync(struct iomap_file *file, int datasync);
 

@@ -55,8 +55,8 @@ struct iomap_address_space_operations {
 };
 
 /*
- * What iomap_read(), iomap_write(), iomap_file_fsync() and iomap_fadvise() call in place of the
- * default (kernel: struct file_operations).  All optional.  They take the locks they need.
+ * What iomap_read(), iomap_write(), iomap_file_fsync(), iomap_fallocate() and iomap_fadvise() call
+ * in place of the default (kernel: struct file_operations).  All optional.  They take the locks they need.
  */
 struct iomap_file_operations {
 	void (*reserved_llseek)(void); /* keeps the kernel's order, as below */
@@ -67,7 +67,8 @@ struct iomap_file_operations {
 	void (*reserved_release)(void);
 	/* @end inclusive, as in the kernel */
 	int (*fsync)(struct iomap_file *file, int64_t start, int64_t end, int datasync);
-	void (*reserved_fallocate)(void);
+	/* i_rwsem not held; it sees to locks, waiting and durability itself */
+	long (*fallocate)(struct iomap_file *file, int mode, int64_t off, int64_t len);
 	void (*reserved_remap_file_range)(void);
 	int (*fadvise)(struct iomap_file *file, int64_t off, int64_t len, int advice);
 	void (*reserved[5])(void);
@@ -75,6 +76,12 @@ struct iomap_file_operations {
 
 /* What commit_metadata may return besides 0 and -errno. */
 #define IOMAP_COMMIT_FLUSHED 1
+
+/* Modes of fallocate; the numbers of fallocate(2).  0: reserve space, and move i_size. */
+#define IOMAP_FALLOC_FL_KEEP_SIZE 0x01	  /* i_size stays */
+#define IOMAP_FALLOC_FL_PUNCH_HOLE 0x02	  /* give space back; only with KEEP_SIZE */
+#define IOMAP_FALLOC_FL_ZERO_RANGE 0x10	  /* zeros, and space is reserved */
+#define IOMAP_FALLOC_FL_UNSHARE_RANGE 0x40 /* own copies of shared blocks */
 
 /*
  * What the convenience layer uses.
@@ -102,6 +109,15 @@ struct iomap_file_operations {
  *   one), moves i_size by iomap_truncate_setsize(), and gives back the blocks beyond it,
  *   which no I/O uses from then on.  When it returns 0 and has left i_size, the library
  *   moves it.  An error is iomap_truncate()'s.  NULL: blocks stay where they are.
+ * fallocate: iomap_fallocate() of a @mode that it knows (IOMAP_FALLOC_FL_xxx) and a range that
+ *   begins at 0 or later, is not empty and ends at i_maxbytes at most.  i_rwsem is held
+ *   exclusively, no direct I/O is under way, and invalidate_lock is for it to take exclusively,
+ *   around iomap_zero_range(), iomap_file_unshare() and what frees or moves blocks.  Readers go
+ *   on, and fill the cache by the map they see: so what takes blocks away changes the map first,
+ *   then calls iomap_truncate_pagecache_range(), and then gives the blocks away.  May block;
+ *   -EOPNOTSUPP for a mode that it does not want.  Need not move i_size: where the mode does not
+ *   keep it the library makes the file longer afterwards, by `setsize` if there is one.  NULL:
+ *   -EOPNOTSUPP.
  */
 struct iomap_inode_ops {
 	const struct iomap_ops *write;
@@ -113,7 +129,8 @@ struct iomap_inode_ops {
 	const struct iomap_ops *direct;
 	void (*reserved_report)(void);
 	int (*setsize)(struct iomap_inode *inode, int64_t old_size, int64_t new_size);
-	void (*reserved[6])(void);
+	int (*fallocate)(struct iomap_file *file, int mode, int64_t off, int64_t len);
+	void (*reserved[5])(void);
 };
 
 /* The cached pages of an inode (kernel: struct address_space). */
@@ -162,7 +179,10 @@ struct iomap_inode {
 	struct iomap_list_head i_dirty_list;
 	uint32_t i_resume_seq; /* counts iomap_writeback_resume(); fsync waits on it */
 	uint32_t i_dio_count; /* use iomap_inode_dio_begin/end/wait */
-	uint64_t i_reserved[7];
+	void *i_bar; /* pages that no folio comes into for now, or NULL */
+	uint32_t i_bar_seq; /* moves when i_bar goes */
+	uint32_t i_reserved32;
+	uint64_t i_reserved[5];
 };
 
 /* Arguments of iomap_inode_init(); zero what is not used. */

@@ -326,6 +326,8 @@ static inline unsigned long invalidate_mapping_pages(struct address_space *mappi
 	return iomap_invalidate_inode_pages(mapping->host, from, to) >> IOMAP_PAGE_SHIFT;
 }
 
+typedef iomap_punch_fn *iomap_punch_t;
+#define vfs_fallocate iomap_fallocate
 #define truncate_setsize iomap_truncate_setsize
 #define truncate_pagecache iomap_truncate_pagecache
 #define truncate_pagecache_range iomap_truncate_pagecache_range

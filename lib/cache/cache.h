@@ -238,6 +238,17 @@ size_t iomap__readahead_batch(const struct iomap_file *file);
 void iomap__readahead_advise(struct iomap_file *file, unsigned advice);
 /* It is being closed. */
 void iomap__readahead_forget(struct iomap_file *file);
+/*
+ * A bar keeps folios out of pages [index, end) where there are none (bar.c).  The caller's memory
+ * from _bar() to _unbar(); of an address space one at a time, under invalidate_lock.
+ * bar: false: page @index is cached, and there is no bar; else @end is cut to where the next
+ *   folio begins.
+ */
+struct iomap__bar {
+	uint64_t index, end;
+};
+bool iomap__filemap_bar(struct iomap_address_space *mapping, struct iomap__bar *bar);
+void iomap__filemap_unbar(struct iomap_address_space *mapping);
 /* First page at or after @index that is cached, or @end. */
 uint64_t iomap__index_next(struct iomap_address_space *mapping, uint64_t index, uint64_t end);
 /* Why the folio is not uptodate: the first error of its last read, or 0. */

@@ -73,7 +73,12 @@ static int add_order(struct iomap_address_space *mapping, uint64_t index, unsign
 		iomap_folio_unlock(folio);
 		iomap_folio_put(folio);
 		iomap_folio_put(folio);
-		return err;
+		if (iomap__likely(err != -EBUSY))
+			return err;
+		if (!may_wait)
+			return -ENOMEM;
+		iomap__filemap_wait_bar(mapping, index);
+		return -EEXIST;
 	}
 	iomap__policy_added(mapping, folio);
 	/* after it is in the index: see iomap_inode_stats() */

@@ -313,7 +313,9 @@ int iomap__index_insert(struct iomap_address_space *mapping, struct iomap_folio 
 	int err;
 
 	iomap__tree_lock(mapping);
-	err = grow(mapping, index + nr - 1, shift / NODE_SHIFT + 1);
+	err = iomap__is_barred(mapping, index, index + nr) ? -EBUSY : 0;
+	if (!err)
+		err = grow(mapping, index + nr - 1, shift / NODE_SHIFT + 1);
 	if (!err)
 		node = descend(mapping, index, shift);
 	while (!err && node->shift > shift) {

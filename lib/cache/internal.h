@@ -253,9 +253,19 @@ void iomap__index_exit(struct iomap__cache *cache);
 struct iomap_folio *iomap__index_lookup(const struct iomap_address_space *mapping, uint64_t index);
 /*
  * Locked folio with its index set becomes visible; takes tree_lock.  -EEXIST: some page of it
- * is cached; -ENOMEM.
+ * is cached; -EBUSY: some page of it is barred; -ENOMEM.
  */
 int iomap__index_insert(struct iomap_address_space *mapping, struct iomap_folio *folio);
+/* Under tree_lock: pages of [index, end) stay empty for now (bar.c). */
+static inline bool iomap__is_barred(const struct iomap_address_space *mapping, uint64_t index,
+				    uint64_t end)
+{
+	const struct iomap__bar *bar = mapping->host->i_bar;
+
+	return iomap__unlikely(bar) && index < bar->end && end > bar->index;
+}
+/* Wait until @index is not.  No lock of this layer but folios'. */
+void iomap__filemap_wait_bar(struct iomap_address_space *mapping, uint64_t index);
 /* First page at or after @index that is not cached, or @end; takes tree_lock. */
 uint64_t iomap__index_gap(struct iomap_address_space *mapping, uint64_t index, uint64_t end);
 /* Under tree_lock.  replace: @to is of the same order and has its index set. */
@@ -396,7 +406,7 @@ void iomap__filemap_used(struct iomap_file *file, struct iomap_folio *folio, int
 int iomap__filemap_read_folio(struct iomap_file *file, int64_t pos, struct iomap_folio **out);
 /*
  * Allocate, lock, insert; of the address space's smallest order.  Referenced for the caller.
- * -EEXIST, -ENOMEM.
+ * -EEXIST, also when it may be looked up again since a bar has gone; -ENOMEM.
  */
 int iomap__filemap_add(struct iomap_address_space *mapping, uint64_t index, bool may_wait,
 		       struct iomap_folio **out);

@@ -396,10 +396,12 @@ static void rd_bio_end_io(struct iomap_bio *bio)
 	iomap_bio_put(bio);
 }
 
-/* The bio being built goes on at @sector and has room. */
-static bool rd_bio_add(struct iomap_bio *bio, const struct iomap *iomap, uint64_t sector,
-		       struct iomap_folio *folio, size_t off, size_t len)
+/* The bio being built goes on at @pos, on @sector, and has room. */
+static bool rd_bio_add(struct iomap_bio *bio, const struct iomap *iomap, int64_t pos,
+		       uint64_t sector, struct iomap_folio *folio, size_t off, size_t len)
 {
+	if (iomap->flags & IOMAP_F_BOUNDARY && pos == iomap->offset)
+		return false;
 	return bio && bio->bi_bdev == iomap->bdev && iomap_bio_end_sector(bio) == sector &&
 	       iomap_bio_add_folio(bio, folio, len, off);
 }
@@ -419,7 +421,7 @@ int iomap_bio_read_folio_range(const struct iomap_iter *iter, struct iomap_read_
 	if (err)
 		return err;
 	iomap__cache_count2(iter->inode->i_engine, IOMAP__STAT_RANGES, 1);
-	if (rd_bio_add(bio, src, sector, folio, off, len))
+	if (rd_bio_add(bio, src, iter->pos, sector, folio, off, len))
 		return 0;
 	iomap_bio_submit_read(ctx);
 	bio = iomap_bio_alloc(src->bdev, rd_bio_vecs(ctx), opf, ctx->ops->bio_set);

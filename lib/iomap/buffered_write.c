@@ -258,6 +258,8 @@ static int wr_fill(struct iomap__write *wr)
 {
 	struct iomap_inode *inode = wr->iter->inode;
 	size_t block = iomap__min(iomap_i_blocksize(inode), iomap__folio_bytes(wr->folio));
+	/* unsharing keeps the bytes that it makes dirty */
+	const bool overwrites = !(wr->iter->flags & IOMAP_UNSHARE);
 	size_t off, end;
 	int err;
 
@@ -266,7 +268,7 @@ static int wr_fill(struct iomap__write *wr)
 		return err;
 	wr_own_range(wr, &off, &end);
 	for (off = iomap__round_down(off, block); off < end; off += block) {
-		if (wr->off <= off && off + block <= wr->off + wr->bytes)
+		if (overwrites && wr->off <= off && off + block <= wr->off + wr->bytes)
 			continue;
 		if (iomap_is_partially_uptodate(wr->folio, off, block))
 			continue;

@@ -9,7 +9,7 @@
  *
  * Reads take no lock of the inode.  Writes hold i_rwsem exclusively from choosing the
  * position (IOMAP_O_APPEND) to the last byte copied, and drop it before they sync, so that
- * others can write while one waits for the device.  An inode's own read_iter or write_iter
+ * others can write while one waits for the device; while they zero a gap, invalidate_lock as well.  An inode's own read_iter or write_iter
  * replaces all of that, locks and sync as well.
  *
  * Direct reads hold i_rwsem shared, so that no truncation gives their blocks away.  Direct
@@ -348,11 +348,16 @@ static int file_write_gap(struct iomap_kiocb *iocb, enum iomap__zero_size how)
 	struct iomap_inode *inode = iocb->ki_filp->inode;
 	const struct iomap_inode_ops *op = inode->i_op;
 	int64_t size = iomap_i_size_read(inode);
+	int err;
 
 	if (iocb->ki_pos <= size)
 		return 0;
-	return iomap__zero_range(inode, size, iocb->ki_pos, how, NULL, op->write, op->write_ops,
-				 NULL);
+	/* as in every zeroing: an iomap_end that gives reservations back counts on it */
+	iomap_filemap_invalidate_lock(&inode->i_data);
+	err = iomap__zero_range(inode, size, iocb->ki_pos, how, NULL, op->write, op->write_ops,
+				NULL);
+	iomap_filemap_invalidate_unlock(&inode->i_data);
+	return err;
 }
 
 static ssize_t file_write_buffered(struct iomap_kiocb *iocb, struct iomap_iov_iter *from)

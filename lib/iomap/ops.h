@@ -60,7 +60,7 @@ void iomap__fs_destroy(struct iomap_engine *engine);
 int iomap__async_create(struct iomap_engine *engine, struct iomap__fs *fs);
 void iomap__async_destroy(struct iomap__fs *fs);
 
-/* ---- zeros at the end of the file (zero.c) ---- */
+/* ---- zeros (zero.c) ---- */
 
 /* What zeroing does to i_size. */
 enum iomap__zero_size {
@@ -69,14 +69,17 @@ enum iomap__zero_size {
 	IOMAP__ZERO_MOVE,	 /* up to the last byte */
 };
 /*
- * Zero mapped and reserved space of [from, to) in the cache.  i_rwsem held exclusively.
- * Beyond the block that holds EOF i_size has to move along, with the folio locked, or
+ * Zero [from, to) in the cache, where it is mapped or busy.  i_rwsem and invalidate_lock held
+ * exclusively.  Beyond the block that holds EOF i_size has to move along, with the folio locked, or
  * writeback would throw the zeros away; zero.c tells more.  *@did_zero (may be NULL) becomes
  * true when something was zeroed.  0 or -errno.
  */
 int iomap__zero_range(struct iomap_inode *inode, int64_t from, int64_t to,
 		      enum iomap__zero_size how, bool *did_zero, const struct iomap_ops *ops,
 		      const struct iomap_write_ops *write_ops, void *private_data);
+
+/* All of iomap_truncate() but for the locks, i_rwsem and invalidate_lock (truncate.c). */
+int iomap__truncate_locked(struct iomap_inode *inode, int64_t size);
 
 /* ---- direct I/O (direct.c, direct_cache.c) ---- */
 

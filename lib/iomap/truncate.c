@@ -75,7 +75,7 @@ static int truncate_default(struct iomap_inode *inode, int64_t old_size, int64_t
 				 op->write_ops, NULL);
 }
 
-static int truncate_locked(struct iomap_inode *inode, int64_t size)
+int iomap__truncate_locked(struct iomap_inode *inode, int64_t size)
 {
 	int64_t old_size = iomap_i_size_read(inode);
 	int err;
@@ -109,7 +109,7 @@ int iomap_truncate(struct iomap_file *file, int64_t size)
 	/* asynchronous ones hold no lock: their blocks must not be given away */
 	iomap_inode_dio_wait(inode);
 	iomap_filemap_invalidate_lock(&inode->i_data);
-	err = truncate_locked(inode, size);
+	err = iomap__truncate_locked(inode, size);
 	iomap_filemap_invalidate_unlock(&inode->i_data);
 	iomap_inode_unlock(inode);
 	return err;

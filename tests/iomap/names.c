@@ -187,6 +187,28 @@ Test(names, nm01_direct_io_and_truncation)
 	free(m);
 }
 
+Test(names, nm01_zeroing_and_unsharing)
+{
+	struct mount *m = malloc(sizeof(*m));
+
+	mount_fs(m, &runfs_file_operations);
+	write_both(m, 0, 100000, 1);
+	cr_assert_eq(iomap_file_fsync(m->file, 0), 0);
+	write_both(m, 200000, 50000, 2);
+	cr_assert_eq(runfs_zero(m->file, 3000, 60000), 0);
+	cr_assert_eq(runfs_zero(m->file, 90001, 120000), 0);
+	memset(m->model + 3000, 0, 60000);
+	memset(m->model + 90001, 0, 120000);
+	cr_assert_eq(iomap_fallocate(m->file, IOMAP_FALLOC_FL_UNSHARE_RANGE, 0, 250000), 0);
+	cr_assert_eq(iomap_fallocate(m->file, 0, 0, 1000), -EOPNOTSUPP);
+	compare_all(m);
+	cr_assert_eq(iomap_file_fsync(m->file, 0), 0);
+	runfs_drop_cache(runfs_vfs_inode(m->info));
+	compare_all(m);
+	unmount_fs(m);
+	free(m);
+}
+
 Test(names, nm01_an_error_pointer_ends_the_write)
 {
 	struct mount *m = malloc(sizeof(*m));
@@ -198,6 +220,7 @@ Test(names, nm01_an_error_pointer_ends_the_write)
 	cr_assert_eq(iomap_write(m->file, "x", 1, 10), -ENOSPC);
 	cr_assert_eq(stats->puts, 0U);
 	cr_assert_eq(runfs_nr_runs(m->info), 0);
+	cr_assert_eq(stats->punches, 1U);
 	cr_assert_eq(iomap_i_size_read(runfs_vfs_inode(m->info)), 0);
 	unmount_fs(m);
 	free(m);

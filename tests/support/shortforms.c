@@ -172,6 +172,21 @@ int ts_fsync(struct ts *ts)
 	return iomap_file_fsync(ts->file, 0);
 }
 
+int ts_cow_begin(struct ts *ts, int64_t pos, int64_t length, unsigned flags, struct iomap *iomap,
+		 struct iomap *srcmap)
+{
+	(void)ts, (void)pos, (void)length;
+	if (!(flags & (IOMAP_WRITE | IOMAP_ZERO)) || !(iomap->flags & IOMAP_F_SHARED))
+		return 0;
+	/* it has to be in the cache before it has a place */
+	if (flags & IOMAP_DIRECT)
+		return -ENOTBLK;
+	*srcmap = *iomap;
+	iomap->type = IOMAP_DELALLOC;
+	iomap->addr = IOMAP_NULL_ADDR;
+	return 0;
+}
+
 int ts_allow_direct(struct ts *ts, struct iomap_file *file)
 {
 	(void)ts;
@@ -214,4 +229,55 @@ int ts_setsize(struct iomap_inode *inode, int64_t old_size, int64_t new_size)
 	if (new_size < old_size)
 		ts_punch(ts, keep, 1ULL << 40);
 	return 0;
+}
+
+/* Blocks of [pos, end), which are whole, in place of what is there; unwritten, or none. */
+static void fallocate_replace(struct ts *ts, int64_t pos, int64_t end, bool unwritten)
+{
+	if (pos >= end)
+		return;
+	/* readers who ask from here on find nothing; what they have found before goes */
+	ts_punch(ts, pos, (uint64_t)(end - pos));
+	iomap_truncate_pagecache_range(&ts->inode, pos, end - 1);
+	if (unwritten)
+		ts_reserve(ts, pos, (uint64_t)(end - pos));
+}
+
+/* Zeros in [off, end): by the cache where it is a part of a block. */
+static int fallocate_zero(struct ts *ts, int64_t off, int64_t end, bool unwritten)
+{
+	int64_t mask = ((int64_t)1 << ts->args.blkbits) - 1;
+	int64_t first = (off + mask) & ~mask, last = end & ~mask;
+	const struct iomap_write_ops *write_ops = ts->i_op.write_ops;
+	int err;
+
+	if (first > last)
+		return iomap_zero_range(&ts->inode, off, end - off, NULL, &ts->ops, write_ops, NULL);
+	err = iomap_zero_range(&ts->inode, off, first - off, NULL, &ts->ops, write_ops, NULL);
+	if (!err)
+		err = iomap_zero_range(&ts->inode, last, end - last, NULL, &ts->ops, write_ops,
+				       NULL);
+	if (!err)
+		fallocate_replace(ts, first, last, unwritten);
+	return err;
+}
+
+int ts_fallocate(struct iomap_file *file, int mode, int64_t off, int64_t len)
+{
+	struct ts *ts = ts_of(iomap_file_inode(file));
+	int64_t mask = ((int64_t)1 << ts->args.blkbits) - 1;
+	int64_t first = off & ~mask, last = (off + len + mask) & ~mask;
+	int err = 0;
+
+	iomap_filemap_invalidate_lock(&ts->inode.i_data);
+	if (mode & IOMAP_FALLOC_FL_PUNCH_HOLE)
+		err = fallocate_zero(ts, off, off + len, false);
+	else if (mode & IOMAP_FALLOC_FL_ZERO_RANGE)
+		err = fallocate_zero(ts, off, off + len, true);
+	else if (mode & IOMAP_FALLOC_FL_UNSHARE_RANGE)
+		err = iomap_file_unshare(&ts->inode, off, len, &ts->ops, ts->i_op.write_ops);
+	else
+		ts_reserve(ts, first, (uint64_t)(last - first));
+	iomap_filemap_invalidate_unlock(&ts->inode.i_data);
+	return err;
 }

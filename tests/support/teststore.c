@@ -255,6 +255,54 @@ void ts_punch(struct ts *ts, int64_t offset, uint64_t length)
 	t_unlock(&ts->gate);
 }
 
+void ts_unreserve(struct ts *ts, int64_t offset, uint64_t length)
+{
+	int64_t end = offset + (int64_t)length, next;
+
+	t_lock(&ts->gate);
+	for (int64_t pos = offset; pos < end; pos = next) {
+		struct ts_extent e = map_get(ts, pos);
+
+		next = e.offset + (int64_t)e.length < end ? e.offset + (int64_t)e.length : end;
+		if (e.type == IOMAP_DELALLOC)
+			map_cut(ts, pos, next);
+	}
+	ts->seq++;
+	t_unlock(&ts->gate);
+}
+
+void ts_reserve(struct ts *ts, int64_t offset, uint64_t length)
+{
+	int64_t end = offset + (int64_t)length, next;
+
+	t_lock(&ts->gate);
+	for (int64_t pos = offset; pos < end; pos = next) {
+		struct ts_extent e = map_get(ts, pos);
+
+		next = e.offset + (int64_t)e.length < end ? e.offset + (int64_t)e.length : end;
+		if (e.type != IOMAP_HOLE)
+			continue;
+		e.type = IOMAP_UNWRITTEN;
+		e.offset = pos;
+		e.length = (uint64_t)(next - pos);
+		e.addr = space_take(ts, e.length);
+		map_put(ts, e);
+	}
+	t_unlock(&ts->gate);
+}
+
+uint64_t ts_reserved(struct ts *ts)
+{
+	uint64_t bytes = 0;
+
+	t_lock(&ts->gate);
+	for (size_t i = 0; i < ts->extent_nr; i++)
+		if (ts->extent[i].type == IOMAP_DELALLOC)
+			bytes += ts->extent[i].length;
+	t_unlock(&ts->gate);
+	return bytes;
+}
+
 struct ts_extent ts_lookup(struct ts *ts, int64_t pos)
 {
 	struct ts_extent e;
@@ -365,7 +413,8 @@ ssize_t ts_range(struct ts *ts, struct iomap_writepage_ctx *wpc, struct iomap_fo
 	e = map_get(ts, (int64_t)pos);
 	/* no more than that: the write which took the extent may not have come to its rest yet */
 	written = written_part(e, pos, len);
-	if (e.type == IOMAP_DELALLOC) {
+	if (e.type == IOMAP_DELALLOC || (ts->cfg.cow && e.flags & IOMAP_F_SHARED)) {
+		written.flags &= (uint16_t)~IOMAP_F_SHARED;
 		written.addr = space_take(ts, written.length);
 		map_put(ts, written);
 		e = written;

@@ -109,6 +109,7 @@ struct ts_config {
 	enum ts_alloc alloc;
 	bool threads;	     /* with a background flusher */
 	bool with_write_ops; /* write_ops of the store, else NULL */
+	bool cow; /* what is IOMAP_F_SHARED is written to a new place; with ts_cow_begin() */
 	const struct iomap_bdev_limits *limits;
 	struct iomap_engine *engine;	      /* of another store, else an own one */
 	struct td *dev;			      /* of another store, else an own one */
@@ -162,6 +163,12 @@ void ts_map(struct ts *ts, int64_t offset, uint64_t length, unsigned type, unsig
 	    uint64_t addr);
 void ts_map_inline(struct ts *ts, void *data, uint64_t length);
 void ts_punch(struct ts *ts, int64_t offset, uint64_t length);
+/* The same of what is IOMAP_DELALLOC there, and nothing else. */
+void ts_unreserve(struct ts *ts, int64_t offset, uint64_t length);
+/* Unwritten space in place of holes. */
+void ts_reserve(struct ts *ts, int64_t offset, uint64_t length);
+/* Bytes that are IOMAP_DELALLOC. */
+uint64_t ts_reserved(struct ts *ts);
 /* The extent that covers `pos`; a HOLE up to the next one when there is none. */
 struct ts_extent ts_lookup(struct ts *ts, int64_t pos);
 
@@ -213,6 +220,9 @@ int ts_fsync(struct ts *ts);
 
 /* ---- callbacks that a test may put into a store ---- */
 
+/* hook.begin: writes to shared extents have their old place as the source, and come to a new one */
+int ts_cow_begin(struct ts *ts, int64_t pos, int64_t length, unsigned flags, struct iomap *iomap,
+		 struct iomap *srcmap);
 /* hook.open: files may be opened for direct I/O */
 int ts_allow_direct(struct ts *ts, struct iomap_file *file);
 /* Unwritten blocks of [pos, end) have been written. */
@@ -221,5 +231,7 @@ void ts_convert(struct ts *ts, int64_t pos, int64_t end);
 int ts_dio_end_io(struct iomap_kiocb *iocb, ssize_t size, int error, unsigned flags);
 /* i_op.setsize, as a filesystem would: zeros, size and cache, and then the blocks */
 int ts_setsize(struct iomap_inode *inode, int64_t old_size, int64_t new_size);
+/* i_op.fallocate, of all modes: what is reserved or zeroed becomes unwritten space */
+int ts_fallocate(struct iomap_file *file, int mode, int64_t off, int64_t len);
 
 #endif

@@ -11,6 +11,8 @@
  */
 #include <iomap/linux_names.h>
 
+#include <linux/falloc.h>
+
 #include "compat.h"
 #include "runfs.h"
 
@@ -97,25 +99,40 @@ static void runfs_insert(struct runfs_info *ri, struct runfs_run *new)
 	list_add_tail(&new->list, &run->list);
 }
 
-/* Reserved blocks from @pos on go: nobody wrote to them. */
-static void runfs_unreserve(struct runfs_info *ri, loff_t pos, loff_t end)
+/* Reserved blocks of [pos, pos + length) go: nobody wrote to them. */
+static void runfs_punch(struct inode *inode, loff_t pos, loff_t length, struct iomap *iomap)
 {
-	struct runfs_run *run, *n;
+	struct runfs_info *ri = RUNFS_I(inode);
+	struct runfs_run *rest = runfs_new_run(pos + length, 0), *run, *n;
+	loff_t end = pos + length;
 
+	(void)iomap;
+	runfs_count(ri, punches);
+	/* without memory a run keeps what lies behind the area, and the area with it */
 	spin_lock(&ri->ri_lock);
 	list_for_each_entry_safe(run, n, &ri->runs, list)
 	{
-		if (run->state != RUNFS_RESERVED || run->start + (loff_t)run->len != end)
+		loff_t run_end = run->start + (loff_t)run->len;
+
+		if (run->state != RUNFS_RESERVED || run->start >= end || run_end <= pos)
 			continue;
+		if (run_end > end) {
+			if (IS_ERR_OR_NULL(rest))
+				continue;
+			rest->len = (u64)(run_end - end);
+			list_add(&rest->list, &run->list);
+			rest = NULL;
+		}
 		if (run->start >= pos) {
 			list_del_init(&run->list);
 			kfree(run);
 		} else {
 			run->len = (u64)(pos - run->start);
 		}
-		ri->cookie++;
 	}
+	ri->cookie++;
 	spin_unlock(&ri->ri_lock);
+	kfree(IS_ERR(rest) ? NULL : rest);
 }
 
 static void runfs_fill(struct runfs_info *ri, const struct runfs_run *run, struct iomap *iomap)
@@ -183,18 +200,14 @@ static int runfs_iomap_begin(struct inode *inode, loff_t pos, loff_t length, uns
 static int runfs_iomap_end(struct inode *inode, loff_t pos, loff_t length, ssize_t written,
 			   unsigned flags, struct iomap *iomap)
 {
-	struct runfs_info *ri = RUNFS_I(inode);
-	loff_t done = round_up(pos + written, (loff_t)i_blocksize(inode));
-	loff_t end = iomap->offset + (loff_t)iomap->length;
+	loff_t end = round_up(pos + length, (loff_t)i_blocksize(inode));
+	const iomap_punch_t punch = runfs_punch;
 
-	runfs_count(ri, ends);
+	runfs_count(RUNFS_I(inode), ends);
 	if (!(flags & IOMAP_WRITE) || !(iomap->flags & IOMAP_F_NEW) || written == length)
 		return 0;
 	/* what the write did not get to must not stay reserved */
-	if (!written)
-		done = iomap->offset;
-	if (done < end)
-		runfs_unreserve(ri, done, end);
+	iomap_write_delalloc_release(inode, pos + written, end, flags, iomap, punch);
 	return 0;
 }
 
@@ -611,11 +624,38 @@ static int runfs_file_fsync(struct file *file, loff_t start, loff_t end, int dat
 	return error;
 }
 
+/* Zeros, by the cache; nothing is ever shared. */
+static long runfs_file_fallocate(struct file *file, int mode, loff_t offset, loff_t len)
+{
+	struct inode *inode = file_inode(file);
+	bool did_zero = false;
+	int error = -EOPNOTSUPP;
+
+	inode_lock(inode);
+	inode_dio_wait(inode);
+	filemap_invalidate_lock(inode->i_mapping);
+	if (mode == (FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE))
+		error = iomap_zero_range(inode, offset, len, &did_zero, &runfs_iomap_ops,
+					 &runfs_write_ops, NULL);
+	if (mode == FALLOC_FL_UNSHARE_RANGE)
+		error = iomap_file_unshare(inode, offset, len, &runfs_iomap_ops, &runfs_write_ops);
+	filemap_invalidate_unlock(inode->i_mapping);
+	inode_unlock(inode);
+	return error;
+}
+
 const struct file_operations runfs_file_operations = {
 	.read_iter = runfs_file_read_iter,
 	.write_iter = runfs_file_write_iter,
 	.fsync = runfs_file_fsync,
+	.fallocate = runfs_file_fallocate,
 };
+
+/* For the names' sake. */
+int runfs_zero(struct file *file, loff_t offset, loff_t len)
+{
+	return vfs_fallocate(file, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, offset, len);
+}
 
 /* A file that says how many runs there are: a line, then zeros to the end of the buffer. */
 static ssize_t runfs_info_read_iter(struct kiocb *iocb, struct iov_iter *to)

@@ -20,6 +20,7 @@ struct runfs_stats {
 	uint64_t block_reads, folio_reads, read_submits;
 	uint64_t writeback_ranges, writeback_submits;
 	uint64_t commits;
+	uint64_t punches;
 	uint64_t dropped_later; /* pages, by a work */
 	int fail_get; /* errno that the next get_folio returns, once */
 };
@@ -37,6 +38,7 @@ struct iomap_inode *runfs_vfs_inode(struct runfs_info *info);
 struct runfs_stats *runfs_stats(struct runfs_info *info);
 int runfs_commit_metadata(struct iomap_inode *inode, int datasync);
 int runfs_setsize(struct iomap_inode *inode, int64_t old_size, int64_t new_size);
+int runfs_zero(struct iomap_file *file, int64_t offset, int64_t len);
 /* Pages dropped from the cache. */
 unsigned long runfs_drop_cache(struct iomap_inode *inode);
 /* Have a worker do it.  False: one is about to. */
