@@ -175,7 +175,8 @@ IOMAP_API int iomap_fadvise(struct iomap_file *file, int64_t off, int64_t len, i
 /**
  * iomap_write - write @len bytes at @pos
  *
- * Takes i_rwsem exclusively; zeroes a gap between i_size and @pos; with IOMAP_O_DSYNC or
+ * Takes i_rwsem exclusively; zeroes a gap between i_size and @pos, for which it takes
+ * invalidate_lock exclusively, too; with IOMAP_O_DSYNC or
  * IOMAP_O_SYNC durable before return.  With IOMAP_O_APPEND @pos is ignored.  Blocks.
  * All this unless i_fop->write_iter does it in its own way.
  *
