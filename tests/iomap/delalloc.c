@@ -370,16 +370,22 @@ Test(delalloc, wf02_a_gap_that_a_write_zeroes_is_such_a_zeroing)
 
 /* ---- beside other writers, who hold i_rwsem shared ---- */
 
-static ssize_t write_shared(struct ts *ts, int64_t pos, const void *buf, size_t len)
+static ssize_t write_locked(struct ts *ts, int64_t pos, const void *buf, size_t len)
 {
 	struct iomap_iov_iter from;
 	struct iomap_kiocb iocb;
-	ssize_t n;
 
 	iomap_kiocb_init(&iocb, ts->file, pos);
 	iomap_iov_iter_ubuf(&from, IOMAP_ITER_SOURCE, (void *)(uintptr_t)buf, len);
+	return iomap_file_buffered_write(&iocb, &from, &ts->ops, ts->i_op.write_ops, NULL);
+}
+
+static ssize_t write_shared(struct ts *ts, int64_t pos, const void *buf, size_t len)
+{
+	ssize_t n;
+
 	iomap_inode_lock_shared(&ts->inode);
-	n = iomap_file_buffered_write(&iocb, &from, &ts->ops, ts->i_op.write_ops, NULL);
+	n = write_locked(ts, pos, buf, len);
 	iomap_inode_unlock_shared(&ts->inode);
 	return n;
 }
@@ -536,6 +542,10 @@ static int give_back_beside(struct ts *ts, int64_t pos, int64_t length, ssize_t 
 	int64_t end = iomap->offset + (int64_t)iomap->length;
 
 	(void)length;
+	/* let others come to write to what is reserved */
+	if (iomap->type == IOMAP_DELALLOC && iomap->flags & IOMAP_F_NEW)
+		for (int i = 0; i < 3; i++)
+			sched_yield();
 	return iomap_write_delalloc_release(&ts->inode, pos + written, end, flags, iomap,
 					    locked_punch);
 }
@@ -555,12 +565,26 @@ static long writer_main(void *arg)
 		size_t pos = (t_below(&r, FILE_BYTES / STRIPE / WRITERS) * WRITERS + w->number) *
 			     STRIPE;
 
+		iomap_inode_lock_shared(&many->ts->inode);
 		for (size_t k = 0; k < STRIPE; k++)
 			many->model[pos + k] = (uint8_t)t_rand(&r);
-		t_must(write_shared(many->ts, (int64_t)pos, many->model + pos, STRIPE) == STRIPE);
+		t_must(write_locked(many->ts, (int64_t)pos, many->model + pos, STRIPE) == STRIPE);
+		iomap_inode_unlock_shared(&many->ts->inode);
 	}
 	atomic_fetch_sub(&many->running, 1);
 	return 0;
+}
+
+/* All of the file becomes a hole again, so that there is something to be reserved. */
+static void punch_all(struct ts *ts)
+{
+	iomap_inode_lock(&ts->inode);
+	iomap_filemap_invalidate_lock(&ts->inode.i_data);
+	ts_punch(ts, 0, FILE_BYTES + 64 * KIB);
+	iomap_truncate_pagecache_range(&ts->inode, 0, FILE_BYTES - 1);
+	memset(many->model, 0, FILE_BYTES);
+	iomap_filemap_invalidate_unlock(&ts->inode.i_data);
+	iomap_inode_unlock(&ts->inode);
 }
 
 static void many_writers(uint32_t blkbits, unsigned order, uint64_t seed)
@@ -575,7 +599,8 @@ static void many_writers(uint32_t blkbits, unsigned order, uint64_t seed)
 	ts = malloc(sizeof(*ts));
 	t_must(ts != NULL);
 	ts_prepare(ts, &(struct ts_config){ .i_size = FILE_BYTES, .alloc = TS_DELALLOC,
-					    .blkbits = blkbits, .with_write_ops = true });
+					    .blkbits = blkbits, .with_write_ops = true,
+					    .dev_bytes = 64 << 20 });
 	many->ts = ts;
 	many->begin = ts->ops.iomap_begin;
 	ts->ops.iomap_begin = greedy_begin;
@@ -588,9 +613,13 @@ static void many_writers(uint32_t blkbits, unsigned order, uint64_t seed)
 		w[i] = (struct writer){ .number = i, .seed = seed + i };
 		t_start(&w[i].task, writer_main, &w[i]);
 	}
-	while (atomic_load(&many->running)) {
-		cr_assert_eq(ts_fsync(ts), 0);
-		ts_drop(ts);
+	for (unsigned i = 0; atomic_load(&many->running); i++) {
+		if (i % 4 == 3) {
+			punch_all(ts);
+		} else {
+			cr_assert_eq(ts_fsync(ts), 0);
+			ts_drop(ts);
+		}
 		sched_yield();
 	}
 	for (unsigned i = 0; i < WRITERS; i++)

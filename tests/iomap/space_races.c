@@ -17,7 +17,7 @@
 
 #define KIB 1024
 #define FILE_BYTES (64 * KIB)
-#define CLONES 12
+#define CLONES 100
 
 struct clone {
 	uint64_t addr, length;
@@ -167,8 +167,7 @@ static void change_space(struct race *race, struct t_rand *r)
 		t_must(iomap_fallocate(file, (int)keep, pos, len) == 0);
 		break;
 	default:
-		/* not for ever, or all is shared all the time */
-		if (race->clones < CLONES && !t_below(r, 4))
+		if (race->clones < CLONES)
 			make_clone(race);
 	}
 }

@@ -245,12 +245,14 @@ static long zero_all(void *arg)
 	return err ? err : did_zero;
 }
 
-Test(zero, zr01_data_that_is_being_written_to_unwritten_space_is_zeroed)
+static void zero_beside_writeback(bool with_valid)
 {
 	struct ts *ts = fresh(TS_UNWRITTEN, 12);
 	struct iomap_writeback_control wbc = { .range_end = INT64_MAX, .nr_to_write = 100 };
 	struct t_task task;
 
+	if (!with_valid)
+		ts->i_op.write_ops = NULL;
 	td_async(ts->dev);
 	ts_map(ts, 0, 64 * KIB, IOMAP_UNWRITTEN, 0, 256 * KIB);
 	ts->hook.range = late_range;
@@ -274,6 +276,12 @@ Test(zero, zr01_data_that_is_being_written_to_unwritten_space_is_zeroed)
 	}
 	cr_assert(ts_dev_all(ts, 256 * KIB, 16 * KIB, 0));
 	ts_close(ts);
+}
+
+Test(zero, zr01_data_that_is_being_written_to_unwritten_space_is_zeroed)
+{
+	zero_beside_writeback(true);
+	zero_beside_writeback(false);
 }
 
 /* What was dirty when the mapping was sampled is written and evicted before it is looked for. */
