@@ -4,9 +4,10 @@
 /*
  * space_races.c - TR03: what takes space away, or gives a file other space, beside all that uses it.
  *
- * Everybody writes the same bytes to the same place: each byte of the file is that, or a zero.  The
- * device is full of rubbish, so what was never written shows; so does what has moved.  Blocks that
- * have been cloned are remembered with what they held, and hold it at the end.
+ * The thread that changes the space has the first half of the file to itself, and knows each byte of
+ * it.  Into the other half writers write the same bytes to the same place: each byte there is that,
+ * or a zero.  The device is full of rubbish, so what was never written shows; so does what has
+ * moved.  Blocks that have been cloned are remembered with what they held, and hold it at the end.
  */
 #include <criterion/criterion.h>
 #include <errno.h>
@@ -17,6 +18,7 @@
 
 #define KIB 1024
 #define FILE_BYTES (64 * KIB)
+#define OWN_BYTES (32 * KIB)
 #define CLONES 100
 
 struct clone {
@@ -32,14 +34,16 @@ struct race {
 	size_t clone_nr;
 	unsigned clones;
 	uint64_t seed;
+	uint8_t own[OWN_BYTES];
 };
 
-/* A byte is what was written there, or a zero. */
+/* A byte is what was written there, or a zero; what is the other thread's may be of any age. */
 static void check_bytes(const unsigned char *buf, ssize_t n, int64_t pos)
 {
 	t_must(n >= 0);
 	for (ssize_t i = 0; i < n; i++)
-		t_must(!buf[i] || t_mismatch(buf + i, 1, pos + i, 1) < 0);
+		t_must(!buf[i] || (pos + i < OWN_BYTES && !(buf[i] & 1)) ||
+		       t_mismatch(buf + i, 1, pos + i, 1) < 0);
 }
 
 static long reader(struct race *race, struct iomap_file *file)
@@ -75,7 +79,7 @@ static long writer(struct race *race, struct iomap_file *file, unsigned unit)
 
 	t_must(posix_memalign(&buf, 4096, FILE_BYTES) == 0);
 	while (!atomic_load(&race->stop)) {
-		int64_t pos = (int64_t)t_below(&r, FILE_BYTES / unit * 3 / 4) * unit;
+		int64_t pos = OWN_BYTES + (int64_t)t_below(&r, OWN_BYTES / unit / 2) * unit;
 		size_t len = (size_t)(1 + t_below(&r, 16)) * unit;
 
 		t_fill(buf, len, pos, 1);
@@ -139,26 +143,64 @@ static void make_clone(struct race *race)
 	race->clones++;
 }
 
-static void change_space(struct race *race, struct t_rand *r)
+/* [pos, end) of the own half are zeros now. */
+static void own_zeros(struct race *race, int64_t pos, int64_t end)
 {
-	struct iomap_file *file = race->ts->file;
+	end = end < OWN_BYTES ? end : OWN_BYTES;
+	if (pos < end)
+		memset(race->own + pos, 0, (size_t)(end - pos));
+}
+
+/* Even bytes, never 0: not the device's rubbish, and another one each time. */
+static void own_write(struct race *race, struct iomap_file *file, int64_t pos, int64_t len,
+		      uint8_t *buf, struct t_rand *r)
+{
+	bool direct = file == race->direct;
+	int value = 2 + 2 * (int)t_below(r, 127);
+
+	if (direct) {
+		pos &= ~511LL;
+		len = (len + 511) & ~511LL;
+	}
+	len = len < OWN_BYTES - pos ? len : OWN_BYTES - pos;
+	memset(buf, value, (size_t)len);
+	t_must(iomap_write(file, buf, (size_t)len, pos) == len);
+	memset(race->own + pos, value, (size_t)len);
+}
+
+/* What lies beyond the end of the file counts as zeros. */
+static void own_check(struct race *race, struct iomap_file *file, uint8_t *buf)
+{
+	ssize_t n = iomap_read(file, buf, OWN_BYTES, 0);
+
+	t_must(n >= 0);
+	memset(buf + n, 0, (size_t)(OWN_BYTES - n));
+	t_must(!memcmp(buf, race->own, OWN_BYTES));
+}
+
+static void change_space(struct race *race, uint8_t *buf, struct t_rand *r)
+{
+	struct iomap_file *file = race->ts->file, *either = t_below(r, 2) ? file : race->direct;
 	int64_t pos = (int64_t)t_below(r, FILE_BYTES), len = 1 + (int64_t)t_below(r, 20000);
 	unsigned keep = t_below(r, 2) ? IOMAP_FALLOC_FL_KEEP_SIZE : 0;
 
-	switch (t_below(r, 7)) {
+	switch (t_below(r, 10)) {
 	case 0:
-	case 1:
 		t_must(iomap_truncate(file, pos) == 0);
+		own_zeros(race, pos, OWN_BYTES);
 		break;
-	case 2:
+	case 1:
 		t_must(iomap_fallocate(file,
 				       IOMAP_FALLOC_FL_PUNCH_HOLE | IOMAP_FALLOC_FL_KEEP_SIZE, pos,
 				       len) == 0);
+		own_zeros(race, pos, pos + len);
 		break;
-	case 3:
+	case 2:
 		t_must(iomap_fallocate(file, (int)(IOMAP_FALLOC_FL_ZERO_RANGE | keep), pos, len) ==
 		       0);
+		own_zeros(race, pos, pos + len);
 		break;
+	case 3:
 	case 4:
 		t_must(iomap_fallocate(file, (int)(IOMAP_FALLOC_FL_UNSHARE_RANGE | keep), pos,
 				       len) == 0);
@@ -166,20 +208,27 @@ static void change_space(struct race *race, struct t_rand *r)
 	case 5:
 		t_must(iomap_fallocate(file, (int)keep, pos, len) == 0);
 		break;
-	default:
+	case 6:
 		if (race->clones < CLONES)
 			make_clone(race);
+		break;
+	default:
+		own_write(race, either, pos % OWN_BYTES, len, buf, r);
 	}
+	own_check(race, t_below(r, 2) ? file : race->direct, buf);
 }
 
 static long space(void *arg)
 {
 	struct race *race = arg;
 	struct t_rand r = { race->seed };
+	void *buf = NULL;
 
-	for (int i = 0; i < (T_SANITIZED ? 250 : 1200); i++)
-		change_space(race, &r);
+	t_must(posix_memalign(&buf, 4096, OWN_BYTES) == 0);
+	for (int i = 0; i < (T_SANITIZED ? 250 : 1500); i++)
+		change_space(race, buf, &r);
 	atomic_store(&race->stop, true);
+	free(buf);
 	return 0;
 }
 
