@@ -8,9 +8,10 @@
  * more.  Space that was never written is left out, and is a hole: it reads the same.
  *
  * Before, the source is written out, so that its extents have all of its data; and the range
- * of the other, which drops what is cached of it.  From then to the end nobody writes either,
- * directly or by the cache, since the i_rwsem of both are held; nor reads the other's old blocks
- * into the cache, since its invalidate_lock is held.  The source may be read all the while.
+ * of the other, so that nothing is lost when there turns out to be no room.  From then to the
+ * end nobody writes either, directly or by the cache, since the i_rwsem of both are held.  Both
+ * may be read all the while, and readers fill the cache by the extents that they see: so what
+ * is cached of the range is dropped when it has its new ones.
  *
  * Locks: two i_rwsem have no order, so the second is only tried for.
  */
@@ -81,7 +82,7 @@ static int check_range(struct clone *clone)
 	return 0;
 }
 
-/* Both ranges are on the device as they are, and that which is replaced is not cached. */
+/* Both ranges are on the device as they are. */
 static int write_out(const struct clone *clone)
 {
 	int64_t bytes = (int64_t)(clone->nr << XS_BLOCK_SHIFT);
@@ -92,9 +93,6 @@ static int write_out(const struct clone *clone)
 	if (!error)
 		error = iomap_filemap_write_and_wait_range(&clone->to->inode.i_data, clone->to_pos,
 							   clone->to_pos + bytes - 1);
-	if (!error)
-		iomap_truncate_pagecache_range(&clone->to->inode, clone->to_pos,
-					       clone->to_pos + bytes - 1);
 	return error;
 }
 
@@ -185,13 +183,15 @@ static int share(struct clone *clone, bool *waiting)
 
 /* ---- all of it ---- */
 
-/* What is cloned is there: the object reaches to its end. */
+/* What is cloned is there: nobody sees anything else, and the object reaches to its end. */
 static int reach(const struct clone *clone)
 {
 	struct iomap_inode *inode = &clone->to->inode;
+	int64_t blocks_end = clone->to_pos + (int64_t)(clone->nr << XS_BLOCK_SHIFT);
 	int64_t end = clone->to_pos + clone->len;
 	bool grows = end > iomap_i_size_read(inode);
 
+	iomap_truncate_pagecache_range(inode, clone->to_pos, blocks_end - 1);
 	if (grows)
 		iomap_truncate_setsize(inode, end);
 	pthread_mutex_lock(&clone->to->store->lock);

@@ -105,7 +105,9 @@ static int begin_locked(struct xs_object *object, int64_t pos, int64_t length, u
 	xs_map_at(object, pos, iomap);
 	if (iomap->type == IOMAP_MAPPED && flags & (IOMAP_WRITE | IOMAP_ZERO))
 		return xs_copies_begin(object, pos, length, flags & IOMAP_DIRECT, iomap, srcmap);
-	if (iomap->type != IOMAP_HOLE || !(flags & IOMAP_WRITE) || flags & IOMAP_ZERO)
+	/* to zero or unshare a hole is nothing to do */
+	if (iomap->type != IOMAP_HOLE || !(flags & IOMAP_WRITE) ||
+	    flags & (IOMAP_ZERO | IOMAP_UNSHARE))
 		return 0;
 	want = wanted(iomap, pos, length);
 	if (!(flags & IOMAP_DIRECT))

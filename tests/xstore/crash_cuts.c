@@ -8,7 +8,8 @@
  *	- every name and every byte is as the model allows, read through the cache and past it;
  *	- no sector is read that nobody has written;
  *	- an object can be put, written anew and removed, and then it checks again, and what
- *	  was there before is what it was.
+ *	  was there before is what it was;
+ *	- objects that share blocks can be overwritten, each without a change of the others.
  *
  * An image that has come up before is judged again when another mark was the last; as a
  * distinct one it counts only once.
@@ -115,6 +116,54 @@ static void put_new(struct xs_store *store, const char *name, size_t len, int by
 	CRASH_OK(xs_put(object));
 }
 
+struct image {
+	_Alignas(XS_BLOCK_BYTES) unsigned char bytes[CRASH_NAMES][CRASH_OBJECT_MAX];
+	int64_t size[CRASH_NAMES];
+};
+
+/* Write all of an object anew. */
+static void overwrite(struct xs_store *store, int name, unsigned char *bytes, size_t len)
+{
+	struct xs_object *object;
+	struct iomap_file *file;
+
+	memset(bytes, 0xee, len);
+	CRASH_OK(xs_lookup(store, crash_names[name], &object));
+	file = open_object(object, 0);
+	if (iomap_write(file, bytes, len, 0) != (ssize_t)len)
+		crash_die("cannot overwrite after the cut");
+	CRASH_OK(iomap_file_fsync(file, 0));
+	iomap_file_close(file);
+	CRASH_OK(xs_put(object));
+}
+
+/* Whoever opens the image knows what objects share: one that is overwritten is alone in that. */
+static void judge_sharing(struct xs_store *store)
+{
+	static struct image now, read;
+	struct xs_usage usage;
+
+	xs_usage(store, &usage);
+	if (!usage.shared_nr)
+		return;
+	for (int name = 0; name < CRASH_NAMES; name++)
+		now.size[name] = get(store, crash_names[name], 0, now.bytes[name]);
+	for (int name = 0; name < CRASH_NAMES; name++) {
+		if (now.size[name] <= 0)
+			continue;
+		overwrite(store, name, now.bytes[name], (size_t)now.size[name]);
+		for (int other = 0; other < CRASH_NAMES; other++) {
+			read.size[other] =
+				get(store, crash_names[other], IOMAP_O_DIRECT, read.bytes[other]);
+			if (read.size[other] != now.size[other] ||
+			    (read.size[other] > 0 &&
+			     memcmp(read.bytes[other], now.bytes[other], (size_t)read.size[other])))
+				crash_die("%s is wrong when %s has been overwritten",
+					  crash_names[other], crash_names[name]);
+		}
+	}
+}
+
 static void judge(struct trial *trial, uint64_t moment)
 {
 	struct iomap_bdev *bdev = trial->device.bdev;
@@ -132,6 +181,7 @@ static void judge(struct trial *trial, uint64_t moment)
 	CRASH_OK(xs_unlink(store, "new"));
 	CRASH_OK(xs_commit(store));
 	judge_names(trial, store, moment, IOMAP_O_DIRECT);
+	judge_sharing(store);
 	CRASH_OK(xs_close(store));
 	check(bdev);
 }

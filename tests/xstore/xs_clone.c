@@ -2,6 +2,8 @@
 /*
  * xs_clone.c - objects that share blocks: neither sees what is written to the other.
  */
+#include <stdatomic.h>
+
 #include "xst.h"
 
 #include "testutil.h"
@@ -224,6 +226,120 @@ Test(xs_clone, what_cannot_be_cloned_is_refused_and_changes_nothing)
 	cr_assert_eq(usage(f.store).shared_nr, 0U);
 	free(a);
 	free(b);
+	xst_end(&f);
+}
+
+/* ---- while others read and write ---- */
+
+struct beside {
+	struct iomap_file *file;
+	atomic_bool over;
+};
+
+/* Readers that come at any moment, and find nothing cached. */
+static void *read_beside(void *arg)
+{
+	static unsigned char bytes[8 * BLOCK];
+	struct beside *beside = arg;
+	struct iomap_inode *inode = iomap_file_inode(beside->file);
+
+	while (!atomic_load(&beside->over)) {
+		iomap_invalidate_inode_pages(inode, 0, INT64_MAX);
+		t_must(iomap_read(beside->file, bytes, sizeof(bytes), 0) == (ssize_t)sizeof(bytes));
+	}
+	return NULL;
+}
+
+Test(xs_clone, who_reads_meanwhile_leaves_no_old_bytes_in_the_cache)
+{
+	enum { LEN = 8 * BLOCK, ROUNDS = 400 };
+	struct xst_fixture f = xst_begin(8 << 20, 1 << 20);
+	unsigned char *data[2] = { xst_pattern(LEN, 1), xst_pattern(LEN, 2) }, *got = malloc(LEN);
+	struct beside beside = { .over = false };
+	struct xs_object *from[2], *to;
+	pthread_t thread;
+
+	XST_OK(xst_put(f.store, "a", data[0], LEN));
+	XST_OK(xst_put(f.store, "b", data[1], LEN));
+	XST_OK(xst_put(f.store, "c", data[1], LEN));
+	from[0] = open_name(f.store, "a");
+	from[1] = open_name(f.store, "b");
+	to = open_name(f.store, "c");
+	XST_OK(iomap_file_open(&to->inode, 0, &beside.file));
+	cr_assert_eq(pthread_create(&thread, NULL, read_beside, &beside), 0);
+	for (int round = 0; round < ROUNDS; round++) {
+		XST_OK(xs_clone(from[round % 2], 0, to, 0, 0));
+		cr_assert_eq(iomap_read(beside.file, got, LEN, 0), (ssize_t)LEN);
+		cr_assert_arr_eq(got, data[round % 2], LEN, "round %d", round);
+	}
+	atomic_store(&beside.over, true);
+	pthread_join(thread, NULL);
+	iomap_file_close(beside.file);
+	XST_OK(xs_put(from[0]));
+	XST_OK(xs_put(from[1]));
+	XST_OK(xs_put(to));
+	assert_recount(&f);
+	free(data[0]);
+	free(data[1]);
+	free(got);
+	xst_end(&f);
+}
+
+/* Each block has bytes of one value; a writer makes all of them the next one. */
+static void *write_beside(void *arg)
+{
+	static unsigned char bytes[8 * BLOCK];
+	struct beside *beside = arg;
+
+	for (int value = 1; !atomic_load(&beside->over); value++) {
+		memset(bytes, value, sizeof(bytes));
+		t_must(iomap_write(beside->file, bytes, sizeof(bytes), 0) ==
+		       (ssize_t)sizeof(bytes));
+	}
+	return NULL;
+}
+
+/* Two clone each other's source in both directions, while it is written: whole writes only. */
+Test(xs_clone, who_writes_meanwhile_has_all_or_nothing_of_a_write_in_the_clone)
+{
+	enum { LEN = 8 * BLOCK, ROUNDS = 200 };
+	struct xst_fixture f = xst_begin(8 << 20, 1 << 20);
+	unsigned char *got = malloc(LEN);
+	struct beside beside = { .over = false };
+	struct xs_object *from, *to;
+	struct iomap_file *file;
+	pthread_t thread;
+
+	memset(got, 0, LEN);
+	XST_OK(xst_put(f.store, "a", got, LEN));
+	XST_OK(xst_put(f.store, "b", got, LEN));
+	from = open_name(f.store, "a");
+	to = open_name(f.store, "b");
+	XST_OK(iomap_file_open(&from->inode, 0, &beside.file));
+	XST_OK(iomap_file_open(&to->inode, 0, &file));
+	cr_assert_eq(pthread_create(&thread, NULL, write_beside, &beside), 0);
+	for (int round = 0; round < ROUNDS; round++) {
+		unsigned char value;
+
+		XST_OK(xs_clone(from, 0, to, 0, 0));
+		for (int again = 0; again < 2; again++) {
+			cr_assert_eq(iomap_read(file, got, LEN, 0), (ssize_t)LEN);
+			value = again ? value : got[0];
+			for (size_t i = 0; i < LEN; i++)
+				cr_assert_eq(got[i], value, "round %d, byte %zu", round, i);
+			iomap_invalidate_inode_pages(&to->inode, 0, INT64_MAX);
+		}
+		if (round % 8 == 0)
+			XST_OK(xs_clone(to, 0, from, 0, 0));
+	}
+	atomic_store(&beside.over, true);
+	pthread_join(thread, NULL);
+	iomap_file_close(beside.file);
+	iomap_file_close(file);
+	XST_OK(xs_put(from));
+	XST_OK(xs_put(to));
+	assert_recount(&f);
+	free(got);
 	xst_end(&f);
 }
 
@@ -462,6 +578,43 @@ Test(xs_clone, a_clone_whose_metadata_has_no_room_is_refused_and_commits_go_on)
 	}
 	assert_recount(&f);
 	cr_assert_eq(usage(f.store).shared_nr, 0U);
+	xst_end(&f);
+}
+
+/* Every other block, so that what was one extent becomes one for each: all in one commit. */
+Test(xs_clone, what_was_accepted_finds_room_for_its_metadata_in_a_full_store)
+{
+	enum { BLOCKS = 900, LEN = BLOCKS * BLOCK };
+	struct xst_fixture f = xst_begin(12 << 20, 64 << 20);
+	unsigned char *a = xst_pattern(LEN, 1), *b = malloc(LEN), *noise = xst_pattern(LEN, 2);
+	struct xs_object *object;
+	size_t nr = 0;
+
+	memcpy(b, a, LEN);
+	XST_OK(xst_put(f.store, "a", a, LEN));
+	XST_OK(clone_as(f.store, "a", "b"));
+	for (int n = 0; usage(f.store).free_nr > BLOCKS / 2 + 5; n++) {
+		uint64_t left = usage(f.store).free_nr - (BLOCKS / 2 + 2);
+		char name[16];
+
+		snprintf(name, sizeof(name), "fill%d", n);
+		XST_OK(xst_put(f.store, name, a, (left < 500 ? (size_t)left : 500) * BLOCK));
+	}
+	object = open_name(f.store, "b");
+	while (nr < BLOCKS && !xst_write(object, noise, BLOCK, (int64_t)(nr * BLOCK))) {
+		memcpy(b + nr * BLOCK, noise, BLOCK);
+		nr += 2;
+	}
+	cr_assert_gt(nr, 100U);
+	XST_OK(xst_fsync(object));
+	XST_OK(xs_put(object));
+	xst_assert_holds(f.store, "b", b, LEN);
+	assert_recount(&f);
+	xst_assert_holds(f.store, "a", a, LEN);
+	xst_assert_holds(f.store, "b", b, LEN);
+	free(a);
+	free(b);
+	free(noise);
 	xst_end(&f);
 }
 
