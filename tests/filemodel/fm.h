@@ -19,9 +19,10 @@
  * everything from the old or new one on to himself.  Reads and syncs wait for nobody.
  *
  * What may be read.  A byte is what the model said when the read began, or what an operation
- * puts there that ran at some time during the read.  Zeros only where a file grows by them, and up
- * to the end of the block in which it was cut off: not where it was cut off and has grown by bytes.
- * The end of the file is between the smallest and the largest size of that time.
+ * puts there that ran at some time during the read.  Zeros only where they are put or punched,
+ * where a file grows by them, and up to the end of the block in which it was cut off: not where it
+ * was cut off and has grown by bytes.  The end of the file is between the smallest and the largest
+ * size of that time.
  *
  * What must be on the device when a sync of a file has returned: the same, as of its beginning,
  * but for what a truncation cuts off meanwhile.
@@ -92,6 +93,8 @@ enum fm_kind {
 	FM_IOCB_READ,
 	FM_APPENDS, /* two at once */
 	FM_RESIZE,
+	FM_ZERO,  /* iomap_fallocate(): zeros inside the size */
+	FM_PUNCH, /* the same, and whole blocks are given back */
 	FM_KINDS,
 };
 
@@ -127,6 +130,7 @@ struct fm_file {
 	/* under fm->map */
 	struct fm_block *block;
 	uint64_t seq;
+	bool punching; /* what is dirty, or being written, of a hole is on its way out of the cache */
 	/* under the gate */
 	struct t_gate gate;
 	uint64_t tick;

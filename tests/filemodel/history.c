@@ -56,7 +56,7 @@ unsigned char fm_append_byte(uint64_t pattern, unsigned which)
 /* Whether @op may have put @byte there. */
 static bool may_put(const struct fm_op *op, int64_t pos, unsigned char byte)
 {
-	if (op->kind == FM_TRUNCATE || pos < op->pos || pos >= op->limit)
+	if (op->kind == FM_TRUNCATE || op->kind >= FM_ZERO || pos < op->pos || pos >= op->limit)
 		return false;
 	if (op->kind == FM_APPENDS)
 		return byte == fm_append_byte(op->pattern, 0) ||
@@ -71,7 +71,8 @@ const char *fm_kind_name(enum fm_kind kind)
 		"direct write", "truncate",    "read",	      "readv",
 		"direct read", "batch",	       "pin",	      "fsync",
 		"sync_range",  "drop",	       "sync all",    "iocb write",
-		"iocb read",   "two appends",  "resize",
+		"iocb read",   "two appends",  "resize",      "zero",
+		"punch",
 	};
 
 	return names[kind];

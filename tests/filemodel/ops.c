@@ -25,18 +25,19 @@ struct draw {
 
 /* Of 64. */
 static const unsigned char weights[FM_KINDS] = {
-	[FM_WRITE] = 10, [FM_SHARED] = 10,    [FM_APPEND] = 3, [FM_DSYNC] = 1, [FM_DWRITE] = 3,
+	[FM_WRITE] = 8,	 [FM_SHARED] = 9,     [FM_APPEND] = 3, [FM_DSYNC] = 1, [FM_DWRITE] = 3,
 	[FM_TRUNCATE] = 4, [FM_READ] = 9,     [FM_READV] = 3,  [FM_DREAD] = 3, [FM_BATCH] = 2,
 	[FM_PIN] = 2,	   [FM_FSYNC] = 1,
 	[FM_SYNC_RANGE] = 2, [FM_DROP] = 2, [FM_SYNC_ALL] = 1,
 	[FM_IOCB_WRITE] = 3, [FM_IOCB_READ] = 3, [FM_APPENDS] = 1, [FM_RESIZE] = 1,
+	[FM_ZERO] = 1,	 [FM_PUNCH] = 2,
 };
 
 /* What makes two threads wait for a device leaves no time to meet. */
 static const unsigned char crowd_weights[FM_KINDS] = {
 	[FM_WRITE] = 8, [FM_SHARED] = 17,    [FM_APPEND] = 6, [FM_DWRITE] = 1, [FM_TRUNCATE] = 6,
-	[FM_READ] = 18, [FM_SYNC_RANGE] = 1, [FM_DROP] = 2,   [FM_PIN] = 1,
-	[FM_IOCB_WRITE] = 2, [FM_IOCB_READ] = 2,
+	[FM_READ] = 16, [FM_SYNC_RANGE] = 1, [FM_DROP] = 2,   [FM_PIN] = 1,
+	[FM_IOCB_WRITE] = 2, [FM_IOCB_READ] = 2, [FM_ZERO] = 1, [FM_PUNCH] = 1,
 };
 
 static enum fm_kind draw_kind(struct t_rand *r, const unsigned char *of)
@@ -154,6 +155,12 @@ static void plan_truncate(struct fm_file *f, struct fm_op *op, const struct draw
 	}
 }
 
+/* Whether it is about what is in the file, and nothing else. */
+static bool is_inside(enum fm_kind kind)
+{
+	return kind == FM_SHARED || kind == FM_ZERO || kind == FM_PUNCH;
+}
+
 static void plan_write(struct fm_file *f, struct fm_op *op, const struct draw *d)
 {
 	int64_t size = f->size, unit = op->kind == FM_DWRITE ? FM_SECTOR : 1;
@@ -162,15 +169,15 @@ static void plan_write(struct fm_file *f, struct fm_op *op, const struct draw *d
 	op->pos = op->kind == FM_APPEND || op->kind == FM_APPENDS ? size : place(f, d) / unit * unit;
 	if (op->kind == FM_IOCB_WRITE && op->pos > size)
 		op->pos = size;
-	if (op->kind == FM_SHARED && op->pos >= size)
+	if (is_inside(op->kind) && op->pos >= size)
 		op->pos = size ? op->pos % size : 0;
-	/* an append may find no room, and a shared write no file: then there is nothing to do */
+	/* an append may find no room, and what is inside no file: then there is nothing to do */
 	if (op->kind == FM_DWRITE && op->pos >= most)
 		op->pos = most - unit;
 	op->limit = op->pos + ((int64_t)d->len + unit - 1) / unit * unit;
 	if (op->limit > most)
 		op->limit = most;
-	if (op->kind == FM_SHARED && op->limit > size)
+	if (is_inside(op->kind) && op->limit > size)
 		op->limit = size;
 	op->size_after = op->limit > size ? op->limit : size;
 	op->lock_pos = op->pos < size || op->limit == op->pos ? op->pos : size;
@@ -180,6 +187,10 @@ static void plan_write(struct fm_file *f, struct fm_op *op, const struct draw *d
 	/* its end moves the size, and then drops what the cache holds there: see direct_cache.c */
 	if (op->kind == FM_DWRITE)
 		op->zero_limit = op->limit;
+	if (op->kind >= FM_ZERO) {
+		op->zero_pos = op->pos;
+		op->zero_limit = op->limit;
+	}
 }
 
 static void plan(struct fm_file *f, struct fm_op *op, void *arg)
@@ -198,6 +209,8 @@ static void plan(struct fm_file *f, struct fm_op *op, void *arg)
 	case FM_DWRITE:
 	case FM_IOCB_WRITE:
 	case FM_APPENDS:
+	case FM_ZERO:
+	case FM_PUNCH:
 		plan_write(f, op, d);
 		break;
 	case FM_TRUNCATE:
@@ -568,6 +581,26 @@ static void do_resize(struct fm_worker *w, struct fm_file *f, struct fm_op *op, 
 	fm_end(f, op, NULL);
 }
 
+static void do_fallocate(struct fm_worker *w, struct fm_file *f, struct fm_op *op, struct draw *d)
+{
+	int mode = op->kind == FM_ZERO ? IOMAP_FALLOC_FL_ZERO_RANGE : IOMAP_FALLOC_FL_PUNCH_HOLE;
+	int64_t len;
+	int ret = 0;
+
+	/* some blocks */
+	if (d->more & 1)
+		d->len *= 8;
+	op->writes = true;
+	fm_begin(f, op, plan, d);
+	len = op->limit - op->pos;
+	if (len)
+		ret = iomap_fallocate(f->file, mode | IOMAP_FALLOC_FL_KEEP_SIZE, op->pos, len);
+	if (ret)
+		fm_fail(f, op, "it returned %d", ret);
+	memset(w->buf, 0, (size_t)len);
+	fm_end(f, op, w->buf);
+}
+
 static void do_truncate(struct fm_file *f, struct fm_op *op, struct draw *d)
 {
 	int ret;
@@ -748,6 +781,10 @@ void fm_do(struct fm_worker *w, uint64_t nr)
 		break;
 	case FM_APPENDS:
 		do_appends(w, f, &op, &d);
+		break;
+	case FM_ZERO:
+	case FM_PUNCH:
+		do_fallocate(w, f, &op, &d);
 		break;
 	case FM_RESIZE:
 		do_resize(w, f, &op, &d);

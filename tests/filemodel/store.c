@@ -401,8 +401,9 @@ static void convert(struct fm_file *f, int64_t pos, int64_t limit)
 
 	map_lock(f);
 	for (int64_t at = pos >> bits; at << bits < limit; at++) {
-		t_must(f->block[at].state >= FM_IS_UNWRITTEN);
-		f->block[at].state = FM_IS_MAPPED;
+		t_must(f->punching || f->block[at].state >= FM_IS_UNWRITTEN);
+		if (f->block[at].state >= FM_IS_UNWRITTEN)
+			f->block[at].state = FM_IS_MAPPED;
 	}
 	f->seq++;
 	map_unlock(f);
@@ -416,7 +417,15 @@ static ssize_t fs_range(struct iomap_writepage_ctx *wpc, struct iomap_folio *fol
 	uint32_t end = (uint32_t)((pos + len - 1) >> bits) + 1;
 
 	map_lock(f);
-	t_must(f->block[at].state != FM_IS_HOLE);
+	t_must(f->punching || f->block[at].state != FM_IS_HOLE);
+	if (f->block[at].state == FM_IS_HOLE) {
+		/* what has been punched is not written */
+		while (++at < end && f->block[at].state == FM_IS_HOLE)
+			;
+		map_unlock(f);
+		end_pos = (uint64_t)at << bits;
+		return (ssize_t)(end_pos < pos + len ? end_pos - pos : len);
+	}
 	for (uint32_t b = at; b < end && f->block[b].state == FM_IS_DELALLOC; b++)
 		block_give_space(f, b, FM_IS_UNWRITTEN);
 	map_fill(f, at, 0, &wpc->iomap);
@@ -501,6 +510,58 @@ static int fs_setsize(struct iomap_inode *inode, int64_t old_size, int64_t size)
 	return 0;
 }
 
+/* Whole blocks of the range become a hole: the map, the cache, and then the blocks. */
+static void punch_blocks(struct fm_file *f, int64_t start, int64_t end)
+{
+	uint32_t bits = f->fm->setup.blkbits, first = (uint32_t)(start >> bits);
+	uint32_t last = (uint32_t)(end >> bits);
+	struct fm_block *gone = malloc((last - first) * sizeof(*gone));
+
+	t_must(gone != NULL);
+	map_lock(f);
+	memcpy(gone, f->block + first, (last - first) * sizeof(*gone));
+	for (uint32_t at = first; at < last; at++)
+		f->block[at].state = FM_IS_HOLE;
+	f->seq++;
+	f->punching = true;
+	map_unlock(f);
+	iomap_truncate_pagecache_range(&f->inode, start, end - 1);
+	map_lock(f);
+	for (uint32_t i = 0; i < last - first; i++)
+		if (gone[i].state >= FM_IS_UNWRITTEN)
+			f->fm->used[gone[i].addr] = 0;
+	f->punching = false;
+	map_unlock(f);
+	free(gone);
+}
+
+static int fs_zero(struct fm_file *f, int64_t pos, int64_t end)
+{
+	return iomap_zero_range(&f->inode, pos, end - pos, NULL, &fm_ops, fm_write_ops(f->fm), NULL);
+}
+
+static int fs_fallocate(struct iomap_file *file, int mode, int64_t off, int64_t len)
+{
+	struct iomap_inode *inode = iomap_file_inode(file);
+	struct fm_file *f = file_of(inode);
+	int64_t block = (int64_t)1 << f->fm->setup.blkbits, end = off + len;
+	int64_t first = (off + block - 1) / block * block, last = end / block * block;
+	int err;
+
+	iomap_filemap_invalidate_lock(&inode->i_data);
+	if (!(mode & IOMAP_FALLOC_FL_PUNCH_HOLE) || first >= last) {
+		err = fs_zero(f, off, end);
+	} else {
+		err = fs_zero(f, off, first);
+		if (!err)
+			err = fs_zero(f, last, end);
+		if (!err)
+			punch_blocks(f, first, last);
+	}
+	iomap_filemap_invalidate_unlock(&inode->i_data);
+	return err;
+}
+
 static int fs_open(struct iomap_inode *inode, struct iomap_file *file)
 {
 	(void)inode;
@@ -570,6 +631,7 @@ void fm_file_open(struct fm_file *f)
 		.write_ops = fm_write_ops(fm),
 		.dio_ops = &dio_ops,
 		.open = fs_open,
+		.fallocate = fs_fallocate,
 		.setsize = fm->setup.own_setsize ? fs_setsize : NULL,
 	};
 	t_must(iomap_inode_init(fm->engine, &f->inode, &args) == 0);
