@@ -38,6 +38,9 @@ static void draw_setup(struct fm *fm, unsigned threads)
 	s->cache_bytes = caches[t_below(&r, 3)];
 	if (s->cache_bytes < (uint64_t)IOMAP_PAGE_SIZE << s->order << 4)
 		s->cache_bytes = (uint64_t)IOMAP_PAGE_SIZE << s->order << 4;
+	/* and eight pages for each caller (fm_store_open()) */
+	if (s->cache_bytes < (2ULL * threads + 1) * 8 * IOMAP_PAGE_SIZE)
+		s->cache_bytes = (2ULL * threads + 1) * 8 * IOMAP_PAGE_SIZE;
 	/* and two blocks for each caller, of which one may be pinned besides */
 	if (s->cache_bytes < (6ULL * threads + 2) << s->blkbits)
 		s->cache_bytes = (6ULL * threads + 2) << s->blkbits;
