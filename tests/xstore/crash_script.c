@@ -321,10 +321,14 @@ static void step_read(struct run *run, struct slot *slot)
 	CRASH_OK(iomap_file_open(&slot->open->inode, flags, &file));
 	got = iomap_read(file, run->aligned, CRASH_OBJECT_MAX, 0);
 	iomap_file_close(file);
-	if (got != now->size || memcmp(run->aligned, now->bytes, (size_t)got) != 0)
-		crash_die("%s: a%s read of %lld gives %zd, or other bytes",
-			  crash_names[slot - run->slot], flags ? " direct" : "",
-			  (long long)now->size, got);
+	if (got != now->size)
+		crash_die("%s has a wrong size, %zd, in a read", crash_names[slot - run->slot], got);
+	for (ssize_t at = 0; at < got; at++)
+		if (run->aligned[at] != now->bytes[at])
+			crash_die("%s is wrong at %zd: %s, in a%s read",
+				  crash_names[slot - run->slot], at,
+				  run->aligned[at] ? "other bytes" : "zeros",
+				  flags ? " direct" : "");
 }
 
 /* What a write in one go has come to: all of it, or the fault. */
