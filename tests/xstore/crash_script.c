@@ -228,7 +228,8 @@ static void recount(const struct run *run)
 {
 	struct xs_counts counts;
 	struct xs_usage usage;
-	struct xs_why why;
+	struct xs_why why = { .text = "" };
+	int error;
 
 	while (xs_space_waiting(run->store))
 		CRASH_OK(xs_commit(run->store));
@@ -239,7 +240,9 @@ static void recount(const struct run *run)
 		crash_die("the weight is %llu, and should be %llu",
 			  (unsigned long long)run->store->weight,
 			  (unsigned long long)weight_of(run->store));
-	CRASH_OK(xs_check(run->script->top, &counts, &why));
+	error = xs_check(run->script->top, &counts, &why);
+	if (error)
+		crash_die("check: %s: %s", strerror(-error), why.text);
 	if (counts.free_bytes != usage.free_nr << XS_BLOCK_SHIFT)
 		crash_die("%llu blocks are free, and check counts %llu",
 			  (unsigned long long)usage.free_nr,
