@@ -148,11 +148,14 @@ struct iomap_address_space {
 	uint64_t writeback_index;
 	uint8_t min_order, max_order;
 	uint8_t stable_writes;
-	uint8_t reserved8[5];
+	uint8_t retry_shift;   /* the wait before the next try has doubled so often */
+	uint16_t retry_errno;  /* of the last write that failed, with IOMAP_INODE_RETRY_WRITES */
+	uint8_t reserved8[2];
 	uint64_t wb_errors_nr; /* errors recorded in wb_err, also while nobody is told of one */
 	uint64_t nr_removed;   /* folios that left the index and are still referenced */
 	uint64_t number; /* of all of the engine, from 1 */
-	uint64_t reserved[2];
+	uint64_t nr_failed_pages; /* dirty ones that could not be written */
+	uint64_t retry_ns;	  /* and are not tried in the background before this */
 	void *inode_stats; /* NULL before the first iomap_inode_stats() */
 };
 
@@ -185,6 +188,25 @@ struct iomap_inode {
 	uint64_t i_reserved[5];
 };
 
+/*
+ * iomap_inode_args.flags
+ *
+ * RETRY_WRITES: data that cannot be written stays dirty.  Without it a folio becomes clean when
+ *   its write has failed: fsync tells each opener of it, reads give the new bytes until the folio
+ *   is evicted, and then the device's.  With it
+ *     - the folio is dirty again, also when writeback_range has failed, which then gives back no
+ *       reservation;
+ *     - it is tried again in the background after a flush interval, then after twice that and so
+ *       on, up to 64 times, and a random part of a quarter more; other data is written meanwhile;
+ *     - fsync, and whoever else waits for data to be written, tries at once, and returns the error;
+ *     - when no more than such data is left of what is dirty, and that is beyond the hard limit,
+ *       who wants to make more dirty gets the error in place of waiting, also for other inodes;
+ *     - iomap_inode_destroy() gives -EBUSY, or with IOMAP_DESTROY_WAIT the error, until the data
+ *       has been written or thrown away (iomap_inode_discard_dirty(), IOMAP_DESTROY_DISCARD).
+ *   Who writes back without ioends ends a range that failed by iomap_fail_folio_write().
+ */
+#define IOMAP_INODE_RETRY_WRITES 0x1U
+
 /* Arguments of iomap_inode_init(); zero what is not used. */
 struct iomap_inode_args {
 	size_t size; /* sizeof(struct iomap_inode_args) */
@@ -198,7 +220,8 @@ struct iomap_inode_args {
 	void *i_private;
 	uint32_t blkbits;    /* log2 of the block size: 9 to 16; 0: 12 */
 	uint32_t lock_class; /* 0 data, 1 metadata ..., up to 7 */
-	uint64_t reserved[8];
+	uint64_t flags;	     /* IOMAP_INODE_xxx */
+	uint64_t reserved[7];
 };
 
 /**
@@ -240,6 +263,18 @@ IOMAP_API IOMAP_MUST_CHECK int iomap_inode_init(struct iomap_engine *engine,
  * builds abort).
  */
 IOMAP_API IOMAP_MUST_CHECK int iomap_inode_destroy(struct iomap_inode *inode, unsigned flags);
+
+/**
+ * iomap_inode_discard_dirty - throw away what is dirty
+ *
+ * The folios go as a whole, whatever of them is dirty, and reads find what the device has.  For
+ * data that cannot be written (IOMAP_INODE_RETRY_WRITES).  i_size stays.  Reservations are the
+ * application's to give back.  Waits for writeback and folio locks.  i_rwsem and invalidate_lock
+ * held exclusively, or data may become dirty behind it.
+ *
+ * Return: 0; -ECHILD.
+ */
+IOMAP_API int iomap_inode_discard_dirty(struct iomap_inode *inode);
 
 /** iomap_i_size_read - i_size, untorn and in order with the data (kernel: i_size_read) */
 IOMAP_API int64_t iomap_i_size_read(const struct iomap_inode *inode);

@@ -197,9 +197,22 @@ IOMAP_API void iomap_ioend_try_merge(struct iomap_ioend *ioend, struct iomap_lis
 IOMAP_API void iomap_start_folio_write(struct iomap_inode *inode, struct iomap_folio *folio,
 				       size_t len);
 /** iomap_finish_folio_write - @len bytes of the folio have been written, with or without
- * success; exactly once for each range started; any context */
+ * success; exactly once for each range started, unless iomap_fail_folio_write() is; any context */
 IOMAP_API void iomap_finish_folio_write(struct iomap_inode *inode, struct iomap_folio *folio,
 					size_t len);
+
+/**
+ * iomap_fail_folio_write - a range that was started could not be written
+ * @off: byte within the folio
+ * @len: bytes, as given to iomap_start_folio_write()
+ * @error: negative errno
+ *
+ * Records the error, has the range dirty again where the inode wants that
+ * (IOMAP_INODE_RETRY_WRITES), and ends it as iomap_finish_folio_write(), in place of which it is
+ * called.  Any context.
+ */
+IOMAP_API void iomap_fail_folio_write(struct iomap_inode *inode, struct iomap_folio *folio,
+				      size_t off, size_t len, int error);
 
 /**
  * iomap_writeback_resume - deferred runs of the inode may go; starts their write-out soon

@@ -60,7 +60,8 @@
 #define IOMAP__FOLIO_ACCESSED 0x10U  /* used again since policy.c has last looked */
 #define IOMAP__FOLIO_RA_MARK 0x20U   /* reading here starts the next window */
 #define IOMAP__FOLIO_RA_UNUSED 0x40U /* read ahead, not asked for yet */
-#define IOMAP__FOLIO_HELD_BACK 0x80U /* dirty, and the last writeback took nothing of it */
+/* dirty, and the last writeback took nothing of it; or failed, of an inode that retries (retry.c) */
+#define IOMAP__FOLIO_HELD_BACK 0x80U
 #define IOMAP__FOLIO_COUNTED 0x100U  /* hits count for the inode as well */
 /*
  * Brought in by a call with DONTCACHE and used by no other: it goes when that call has read it,
@@ -182,6 +183,8 @@ void iomap__folio_handoff(struct iomap_folio *folio);
  *   end_writeback: any context, not locked; wakes waiters.  The caller of end_writeback
  *   needs no reference: start_writeback takes one, end_writeback drops it.
  * held_back: under writeback, dirty again, and nothing of it is being written.
+ * failed: under writeback and, where that is wanted, dirty again since it could not be written;
+ *   any context, locked or not.  not_failed: it is about to be cut in pieces.
  * cancel_dirty: the folio is clean without having been written.
  */
 bool iomap__filemap_dirty_folio(struct iomap_address_space *mapping, struct iomap_folio *folio);
@@ -190,6 +193,8 @@ void iomap__folio_start_writeback(struct iomap_folio *folio);
 void iomap__folio_writeback_queued(struct iomap_folio *folio);
 void iomap__folio_end_writeback(struct iomap_folio *folio);
 void iomap__folio_held_back(struct iomap_folio *folio);
+void iomap__folio_failed(struct iomap_folio *folio);
+void iomap__folio_not_failed(struct iomap_folio *folio);
 void iomap__folio_cancel_dirty(struct iomap_folio *folio);
 
 /* Folio locked, so that no writeback of it begins: whether its bytes are not to change now. */
@@ -327,12 +332,26 @@ bool iomap__filemap_referenced(struct iomap_address_space *mapping);
 /* The address space goes, without folios and references: wait until nobody looks at it. */
 void iomap__filemap_quiesce(struct iomap_address_space *mapping);
 /*
- * Throttle: the caller dirties data.  No folio lock held.  May write and wait.  0, or -EAGAIN: there
- * is too much of it, all held back, and the engine has no threads.
+ * Data of the inode, which retries, could not be written: when it is tried again, and what is told
+ * at the hard limit.  Any context.
+ */
+void iomap__mapping_failed(struct iomap_address_space *mapping, int error);
+/* Some is there that is not to be tried yet in the background. */
+bool iomap__mapping_waits(const struct iomap_address_space *mapping);
+/* Throw dirty folios away. */
+void iomap__filemap_discard_dirty(struct iomap_address_space *mapping);
+
+/*
+ * Throttle: the caller dirties data.  No folio lock held.  May write and wait.  0; the error for
+ * which nothing of what is dirty can be written; or -EAGAIN: there is too much of it, all held back,
+ * and the engine has no threads.
  */
 int iomap__balance_dirty(struct iomap_address_space *mapping);
+/* There is data that could not be written: who makes more dirty has to ask first. */
+bool iomap__writes_fail(const struct iomap_engine *engine);
 /*
- * The same for who must not wait: 0, or -EAGAIN when there is too much dirty data for more of it.
+ * The same for who must not wait: 0, that error, or -EAGAIN when there is too much dirty data for
+ * more of it.
  * Has the flusher write, as iomap__balance_dirty() does.  Folio locks may be held.
  */
 int iomap__balance_dirty_nowait(struct iomap_address_space *mapping);
@@ -400,6 +419,13 @@ size_t iomap__folio_copy_from_iter(struct iomap_folio *folio, size_t off, size_t
 #define IOMAP__I_DYING 0x2U	   /* frozen; changed under inodes_lock */
 #define IOMAP__I_DEFERRED 0x4U	   /* runs were held back since the last resume */
 #define IOMAP__I_RESUME 0x8U	   /* resume was asked for: flush soon */
+#define IOMAP__I_RETRY 0x10U	   /* IOMAP_INODE_RETRY_WRITES; constant */
+
+/* Whether data of the inode that could not be written stays dirty. */
+static inline bool iomap__inode_retries(const struct iomap_inode *inode)
+{
+	return iomap__unlikely(iomap__load(&inode->i_state) & IOMAP__I_RETRY);
+}
 
 /*
  * i_pins_nr counts uses by threads that have no file of the inode: the flusher's,

@@ -25,11 +25,6 @@
  * lock or a pin, which do not move wb_seq. */
 #define WB_WAIT_NS 10000000
 
-static uint64_t pages_of(const struct iomap_folio *folio)
-{
-	return 1ULL << folio->order;
-}
-
 void iomap__wb_progress(struct iomap__cache *cache)
 {
 	/* seq_cst pairs with iomap__wb_wait(): a waiter counts itself, then looks at wb_seq */
@@ -84,11 +79,11 @@ bool iomap__filemap_dirty_folio(struct iomap_address_space *mapping, struct ioma
 	fresh = iomap__index_set_tag(mapping, iomap_folio_index(folio), IOMAP__TAG_DIRTY);
 	/* seq_cst pairs with the flusher taking the inode off its list */
 	if (fresh)
-		__atomic_fetch_add(&mapping->nr_dirty_pages, pages_of(folio), __ATOMIC_SEQ_CST);
+		__atomic_fetch_add(&mapping->nr_dirty_pages, iomap__folio_pages(folio), __ATOMIC_SEQ_CST);
 	iomap__tree_unlock(mapping);
 	if (fresh) {
-		atomic_fetch_add(&cache->nr_dirty, pages_of(folio));
-		iomap__throttle_dirtied(cache, pages_of(folio));
+		atomic_fetch_add(&cache->nr_dirty, iomap__folio_pages(folio));
+		iomap__throttle_dirtied(cache, iomap__folio_pages(folio));
 	}
 	iomap__inode_put_dirty(mapping->host);
 	return true;
@@ -106,10 +101,10 @@ static void clear_dirty_tags(struct iomap_folio *folio)
 	if (!iomap__folio_test(folio, IOMAP__FOLIO_DIRTY))
 		cleared = iomap__index_clear_tag(mapping, index, IOMAP__TAG_DIRTY);
 	if (cleared)
-		__atomic_fetch_sub(&mapping->nr_dirty_pages, pages_of(folio), __ATOMIC_SEQ_CST);
+		__atomic_fetch_sub(&mapping->nr_dirty_pages, iomap__folio_pages(folio), __ATOMIC_SEQ_CST);
 	iomap__tree_unlock(mapping);
 	if (cleared)
-		atomic_fetch_sub(&folio->cache->nr_dirty, pages_of(folio));
+		atomic_fetch_sub(&folio->cache->nr_dirty, iomap__folio_pages(folio));
 }
 
 bool iomap__folio_clear_dirty_for_io(struct iomap_folio *folio)
@@ -119,6 +114,7 @@ bool iomap__folio_clear_dirty_for_io(struct iomap_folio *folio)
 						 memory_order_acq_rel);
 
 	iomap__assert(iomap_folio_test_locked(folio));
+	iomap__count_failed(folio, old, false);
 	return old & IOMAP__FOLIO_DIRTY;
 }
 
@@ -142,9 +138,9 @@ void iomap__folio_start_writeback(struct iomap_folio *folio)
 				       memory_order_acq_rel);
 	iomap__assert_msg(!(old & IOMAP__FOLIO_WRITEBACK), "folio is already under writeback");
 	iomap__index_set_tag(mapping, iomap_folio_index(folio), IOMAP__TAG_WRITEBACK);
-	iomap__fetch_add(&mapping->nr_writeback_pages, pages_of(folio));
+	iomap__fetch_add(&mapping->nr_writeback_pages, iomap__folio_pages(folio));
 	iomap__tree_unlock(mapping);
-	atomic_fetch_add(&folio->cache->nr_writeback, pages_of(folio));
+	atomic_fetch_add(&folio->cache->nr_writeback, iomap__folio_pages(folio));
 }
 
 void iomap__folio_writeback_queued(struct iomap_folio *folio)
@@ -156,7 +152,7 @@ void iomap__folio_writeback_queued(struct iomap_folio *folio)
 void iomap__folio_held_back(struct iomap_folio *folio)
 {
 	iomap__assert(iomap_folio_test_locked(folio) && iomap_folio_test_dirty(folio));
-	iomap__folio_set(folio, IOMAP__FOLIO_HELD_BACK);
+	iomap__count_failed(folio, atomic_fetch_or(&folio->flags, IOMAP__FOLIO_HELD_BACK), true);
 }
 
 void iomap__folio_end_writeback(struct iomap_folio *folio)
@@ -164,7 +160,7 @@ void iomap__folio_end_writeback(struct iomap_folio *folio)
 	struct iomap_address_space *mapping = iomap_folio_mapping(folio);
 	struct iomap__cache *cache = folio->cache;
 	uint32_t gone = IOMAP__FOLIO_WRITEBACK | IOMAP__FOLIO_WB_WAITERS | IOMAP__FOLIO_WAITS;
-	uint64_t pages = pages_of(folio);
+	uint64_t pages = iomap__folio_pages(folio);
 	uint32_t old;
 
 	/* it was written in pieces, perhaps; what comes from now on is another use */
@@ -172,7 +168,7 @@ void iomap__folio_end_writeback(struct iomap_folio *folio)
 		gone |= IOMAP__FOLIO_ONCE | IOMAP__FOLIO_ACCESSED;
 	iomap__tree_lock(mapping);
 	iomap__index_clear_tag(mapping, iomap_folio_index(folio), IOMAP__TAG_WRITEBACK);
-	iomap__fetch_sub(&mapping->nr_writeback_pages, pages_of(folio));
+	iomap__fetch_sub(&mapping->nr_writeback_pages, iomap__folio_pages(folio));
 	old = atomic_fetch_and_explicit(&folio->flags, ~gone, memory_order_acq_rel);
 	iomap__assert_msg(old & IOMAP__FOLIO_WRITEBACK, "folio is not under writeback");
 	if (old & IOMAP__FOLIO_WAITS)

@@ -10,6 +10,9 @@
  * DIRTY_LISTED first and then looks at the count once more, while a thread that dirties a
  * page counts first and then looks at DIRTY_LISTED, so one of the two puts it back.
  *
+ * What could not be written, of inodes that keep it (retry.c), is passed by until its time has
+ * come; then the inode has a turn for that.
+ *
  * The thread sleeps on flusher_word; while writeback is in flight it does so in the parking
  * lot, and completes what nobody else waits for.  It blocks all signals.
  *
@@ -150,6 +153,45 @@ static struct iomap_inode *take_turn(struct iomap__cache *cache, unsigned class)
 		}
 		item = item->next;
 	} while (!inode && item != begin);
+	iomap__mutex_unlock(&cache->dirty_lock);
+	return inode;
+}
+
+/*
+ * dirty_lock held.  When data that could not be written is to be tried again: the inode for which
+ * that is first, *@due_ns; NULL: there is none.
+ */
+static struct iomap_inode *next_retry(struct iomap__cache *cache, uint64_t *due_ns)
+{
+	struct iomap_inode *first = NULL;
+	struct iomap_list_head *item;
+
+	if (iomap__likely(!atomic_load(&cache->nr_failed)))
+		return NULL;
+	for (item = cache->dirty_inodes.next; item != &cache->dirty_inodes; item = item->next) {
+		const struct iomap_address_space *mapping = &dirty_inode(item)->i_data;
+		uint64_t due = iomap__load(&mapping->retry_ns);
+
+		if (!iomap__load(&mapping->nr_failed_pages) || (first && due >= *due_ns))
+			continue;
+		first = dirty_inode(item);
+		*due_ns = due;
+	}
+	return first;
+}
+
+/* One whose time has come, pinned. */
+static struct iomap_inode *take_retry(struct iomap__cache *cache, uint64_t now)
+{
+	struct iomap_inode *inode;
+	uint64_t due_ns = 0;
+
+	iomap__mutex_lock(&cache->dirty_lock);
+	inode = next_retry(cache, &due_ns);
+	if (inode && due_ns > now)
+		inode = NULL;
+	if (inode)
+		take(cache, inode);
 	iomap__mutex_unlock(&cache->dirty_lock);
 	return inode;
 }
@@ -304,6 +346,27 @@ static void flush_amount(struct iomap__cache *cache)
 	}
 }
 
+/*
+ * Try again what could not be written.  What is under way is no failure any more; what could not
+ * even be tried, since somebody has it locked, is looked at again in a while.
+ */
+static uint64_t flush_retries(struct iomap__cache *cache, uint64_t nr_pages)
+{
+	struct iomap_engine *engine = cache->engine;
+	uint64_t interval_ns = (uint64_t)engine->opts.flush_interval_ms * 1000000;
+	uint64_t now = iomap__now_ns(&engine->env), done = 0, nr;
+	struct iomap_inode *inode;
+
+	while (done < nr_pages && !flush_is_off(cache) && (inode = take_retry(cache, now))) {
+		nr = iomap__write_some(&inode->i_data, iomap__min(nr_pages - done, FLUSH_PAGES));
+		if (!nr)
+			iomap__mapping_put_off(&inode->i_data, now + interval_ns);
+		give_back(cache, inode, false);
+		done += nr;
+	}
+	return done;
+}
+
 /* For want of clean folios, whatever the limits are. */
 static void flush_wanted(struct iomap__cache *cache)
 {
@@ -380,6 +443,8 @@ unsigned iomap__flusher_poll(struct iomap_engine *engine)
 	iomap__reclaim_ahead(cache, FLUSH_PAGES);
 	done = poll_amount(cache, FLUSH_PAGES);
 	if (done < FLUSH_PAGES)
+		done += flush_retries(cache, FLUSH_PAGES - done);
+	if (done < FLUSH_PAGES)
 		done += poll_expired(cache, FLUSH_PAGES - done);
 	atomic_store(&cache->poll_busy, false);
 	return done != 0;
@@ -389,7 +454,7 @@ int64_t iomap__flusher_poll_timeout(struct iomap_engine *engine)
 {
 	struct iomap__cache *cache = engine->cache;
 	uint64_t age = (uint64_t)engine->opts.dirty_expire_ms * 1000000;
-	uint64_t now = iomap__now_ns(&engine->env), at = UINT64_MAX;
+	uint64_t now = iomap__now_ns(&engine->env), at = UINT64_MAX, retry_ns;
 	bool closed = iomap__engine_closed(engine);
 	struct iomap_inode *inode;
 
@@ -406,6 +471,8 @@ int64_t iomap__flusher_poll_timeout(struct iomap_engine *engine)
 			due = now;
 		at = iomap__min(at, due);
 	}
+	if (!closed && next_retry(cache, &retry_ns))
+		at = iomap__min(at, retry_ns);
 	iomap__mutex_unlock(&cache->dirty_lock);
 	if (!closed && poll_excess(cache))
 		at = iomap__min(at, atomic_load(&cache->poll_retry_ns));
@@ -427,8 +494,15 @@ static void flusher_sleep(struct iomap__cache *cache, uint32_t word)
 {
 	struct iomap_engine *engine = cache->engine;
 	uint64_t interval_ns = (uint64_t)engine->opts.flush_interval_ms * 1000000;
+	uint64_t retry_ns, now;
 
 	interval_ns = iomap__min(interval_ns, iomap__slow_interval(engine->blk));
+	iomap__mutex_lock(&cache->dirty_lock);
+	if (next_retry(cache, &retry_ns)) {
+		now = iomap__now_ns(&engine->env);
+		interval_ns = iomap__min(interval_ns, retry_ns > now ? retry_ns - now : 0);
+	}
+	iomap__mutex_unlock(&cache->dirty_lock);
 	if (atomic_load(&cache->nr_writeback))
 		(void)iomap__io_wait_timeout(engine->blk, &cache->flusher_word, word, interval_ns);
 	else
@@ -455,6 +529,7 @@ static void *flusher_main(void *arg)
 		iomap__reclaim_ahead(cache, UINT64_MAX);
 		flush_wanted(cache);
 		flush_amount(cache);
+		(void)flush_retries(cache, UINT64_MAX);
 		flush_expired(cache);
 		iomap__index_reap(cache, true);
 		iomap__cache_trim(cache);

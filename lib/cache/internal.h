@@ -105,6 +105,8 @@ struct iomap__cache {
 	/* dirty.c */
 	_Atomic uint64_t nr_dirty, nr_writeback; /* pages */
 	_Atomic uint64_t nr_written;		     /* pages whose writeback has ended */
+	_Atomic uint64_t nr_failed;		     /* dirty ones that could not be written */
+	_Atomic uint32_t failed_errno;		     /* the last error of that */
 	/* limits; they follow the size.  Of all: dirty data at which the flusher begins, at which
 	 * data waits; of metadata, four fifths */
 	_Atomic uint64_t background_pages, hard_pages, most_pages;
@@ -186,6 +188,11 @@ static inline char *iomap__folio_mem(const struct iomap__cache *cache,
 				     const struct iomap_folio *folio)
 {
 	return cache->data + ((size_t)(folio - cache->folios) << IOMAP_PAGE_SHIFT);
+}
+
+static inline uint64_t iomap__folio_pages(const struct iomap_folio *folio)
+{
+	return 1ULL << folio->order;
 }
 
 static inline void iomap__folio_set(struct iomap_folio *folio, uint32_t flag)
@@ -465,6 +472,12 @@ void iomap__ra_short(struct iomap__ra_state *ra, const struct iomap__ra_window *
 /* wb_seq has moved / wait until it differs from @seq.  False when it timed out. */
 void iomap__wb_progress(struct iomap__cache *cache);
 bool iomap__wb_wait(struct iomap__cache *cache, unsigned class, uint32_t seq);
+
+/* ---- retry.c ---- */
+/* HELD_BACK was set (@failed) or cleared; @old: the flags before. */
+void iomap__count_failed(struct iomap_folio *folio, uint32_t old, bool failed);
+/* What has failed is not to be tried before @ns. */
+void iomap__mapping_put_off(struct iomap_address_space *mapping, uint64_t ns);
 
 /* Start to write at most @nr pages of an address space, whatever is easy; pages taken. */
 uint64_t iomap__write_some(struct iomap_address_space *mapping, uint64_t nr);

@@ -154,6 +154,7 @@ static bool split_frozen(struct iomap__split *split)
 	if (!iomap__index_split_begin(mapping, split))
 		return false;
 	/* or a reader that goes by without a reference: only one of us counts the folio */
+	iomap__folio_not_failed(split->folio);
 	flags = atomic_fetch_and_explicit(&split->folio->flags, ~IOMAP__FOLIO_RA_UNUSED,
 					  memory_order_relaxed);
 	if (flags & IOMAP__FOLIO_RA_UNUSED)

@@ -22,7 +22,9 @@
  *
  * At the hard limit a writer writes its own inode, and then waits for as long as it takes: while
  * nothing can be written (a device that hangs, data held back by the application) letting it
- * through would only fill the cache.  Who has to write for the others to go on says so
+ * through would only fill the cache.  Not so when what is beyond the limit has been tried and has
+ * failed, and stays dirty since its inode wants that: it gets that error.  Who has to write for the
+ * others to go on says so
  * (IOMAP_IOCB_NOTHROTTLE).  Without threads nobody but callers lets go what is held back, perhaps
  * this very one: there a writer gets -EAGAIN when nothing can be written and nothing is under way,
  * as fsync does.  An engine that is shut down lets all through: it is the end, and
@@ -152,16 +154,36 @@ static uint64_t write_data(struct iomap__cache *cache, struct iomap_address_spac
 	return 0;
 }
 
-/* 0, or -EAGAIN: all of it is held back, and there is no thread that could let it go. */
+/*
+ * The error for which no more can be written than has been: what failed is by itself beyond the
+ * limit.  0: who waits may hope.
+ */
+static int failure(struct iomap__cache *cache, const struct iomap_address_space *mapping)
+{
+	unsigned error = iomap__load(&mapping->retry_errno);
+
+	if (iomap__likely(atomic_load(&cache->nr_failed) <= atomic_load(&cache->hard_pages)))
+		return 0;
+	if (!error || !iomap__load(&mapping->nr_failed_pages))
+		error = atomic_load(&cache->failed_errno);
+	return -(int)error;
+}
+
+/* 0, that error, or -EAGAIN: all is held back, and there is no thread that could let it go. */
 static int wait_as_data(struct iomap__cache *cache, struct iomap_address_space *mapping)
 {
 	unsigned looks = 0;
+	int err;
 
 	while (level(cache) > atomic_load(&cache->hard_pages) &&
 	       !iomap__engine_closed(cache->engine)) {
 		uint32_t seq = iomap__load_acquire(&cache->wb_seq);
-		uint64_t nr = write_data(cache, mapping);
+		uint64_t nr;
 
+		err = failure(cache, mapping);
+		if (err)
+			return err;
+		nr = write_data(cache, mapping);
 		if (level(cache) <= atomic_load(&cache->hard_pages))
 			break;
 		if (nr || cache->flusher_runs || atomic_load(&cache->nr_writeback) ||
@@ -251,9 +273,19 @@ int iomap__balance_dirty(struct iomap_address_space *mapping)
 int iomap__balance_dirty_nowait(struct iomap_address_space *mapping)
 {
 	struct iomap__cache *cache = iomap__cache_of(mapping);
+	int err;
 
 	/* what it owes it owes until it may wait */
-	return iomap__unlikely(is_beyond(cache)) && is_over(cache, mapping) ? -EAGAIN : 0;
+	if (iomap__likely(!is_beyond(cache)) || !is_over(cache, mapping))
+		return 0;
+	err = mapping->host->i_class ? 0 : failure(cache, mapping);
+	return err ? err : -EAGAIN;
+}
+
+bool iomap__writes_fail(const struct iomap_engine *engine)
+{
+	return iomap__unlikely(atomic_load_explicit(&engine->cache->nr_failed,
+						    memory_order_relaxed));
 }
 
 /* ---- the reserve ---- */

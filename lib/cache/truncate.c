@@ -78,6 +78,28 @@ void iomap__filemap_truncate_range(struct iomap_address_space *mapping, int64_t 
 	iomap__index_reap(iomap__cache_of(mapping), false);
 }
 
+void iomap__filemap_discard_dirty(struct iomap_address_space *mapping)
+{
+	struct iomap_folio *folios[IOMAP__BATCH];
+	uint64_t index = 0;
+	unsigned nr;
+
+	/* those under writeback too: they may turn out to be dirty */
+	(void)iomap__filemap_wait_range(mapping, 0, INT64_MAX);
+	while ((nr = iomap__filemap_get_tagged(mapping, &index, UINT64_MAX >> IOMAP_PAGE_SHIFT,
+					       IOMAP__TAG_DIRTY, folios, IOMAP__BATCH)))
+		for (unsigned i = 0; i < nr; i++) {
+			iomap_folio_lock(folios[i]);
+			iomap_folio_wait_writeback(folios[i]);
+			if (iomap_folio_mapping(folios[i]) == mapping &&
+			    iomap_folio_test_dirty(folios[i]))
+				remove_locked(mapping, folios[i]);
+			iomap_folio_unlock(folios[i]);
+			iomap_folio_put(folios[i]);
+		}
+	iomap__index_reap(iomap__cache_of(mapping), false);
+}
+
 /* False: some of the range is dirty, or the folio's owner will not let it go. */
 static bool invalidate_folio(struct iomap_address_space *mapping, struct iomap_folio *folio,
 			     uint64_t start, uint64_t end)

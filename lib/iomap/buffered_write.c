@@ -437,8 +437,12 @@ int iomap__write_balance(const struct iomap_iter *iter)
 /* A clean folio becomes dirty, which others throttle behind it, but NOWAIT before it, or never. */
 static inline bool wr_hit_is_allowed(struct iomap_iter *iter, const struct iomap__write_hit *hit)
 {
-	return hit->flags & IOMAP__FOLIO_DIRTY || iomap__likely(!(iter->flags & IOMAP_NOWAIT)) ||
-	       !iomap__write_balance(iter);
+	if (hit->flags & IOMAP__FOLIO_DIRTY ||
+	    iomap__likely(!(iter->flags & IOMAP_NOWAIT) &&
+			  !iomap__writes_fail(iter->inode->i_engine)))
+		return true;
+	/* or the ordinary way, which asks before it locks */
+	return iter->flags & IOMAP_NOWAIT && !iomap__write_balance(iter);
 }
 
 /* The folio of the iterator's position, locked, if that takes no more than a moment. */

@@ -6,7 +6,8 @@
  * a folio that nobody has read or written in parts yet, which then is uptodate or dirty as a
  * whole: what makes the state copies the folio's flags into the bits.
  *
- * Dirty bits are changed with the folio locked.  Uptodate bits too, but while the lock is
+ * Dirty bits are changed with the folio locked, but that a completion sets them, under writeback,
+ * when the write has failed and is to be tried again.  Uptodate bits too, but while the lock is
  * held for a read they are cleared, atomically, by the completions of ranges that failed:
  * the read sets them when it takes a block in hand, and unlocks after the last completion,
  * so nobody else sees a bit of a block that is still on its way.
@@ -154,6 +155,18 @@ static struct iomap__ifs *ifs_new(const struct iomap_inode *inode, unsigned nr_b
 	return ifs;
 }
 
+/*
+ * A completion of a write that failed may make the folio dirty just now, and has looked for the
+ * state before it was there: it has set the folio's flag by then, which stands for all blocks.
+ */
+static void ifs_publish(struct iomap_folio *folio, struct iomap__ifs *ifs)
+{
+	/* seq_cst: pairs with iomap__ifs_failed(), which comes before and behind the flag */
+	__atomic_store_n(&folio->ifs, ifs, __ATOMIC_SEQ_CST);
+	if (atomic_load(&folio->flags) & IOMAP__FOLIO_DIRTY)
+		ifs_set(ifs_dirty(ifs), 0, ifs->nr_blocks);
+}
+
 int iomap__ifs_alloc(struct iomap_inode *inode, struct iomap_folio *folio)
 {
 	unsigned nr_blocks = iomap__folio_blocks(inode, folio);
@@ -167,9 +180,7 @@ int iomap__ifs_alloc(struct iomap_inode *inode, struct iomap_folio *folio)
 		return -ENOMEM;
 	if (iomap_folio_test_uptodate(folio))
 		ifs_set(ifs_uptodate(ifs), 0, nr_blocks);
-	if (iomap_folio_test_dirty(folio))
-		ifs_set(ifs_dirty(ifs), 0, nr_blocks);
-	folio->ifs = ifs;
+	ifs_publish(folio, ifs);
 	return 0;
 }
 
@@ -209,6 +220,15 @@ unsigned iomap__ifs_find_dirty(struct iomap_inode *inode, const struct iomap_fol
 void iomap__ifs_set_dirty(struct iomap_folio *folio, size_t off, size_t len)
 {
 	struct iomap__ifs *ifs = folio->ifs;
+
+	if (ifs)
+		ifs_set(ifs_dirty(ifs), ifs_first(ifs, off), ifs_end(ifs, off + len));
+}
+
+void iomap__ifs_failed(struct iomap_folio *folio, size_t off, size_t len)
+{
+	/* seq_cst: pairs with ifs_publish(); one of the two sees the other */
+	struct iomap__ifs *ifs = __atomic_load_n(&folio->ifs, __ATOMIC_SEQ_CST);
 
 	if (ifs)
 		ifs_set(ifs_dirty(ifs), ifs_first(ifs, off), ifs_end(ifs, off + len));

@@ -29,6 +29,7 @@
 #define INODE_BLKBITS_MIN 9U
 #define INODE_BLKBITS_MAX 16U
 #define INODE_CLASS_MAX 7U
+#define INODE_FLAGS IOMAP_INODE_RETRY_WRITES
 #define INODE_DESTROY_FLAGS (IOMAP_DESTROY_WAIT | IOMAP_DESTROY_DISCARD)
 
 /* One log line that says what is wrong with the arguments. */
@@ -71,6 +72,8 @@ static int inode_check_args(struct iomap_engine *engine, const struct iomap_inod
 		return inode_refuse(engine, args, "i_size is beyond i_maxbytes");
 	if (args->lock_class > INODE_CLASS_MAX)
 		return inode_refuse(engine, args, "lock_class is above 7");
+	if (args->flags & ~(uint64_t)INODE_FLAGS)
+		return inode_refuse(engine, args, "unknown flags");
 	for (size_t i = 0; i < iomap__array_len(args->reserved); i++)
 		if (args->reserved[i])
 			return inode_refuse(engine, args, "a reserved argument is not zero");
@@ -106,6 +109,8 @@ int iomap_inode_init(struct iomap_engine *engine, struct iomap_inode *inode,
 	inode->i_private = args.i_private;
 	inode->i_blkbits = (uint8_t)blkbits;
 	inode->i_class = (uint8_t)args.lock_class;
+	if (args.flags & IOMAP_INODE_RETRY_WRITES)
+		inode->i_state |= IOMAP__I_RETRY;
 	iomap__list_init(&inode->i_engine_list);
 	iomap__list_init(&inode->i_dirty_list);
 	iomap__rwsem_init(&inode->i_rwsem, IOMAP__RANK_INODE, args.lock_class);
@@ -149,6 +154,9 @@ static bool inode_is_busy(struct iomap_inode *inode, unsigned flags)
 	if (inode_is_dirty(inode) && !(flags & IOMAP_DESTROY_DISCARD))
 		return true;
 	(void)iomap__filemap_wait_range(&inode->i_data, 0, INT64_MAX);
+	/* what has failed just now */
+	if (inode_is_dirty(inode) && !(flags & IOMAP_DESTROY_DISCARD))
+		return true;
 	return iomap__filemap_referenced(&inode->i_data);
 }
 
@@ -189,6 +197,15 @@ int iomap_inode_destroy(struct iomap_inode *inode, unsigned flags)
 	inode->i_engine = NULL;
 	if (bdev)
 		iomap__bdev_put(bdev);
+	return 0;
+}
+
+int iomap_inode_discard_dirty(struct iomap_inode *inode)
+{
+	iomap__inode_check(inode);
+	if (iomap__engine_forked(inode->i_engine))
+		return -ECHILD;
+	iomap__filemap_discard_dirty(&inode->i_data);
 	return 0;
 }
 

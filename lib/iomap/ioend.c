@@ -103,6 +103,12 @@ static void ioend_folio(void *arg, struct iomap_folio *folio, size_t off, size_t
 	iomap_finish_folio_write(arg, folio, len);
 }
 
+static void ioend_failed_folio(void *arg, struct iomap_folio *folio, size_t off, size_t len)
+{
+	iomap__folio_write_failed(folio, off, len);
+	iomap_finish_folio_write(arg, folio, len);
+}
+
 static void ioend_record_error(struct iomap_ioend *ioend, int error)
 {
 	struct iomap_inode *inode = ioend->io_inode;
@@ -110,6 +116,8 @@ static void ioend_record_error(struct iomap_ioend *ioend, int error)
 	iomap__log_io_error(inode, "writeback", ioend->io_offset, ioend->io_size,
 			    ioend->io_bio.bi_bdev, ioend->io_sector << IOMAP_SECTOR_SHIFT, error);
 	iomap_mapping_set_error(&inode->i_data, error);
+	if (iomap__inode_retries(inode))
+		iomap__mapping_failed(&inode->i_data, error);
 }
 
 int iomap__ioend_outcome(const struct iomap_ioend *ioend)
@@ -122,6 +130,7 @@ int iomap__ioend_outcome(const struct iomap_ioend *ioend)
 static void ioend_finish(struct iomap_ioend *ioend, int error)
 {
 	struct ioend_box *box = ioend_box(ioend), *next;
+	iomap__bio_folio_fn *fn = ioend_folio;
 	struct iomap_inode *inode;
 	struct iomap__cache *cache;
 
@@ -129,11 +138,15 @@ static void ioend_finish(struct iomap_ioend *ioend, int error)
 	box->magic = 0;
 	inode = ioend->io_inode;
 	cache = inode->i_engine->cache;
-	if (error)
+	if (error) {
 		ioend_record_error(ioend, error);
+		/* not behind the first folio: with the last one the inode may go */
+		if (iomap__inode_retries(inode))
+			fn = ioend_failed_folio;
+	}
 	for (; box; box = next) {
 		next = box->next;
-		iomap__bio_for_each_folio(&box->ioend.io_bio, cache, ioend_folio, inode);
+		iomap__bio_for_each_folio(&box->ioend.io_bio, cache, fn, inode);
 		iomap_bio_put(&box->ioend.io_bio);
 	}
 }

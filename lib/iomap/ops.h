@@ -150,6 +150,8 @@ static inline unsigned iomap__folio_blocks(const struct iomap_inode *inode,
  *   blocks when there is none.
  * set_dirty, clear_dirty: of every block that the range touches.
  * set_uptodate: of every block that starts in the range; the folio's flag is left alone.
+ * failed: set_dirty without the folio's lock, under writeback; to be called before the folio's
+ *   own flag is set, and once more behind that.
  * clear_uptodate: of every block that the range touches; any context, lock held for reading.
  * all_uptodate: every block is.
  */
@@ -160,6 +162,7 @@ unsigned iomap__ifs_find_uptodate(struct iomap_inode *inode, const struct iomap_
 unsigned iomap__ifs_find_dirty(struct iomap_inode *inode, const struct iomap_folio *folio,
 			       unsigned first, bool set);
 void iomap__ifs_set_dirty(struct iomap_folio *folio, size_t off, size_t len);
+void iomap__ifs_failed(struct iomap_folio *folio, size_t off, size_t len);
 void iomap__ifs_clear_dirty(struct iomap_folio *folio, size_t off, size_t len);
 void iomap__ifs_set_uptodate(struct iomap_folio *folio, size_t off, size_t len);
 void iomap__ifs_clear_uptodate(struct iomap_folio *folio, size_t off, size_t len);
@@ -228,6 +231,8 @@ typedef void iomap__bio_folio_fn(void *arg, struct iomap_folio *folio, size_t of
 void iomap__bio_for_each_folio(const struct iomap_bio *bio, struct iomap__cache *cache,
 			       iomap__bio_folio_fn *fn, void *arg);
 
+/* It could not be written: dirty again.  Under writeback, locked or not; any context. */
+void iomap__folio_write_failed(struct iomap_folio *folio, size_t off, size_t len);
 /* The error with which the ioend has ended, or 0; before it is finished. */
 int iomap__ioend_outcome(const struct iomap_ioend *ioend);
 

@@ -20,7 +20,10 @@
  *
  * A run that fails: the folio is clean as a whole, and nothing more of it is asked for, since
  * the application gives back the reservations up to its end.  What was queued before goes
- * out.  A run that is deferred: everything from it on is dirty again, and the folio keeps
+ * out.  On an inode that retries the folio stays dirty from there on, as when the run is deferred,
+ * and is not asked for in the background before its time has come (cache/retry.c); a completion that
+ * failed makes its part dirty again.  So the dirty bits of a run are taken off before it is handed
+ * on, not when the folio is done.  A run that is deferred: everything from it on is dirty again, and the folio keeps
  * its DIRTY and TOWRITE tags all the while, so that a sync beside this one finds it too.
  *
  * Nothing is held back while this thread sleeps: before it waits for a folio's lock or for
@@ -64,6 +67,25 @@ void iomap_finish_folio_write(struct iomap_inode *inode, struct iomap_folio *fol
 		iomap__folio_end_writeback(folio);
 }
 
+void iomap__folio_write_failed(struct iomap_folio *folio, size_t off, size_t len)
+{
+	/* twice: whoever makes block state beside us sees the folio's flag, or we the state */
+	iomap__ifs_failed(folio, off, len);
+	iomap__folio_failed(folio);
+	iomap__ifs_failed(folio, off, len);
+}
+
+void iomap_fail_folio_write(struct iomap_inode *inode, struct iomap_folio *folio, size_t off,
+			    size_t len, int error)
+{
+	iomap_mapping_set_error(&inode->i_data, error);
+	if (iomap__inode_retries(inode)) {
+		iomap__mapping_failed(&inode->i_data, error);
+		iomap__folio_write_failed(folio, off, len);
+	}
+	iomap_finish_folio_write(inode, folio, len);
+}
+
 /* ---- runs ---- */
 
 static int wb_broken(struct iomap_writepage_ctx *wpc, int64_t pos, const char *fault)
@@ -103,9 +125,12 @@ static ssize_t wb_run(struct iomap_writepage_ctx *wpc, struct iomap_folio *folio
 	return 0;
 }
 
-/* Find the dirty runs below end_pos and hand them on; *@pos as wb_run(). */
+/*
+ * Find the dirty runs below end_pos and hand them on; *@pos as wb_run(), *@run_end is where that
+ * run ends.
+ */
 static ssize_t wb_runs(struct iomap_writepage_ctx *wpc, struct iomap_folio *folio, uint64_t *pos,
-		       uint64_t end_pos)
+		       uint64_t *run_end, uint64_t end_pos)
 {
 	struct iomap_inode *inode = wpc->inode;
 	uint64_t first = (uint64_t)iomap_folio_pos(folio);
@@ -121,6 +146,9 @@ static ssize_t wb_runs(struct iomap_writepage_ctx *wpc, struct iomap_folio *foli
 			break;
 		end = iomap__min(iomap__ifs_find_dirty(inode, folio, block, false), limit);
 		*pos = first + ((uint64_t)block << inode->i_blkbits);
+		*run_end = first + ((uint64_t)end << inode->i_blkbits);
+		/* first: what is sent may fail at once, and be dirty again */
+		iomap__ifs_clear_dirty(folio, (size_t)(*pos - first), (size_t)(*run_end - *pos));
 		ret = wb_run(wpc, folio, pos, (size_t)(end - block) << inode->i_blkbits, end_pos);
 		if (ret)
 			return ret;
@@ -135,31 +163,53 @@ static int64_t wb_pages(const struct iomap_folio *folio)
 	return (int64_t)(iomap__folio_bytes(folio) >> IOMAP_PAGE_SHIFT);
 }
 
-/* [pos, end of the folio) stays dirty for now; @whole: nothing of the folio went out. */
-static void wb_defer(struct iomap_writepage_ctx *wpc, struct iomap_folio *folio, uint64_t pos,
-		     bool whole)
+/*
+ * From @pos on what was dirty is so again, up to the end of the folio, and what was not must not
+ * become it: it may not even be uptodate.  Behind the run that ends at @run_end nothing has been
+ * looked at yet.  A folio without state is all dirty; without memory for some it is so again, the
+ * part that went out too.
+ */
+static void wb_keep(struct iomap_writepage_ctx *wpc, struct iomap_folio *folio, uint64_t pos,
+		    uint64_t run_end)
 {
 	struct iomap_inode *inode = wpc->inode;
 	size_t off = (size_t)(pos - (uint64_t)iomap_folio_pos(folio));
 
-	/*
-	 * From pos on what was dirty is so still, and what was not must not become it: it may
-	 * not even be uptodate.  A folio without state is all dirty; without memory for some it
-	 * is so again, the part that went out too.
-	 */
 	if (folio->ifs)
-		iomap__ifs_clear_dirty(folio, 0, off);
+		iomap__ifs_set_dirty(folio, off, (size_t)(run_end - pos));
 	else if (!iomap__ifs_alloc(inode, folio))
 		iomap__ifs_set_dirty(folio, off, iomap__folio_bytes(folio) - off);
+	iomap__filemap_dirty_folio(&inode->i_data, folio);
+}
+
+/* It was kept because it is held back; @whole: nothing of the folio went out. */
+static void wb_deferred(struct iomap_writepage_ctx *wpc, struct iomap_folio *folio, bool whole)
+{
+	struct iomap_inode *inode = wpc->inode;
+
 	wpc->wbc->nr_deferred++;
 	iomap__cache_count2(inode->i_engine, IOMAP__STAT_DEFERRED, 1);
 	iomap__fetch_or(&inode->i_state, IOMAP__I_DEFERRED);
-	iomap__filemap_dirty_folio(&inode->i_data, folio);
 	if (whole) {
 		/* no progress: who writes until there is less must not go on for it */
 		iomap__folio_held_back(folio);
 		wpc->wbc->nr_to_write += wb_pages(folio);
 	}
+}
+
+/* A run could not be scheduled.  Before writeback ends: who has waited for that finds the error. */
+static void wb_failed(struct iomap_writepage_ctx *wpc, struct iomap_folio *folio, int error)
+{
+	struct iomap_address_space *mapping = &wpc->inode->i_data;
+
+	iomap_mapping_set_error(mapping, error);
+	if (!iomap__inode_retries(wpc->inode)) {
+		iomap__ifs_clear_dirty(folio, 0, iomap__folio_bytes(folio));
+		iomap__folio_writeback_queued(folio);
+		return;
+	}
+	iomap__mapping_failed(mapping, error);
+	iomap__folio_held_back(folio);
 }
 
 /* The block that holds EOF, or the page, is zeroed to its end. */
@@ -173,9 +223,9 @@ static int wb_write(struct iomap_writepage_ctx *wpc, struct iomap_folio *folio, 
 {
 	struct iomap_inode *inode = wpc->inode;
 	uint64_t pos = (uint64_t)iomap_folio_pos(folio);
-	size_t bytes = iomap__folio_bytes(folio);
-	uint64_t end_pos = iomap__min(pos + bytes, (uint64_t)i_size);
-	uint64_t first, tail;
+	size_t bytes = iomap__folio_bytes(folio), off;
+	uint64_t folio_end = pos + bytes, end_pos = iomap__min(folio_end, (uint64_t)i_size);
+	uint64_t first, tail, run_end = pos;
 	ssize_t ret;
 
 	iomap__folio_clear_dirty_for_io(folio);
@@ -188,14 +238,19 @@ static int wb_write(struct iomap_writepage_ctx *wpc, struct iomap_folio *folio, 
 	atomic_store_explicit(&folio->write_bytes, 1, memory_order_relaxed);
 	first = pos + ((uint64_t)iomap__ifs_find_dirty(inode, folio, 0, true)
 		       << inode->i_blkbits);
-	ret = wb_runs(wpc, folio, &pos, end_pos);
+	ret = wb_runs(wpc, folio, &pos, &run_end, end_pos);
+	if (ret == IOMAP_WB_DEFER || (ret && iomap__inode_retries(inode)))
+		wb_keep(wpc, folio, pos, run_end);
 	if (ret == IOMAP_WB_DEFER) {
-		wb_defer(wpc, folio, pos, pos == first);
+		wb_deferred(wpc, folio, pos == first);
 		ret = 0;
+	} else if (ret) {
+		wb_failed(wpc, folio, (int)ret);
 	} else {
-		iomap__ifs_clear_dirty(folio, 0, bytes);
-		/* before writeback ends: who has waited for that finds the error */
-		iomap_mapping_set_error(&inode->i_data, (int)ret);
+		/* what lies beyond EOF */
+		off = (size_t)(iomap__min(iomap__round_up(end_pos, iomap_i_blocksize(inode)),
+					  folio_end) - (folio_end - bytes));
+		iomap__ifs_clear_dirty(folio, off, bytes - off);
 		iomap__folio_writeback_queued(folio);
 	}
 	iomap_folio_unlock(folio);
@@ -231,6 +286,11 @@ static bool wb_lock(struct iomap_writepage_ctx *wpc, struct iomap_folio *folio, 
 static bool wb_wanted(struct iomap_writepage_ctx *wpc, struct iomap_folio *folio, int *error)
 {
 	if (iomap_folio_mapping(folio) != &wpc->inode->i_data || !iomap_folio_test_dirty(folio))
+		return false;
+	/* it has failed, and its time has not come: meanwhile the others are written */
+	if (wpc->wbc->sync_mode == IOMAP_WB_SYNC_NONE &&
+	    iomap__unlikely(iomap__folio_test(folio, IOMAP__FOLIO_HELD_BACK)) &&
+	    iomap__inode_retries(wpc->inode) && iomap__mapping_waits(&wpc->inode->i_data))
 		return false;
 	if (!iomap_folio_test_writeback(folio))
 		return true;
