@@ -166,13 +166,14 @@ static struct iomap_inode *next_retry(struct iomap__cache *cache, uint64_t *due_
 	struct iomap_inode *first = NULL;
 	struct iomap_list_head *item;
 
+	*due_ns = UINT64_MAX;
 	if (iomap__likely(!atomic_load(&cache->nr_failed)))
 		return NULL;
 	for (item = cache->dirty_inodes.next; item != &cache->dirty_inodes; item = item->next) {
 		const struct iomap_address_space *mapping = &dirty_inode(item)->i_data;
 		uint64_t due = iomap__load(&mapping->retry_ns);
 
-		if (!iomap__load(&mapping->nr_failed_pages) || (first && due >= *due_ns))
+		if (!iomap__load(&mapping->nr_failed_pages) || due >= *due_ns)
 			continue;
 		first = dirty_inode(item);
 		*due_ns = due;
@@ -184,7 +185,7 @@ static struct iomap_inode *next_retry(struct iomap__cache *cache, uint64_t *due_
 static struct iomap_inode *take_retry(struct iomap__cache *cache, uint64_t now)
 {
 	struct iomap_inode *inode;
-	uint64_t due_ns = 0;
+	uint64_t due_ns;
 
 	iomap__mutex_lock(&cache->dirty_lock);
 	inode = next_retry(cache, &due_ns);
