@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * group.c - group-commit: sixteen threads append 4 KiB to files of their own and sync each.
+ * group.c - group-commit: sixteen threads, or as many as a case asks for, append 4 KiB to files of their own and sync each.
  *
  * Ours is the example store, whose fsync is data, a commit of the metadata that finds it, and
  * a flush; the peer is XFS, whose fsync is data and its log.  Both share among those who sync at the
@@ -17,9 +17,9 @@
 
 #include "store.h"
 
-#include "bench.h"
+#include "group.h"
 
-#define THREADS 16
+#define THREADS_MAX 16U
 #define RECORD_BYTES 4096
 #define DEVICE_BYTES (UINT64_C(1) << 30)
 #define CACHE_BYTES (UINT64_C(256) << 20)
@@ -46,7 +46,8 @@ struct group {
 	int (*empty)(struct appender *a);
 	pthread_barrier_t start;
 	atomic_bool over;
-	struct appender appender[THREADS];
+	unsigned nr; /* threads */
+	struct appender appender[THREADS_MAX];
 };
 
 static void *appender_main(void *arg)
@@ -75,13 +76,13 @@ static int group_round(struct bench_ctx *ctx, void *state, double *values)
 	uint64_t ops = 0;
 	int error = 0;
 
-	for (unsigned i = 0; i < THREADS && !error; i++)
+	for (unsigned i = 0; i < group->nr && !error; i++)
 		error = group->empty(&group->appender[i]);
 	if (error)
 		return bench_error("an empty file: %s", strerror(-error));
 	atomic_store(&group->over, false);
-	pthread_barrier_init(&group->start, NULL, THREADS + 1);
-	for (unsigned i = 0; i < THREADS; i++) {
+	pthread_barrier_init(&group->start, NULL, group->nr + 1);
+	for (unsigned i = 0; i < group->nr; i++) {
 		group->appender[i].ops = 0;
 		error = pthread_create(&group->appender[i].thread, NULL, appender_main,
 				       &group->appender[i]);
@@ -95,7 +96,7 @@ static int group_round(struct bench_ctx *ctx, void *state, double *values)
 	bench_round_begin(&round, ctx->round_s);
 	nanosleep(&nap, NULL);
 	atomic_store(&group->over, true);
-	for (unsigned i = 0; i < THREADS; i++) {
+	for (unsigned i = 0; i < group->nr; i++) {
 		pthread_join(group->appender[i].thread, NULL);
 		ops += group->appender[i].ops;
 		if (group->appender[i].error)
@@ -106,14 +107,15 @@ static int group_round(struct bench_ctx *ctx, void *state, double *values)
 	return error ? bench_error("append and sync: %s", strerror(-error)) : 0;
 }
 
-static struct group *group_new(void)
+static struct group *group_new(const struct bench_ctx *ctx)
 {
 	struct group *group = calloc(1, sizeof(*group));
 
 	if (!group)
 		return NULL;
+	group->nr = *(const unsigned *)ctx->param;
 	group->device = -1;
-	for (unsigned i = 0; i < THREADS; i++) {
+	for (unsigned i = 0; i < group->nr; i++) {
 		group->appender[i].group = group;
 		group->appender[i].fd = -1;
 	}
@@ -142,7 +144,7 @@ static void ours_teardown(struct bench_ctx *ctx, void *state)
 	int error;
 
 	(void)ctx;
-	for (unsigned i = 0; i < THREADS; i++) {
+	for (unsigned i = 0; i < group->nr; i++) {
 		iomap_file_close(group->appender[i].file);
 		if (group->appender[i].object)
 			xs_put(group->appender[i].object);
@@ -164,7 +166,7 @@ static int ours_open_files(struct group *group)
 	char name[32];
 	int error = 0;
 
-	for (unsigned i = 0; i < THREADS && !error; i++) {
+	for (unsigned i = 0; i < group->nr && !error; i++) {
 		struct appender *a = &group->appender[i];
 
 		snprintf(name, sizeof(name), "file-%u", i);
@@ -187,7 +189,7 @@ static int ours_open(struct group *group)
 
 	iomap_engine_opts_init(&opts);
 	opts.cache_bytes = CACHE_BYTES;
-	opts.max_callers = 2 * THREADS;
+	opts.max_callers = 2 * group->nr;
 	bench_fd_path(group->device, path, sizeof(path));
 	error = bench_engine_create(&opts, &group->engine);
 	if (!error)
@@ -201,7 +203,7 @@ static int ours_open(struct group *group)
 
 static int ours_setup(struct bench_ctx *ctx, const struct bench_side *side, void **state)
 {
-	struct group *group = group_new();
+	struct group *group = group_new(ctx);
 	int error;
 
 	(void)side;
@@ -244,7 +246,7 @@ static void xfs_teardown(struct bench_ctx *ctx, void *state)
 	struct group *group = state;
 
 	(void)ctx;
-	for (unsigned i = 0; i < THREADS; i++)
+	for (unsigned i = 0; i < group->nr; i++)
 		if (group->appender[i].fd >= 0)
 			close(group->appender[i].fd);
 	free(group);
@@ -252,14 +254,14 @@ static void xfs_teardown(struct bench_ctx *ctx, void *state)
 
 static int xfs_setup(struct bench_ctx *ctx, const struct bench_side *side, void **state)
 {
-	struct group *group = group_new();
+	struct group *group = group_new(ctx);
 
 	(void)side;
 	if (!group)
 		return bench_error("no memory");
 	group->append = xfs_append;
 	group->empty = xfs_empty;
-	for (unsigned i = 0; i < THREADS; i++) {
+	for (unsigned i = 0; i < group->nr; i++) {
 		group->appender[i].fd = bench_xfs_file(ctx, RECORD_BYTES);
 		if (group->appender[i].fd < 0) {
 			xfs_teardown(ctx, group);
@@ -272,7 +274,7 @@ static int xfs_setup(struct bench_ctx *ctx, const struct bench_side *side, void 
 
 /* ---- the scenario ---- */
 
-static const struct bench_side group_sides[] = {
+const struct bench_side bench_group_sides[] = {
 	{ .name = "iomap", .setup = ours_setup, .round = group_round, .teardown = ours_teardown },
 	{ .name = "xfs", .setup = xfs_setup, .round = group_round, .teardown = xfs_teardown },
 	{ .name = NULL },
@@ -280,10 +282,13 @@ static const struct bench_side group_sides[] = {
 
 static bool group_get(unsigned index, struct bench_case *out)
 {
+	static const unsigned all = THREADS_MAX;
+
 	if (index)
 		return false;
 	snprintf(out->id, sizeof(out->id), "group-commit");
-	out->sides = group_sides;
+	out->sides = bench_group_sides;
+	out->param = &all;
 	out->targets[0] = (struct bench_target){ "xfs", 0, 1.3, BENCH_SPEED };
 	return true;
 }

@@ -24,6 +24,7 @@ extern const struct bench_scenario bench_bdev_rand, bench_bdev_seq;
 extern const struct bench_scenario bench_dio_rand_qd1, bench_dio_rand_qd32;
 extern const struct bench_scenario bench_hit_read, bench_hit_write, bench_hit_batch;
 extern const struct bench_scenario bench_seq_read_cold;
+extern const struct bench_scenario bench_seq_write, bench_rand_write_back, bench_fsync_4k;
 extern const struct bench_scenario bench_hit_same, bench_hit_2t, bench_write_2t, bench_hit_pin;
 extern const struct bench_scenario bench_write_same;
 #ifdef BENCH_XSTORE
@@ -36,7 +37,8 @@ const struct bench_scenario *const bench_scenarios[] = {
 	&bench_self,	  &bench_self_fio,  &bench_bdev_rand, &bench_bdev_seq, &bench_hit_read,
 	&bench_hit_write, &bench_hit_batch, &bench_hit_same,  &bench_hit_2t,   &bench_write_2t,
 	&bench_write_same, &bench_hit_pin, &bench_policy,
-	&bench_rand_read_cold, &bench_mixed, &bench_seq_read_cold,
+	&bench_rand_read_cold, &bench_mixed, &bench_seq_read_cold, &bench_seq_write,
+	&bench_rand_write_back, &bench_fsync_4k,
 #ifdef BENCH_XSTORE
 	&bench_group_commit,
 #endif
