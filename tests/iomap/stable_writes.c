@@ -274,6 +274,54 @@ static long overwrite(void *arg)
 	return 0;
 }
 
+/* Of a folio of which one half is being written and the other held back, and so dirty. */
+static ssize_t defer_half(struct ts *ts, struct iomap_writepage_ctx *wpc, struct iomap_folio *folio,
+			  uint64_t pos, unsigned len, uint64_t end_pos)
+{
+	if (pos >= 2 * KIB)
+		return IOMAP_WB_DEFER;
+	return ts_range(ts, wpc, folio, pos, pos + len > 2 * KIB ? (unsigned)(2 * KIB - pos) : len,
+			end_pos);
+}
+
+static long overwrite_half(void *arg)
+{
+	struct change *change = arg;
+
+	atomic_store(&change->begun, true);
+	ts_write(change->ts, 2 * KIB, KIB, 3);
+	return 0;
+}
+
+Test(stable_writes, wb11_what_is_held_back_of_a_folio_is_stable_as_well)
+{
+	struct ts *ts = stable_store(IOMAP_ENGINE_NO_THREADS, 10);
+	struct change change = { .ts = ts };
+
+	ts->hook.range = defer_half;
+	ts_write(ts, 0, 4 * KIB, 2);
+	/* used, so that a mere overwrite is one */
+	cr_assert(ts_reads(ts, 0, 4 * KIB, 2));
+	ts_write(ts, 0, 4 * KIB, 2);
+	td_hold(ts->dev, TD_WRITE);
+	cr_assert_eq(iomap_sync_range(ts->file, 0, INT64_MAX, IOMAP_SYNC_WRITE), 0);
+	td_wait_held(ts->dev, 1);
+	cr_assert(ts_under_writeback(ts, 0));
+	cr_assert(ts_dirty(ts, 0));
+	t_start(&change.task, overwrite_half, &change);
+	while (!atomic_load(&change.begun))
+		;
+	for (unsigned n = 0; n < 1000; n++)
+		cr_assert(ts_reads(ts, 0, 4 * KIB, 2));
+	td_open_gates(ts->dev);
+	cr_assert_eq(t_join(&change.task), 0);
+	cr_assert(ts_reads(ts, 2 * KIB, KIB, 3));
+	ts->hook.range = NULL;
+	cr_assert_eq(ts_fsync(ts), 0);
+	cr_assert(ts_dev_has(ts, 66 * KIB, KIB, 2 * KIB, 3));
+	ts_close(ts);
+}
+
 static long store_in_place(void *arg)
 {
 	struct change *change = arg;
