@@ -489,9 +489,12 @@ static bool wr_hit(struct iomap_iter *iter, const struct iomap_file *file,
 	return done;
 }
 
-/* What an overwrite finds that has nothing to do but to copy. */
+/*
+ * What an overwrite finds that has nothing to do but to copy.  Whether the folio may be changed
+ * while it is being written is asked elsewhere, so that this costs an overwrite nothing.
+ */
 #define WR_OVERWRITE_FLAGS (IOMAP__FOLIO_UPTODATE | IOMAP__FOLIO_ACCESSED | IOMAP__FOLIO_DIRTY)
-#define WR_OVERWRITE_MASK (WR_OVERWRITE_FLAGS | IOMAP__FOLIO_COUNTED)
+#define WR_OVERWRITE_MASK (WR_OVERWRITE_FLAGS | IOMAP__FOLIO_COUNTED | IOMAP__FOLIO_WRITEBACK)
 
 /*
  * Whether @n bytes can be a mere overwrite: of one buffer, below i_size.  i_size does not
@@ -530,7 +533,6 @@ static inline bool wr_overwrite(struct iomap_iter *iter, const struct iomap_file
 						   WR_OVERWRITE_FLAGS, &hit)))
 		return false;
 	if (iomap__unlikely(n > hit.bytes) ||
-	    iomap__folio_is_stable(&file->inode->i_data, hit.flags) ||
 	    iomap__unlikely(hit.folio->ifs &&
 			    !iomap__ifs_is_dirty(hit.folio->ifs, hit.off, n)) ||
 	    iomap__unlikely(!wr_hit_is_valid(iter, ops))) {
