@@ -32,7 +32,9 @@ static int unshare_folio(struct iomap__write *wr)
 	size_t done;
 	int err;
 
-	iomap__balance_dirty(&iter->inode->i_data);
+	err = iomap__balance_dirty(&iter->inode->i_data);
+	if (err)
+		return err;
 	err = iomap__write_begin(wr, iomap_length(iter));
 	if (err || !wr->folio)
 		return err;

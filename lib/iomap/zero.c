@@ -103,7 +103,9 @@ static int zero_folio(struct zero *zero)
 	struct iomap_iter *iter = wr->iter;
 	int err;
 
-	iomap__balance_dirty(&iter->inode->i_data);
+	err = iomap__balance_dirty(&iter->inode->i_data);
+	if (err)
+		return err;
 	err = iomap__write_begin(wr, iomap_length(iter));
 	if (err || !wr->folio)
 		return err;
@@ -231,7 +233,9 @@ static int zero_busy_run(struct zero *zero, uint64_t limit)
 	size_t len = 0;
 	int err;
 
-	iomap__balance_dirty(&iter->inode->i_data);
+	err = iomap__balance_dirty(&iter->inode->i_data);
+	if (err)
+		return err;
 	err = iomap__write_begin(wr, limit - (uint64_t)iter->pos);
 	if (err || !wr->folio)
 		return err;
