@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * clone.c - let two objects share blocks.
+ * clone.c - let two objects share blocks, and have blocks of one's own again.
  *
  * A clone is extents that name blocks which others name as well.  It is made in one hold of
  * store->lock, and so is in one commit or in none: what the range had is given back, the
@@ -12,6 +12,9 @@
  * end nobody writes either, directly or by the cache, since the i_rwsem of both are held.  Both
  * may be read all the while, and readers fill the cache by the extents that they see: so what
  * is cached of the range is dropped when it has its new ones.
+ *
+ * To unshare is to write what is there: the library reads shared blocks into the cache and makes
+ * them dirty, and the rest is as with any write to them (copies.c).
  *
  * Locks: two i_rwsem have no order, so the second is only tried for.
  */
@@ -246,5 +249,22 @@ int xs_clone(struct xs_object *from, int64_t pos, struct xs_object *to, int64_t 
 		error = clone_range(&clone);
 	iomap_filemap_invalidate_unlock(to->inode.i_mapping);
 	unlock_both(&from->inode, &to->inode);
+	return error;
+}
+
+int xs_unshare(struct xs_object *object, int64_t pos, int64_t len)
+{
+	struct iomap_inode *inode = &object->inode;
+	int error;
+
+	if (object->store->readonly)
+		return -EROFS;
+	iomap_inode_lock(inode);
+	/* what is in flight in place is not to be followed by older bytes */
+	iomap_inode_dio_wait(inode);
+	iomap_filemap_invalidate_lock(inode->i_mapping);
+	error = iomap_file_unshare(inode, pos, len, &xs_ops, &xs_write_ops);
+	iomap_filemap_invalidate_unlock(inode->i_mapping);
+	iomap_inode_unlock(inode);
 	return error;
 }

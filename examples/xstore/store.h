@@ -312,6 +312,12 @@ uint64_t xs_copies_blocks(const struct xs_object *object, uint64_t from, uint64_
  */
 int xs_clone(struct xs_object *from, int64_t pos, struct xs_object *to, int64_t to_pos,
 	     int64_t len);
+/*
+ * Let an open object have blocks of its own in [@pos, @pos + @len); what is behind the end stays.
+ * They are dirty then: an fsync writes them.
+ * Return: 0; -EINVAL, -EROFS, -ENOMEM, errors of reading; -ENOSPC: a part may be done.
+ */
+int xs_unshare(struct xs_object *object, int64_t pos, int64_t len);
 
 /* ---- delalloc.c: all under store->lock ---- */
 

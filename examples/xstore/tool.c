@@ -55,6 +55,7 @@ static const struct command {
 	{ "put", tool_put, 1, 2, MOUNTS | NAMES, OPTION_DIRECT | OPTION_STATS },
 	{ "get", tool_get, 1, 2, MOUNTS | READS | NAMES, OPTION_DIRECT | OPTION_STATS },
 	{ "cp", tool_cp, 2, 2, MOUNTS | NAMES, OPTION_REFLINK | OPTION_STATS },
+	{ "unshare", tool_unshare, 1, 3, MOUNTS | NAMES, 0 },
 	{ "ls", tool_ls, 0, 0, MOUNTS | READS, 0 },
 	{ "rm", tool_rm, 1, 1, MOUNTS | NAMES, 0 },
 	{ "map", tool_map, 1, 1, MOUNTS | READS | NAMES, 0 },
@@ -70,7 +71,7 @@ static const struct command {
 #define OPTIONS_OF_ALL (OPTION_JSON | OPTION_BUFFERED | OPTION_CACHE | OPTION_BACKEND)
 
 static const char usage_text[] =
-	"usage: xstore COMMAND STORE [NAME] [FILE | NAME | SIZE | DIR] [options]\n";
+	"usage: xstore COMMAND STORE [NAME] [FILE | NAME | SIZE | DIR | OFFSET LENGTH] [options]\n";
 
 static const char help_text[] =
 	"STORE is a file or a block device.  NAME is that of an object.  FILE may be -, as when\n"
@@ -87,6 +88,8 @@ static const char help_text[] =
 	"  cp STORE NAME NEW-NAME [--reflink]\n"
 	"      make NEW-NAME an object with the bytes of NAME, in place of any that there is;\n"
 	"      --reflink: the two share their blocks until one is overwritten\n"
+	"  unshare STORE NAME [OFFSET LENGTH]\n"
+	"      give the object its own copy of what it shares, of all or of those bytes\n"
 	"  ls STORE                   size and name of each object\n"
 	"  stat STORE [NAME]          about the store, or an object\n"
 	"  map STORE NAME             where the object lies: offset, length, kind, place\n"
@@ -231,6 +234,7 @@ static void take_args(const struct command *command, struct request *request, in
 	if (command->flags & NAMES) {
 		request->name = nr > 0 ? args[1] : NULL;
 		request->arg = nr > 1 ? args[2] : NULL;
+		request->arg2 = nr > 2 ? args[3] : NULL;
 	} else {
 		request->arg = nr > 0 ? args[1] : NULL;
 	}

@@ -34,7 +34,8 @@ struct request {
 	const char *command;
 	const char *path;
 	const char *name;    /* of an object, or NULL */
-	const char *arg;     /* FILE, NEW-NAME, SIZE or DIR, or NULL */
+	const char *arg;     /* FILE, NEW-NAME, SIZE, DIR or OFFSET, or NULL */
+	const char *arg2;    /* LENGTH, or NULL */
 	uint64_t size;	     /* --size, 0: not given */
 	const char *for_dir; /* --for, or NULL */
 	uint64_t cache_bytes;
@@ -180,6 +181,7 @@ int publish_object(struct session *session, struct opened *opened, const char *n
 /* ---- tool_clone.c ---- */
 
 int tool_cp(struct session *session);
+int tool_unshare(struct session *session);
 
 /* ---- tool_tree.c ---- */
 

@@ -111,3 +111,55 @@ int tool_cp(struct session *session)
 		status = complain_error(request->name, error, NULL);
 	return status;
 }
+
+/* ---- unshare ---- */
+
+/* The whole object, or what the command line says.  Return: status. */
+static int take_range(const struct request *request, uint64_t *pos, uint64_t *len)
+{
+	*pos = 0;
+	*len = INT64_MAX;
+	if (!request->arg)
+		return EX_OK;
+	if (!request->arg2)
+		return complain(EX_USAGE, "a length goes with the offset");
+	if (!parse_size(request->arg, pos))
+		return complain(EX_USAGE, "'%s' is not an offset", printable(request->arg));
+	if (!parse_size(request->arg2, len))
+		return complain(EX_USAGE, "'%s' is not a length", printable(request->arg2));
+	return EX_OK;
+}
+
+/* Blocks of the object that are shared. */
+static uint64_t shared_bytes(struct session *session)
+{
+	struct xs_info info;
+
+	return xs_info(session->store, session->request->name, &info) ?
+		       0 :
+		       info.shared_blocks_nr << XS_BLOCK_SHIFT;
+}
+
+int tool_unshare(struct session *session)
+{
+	const struct request *request = session->request;
+	struct opened opened;
+	uint64_t pos, len;
+	int status = take_range(request, &pos, &len), error, closing;
+
+	if (status != EX_OK)
+		return status;
+	error = open_object(session->store, request->name, false, &opened);
+	if (error)
+		return complain_error(request->name, error, NULL);
+	error = xs_unshare(opened.object, (int64_t)pos, (int64_t)len);
+	closing = iomap_file_fsync(opened.file, 0);
+	if (!error)
+		error = closing;
+	json_name("name", request->name);
+	json_number("shared", shared_bytes(session));
+	closing = close_object(&opened);
+	if (!error)
+		error = closing;
+	return error ? complain_error(request->name, error, NULL) : EX_OK;
+}

@@ -229,6 +229,83 @@ Test(xs_clone, what_cannot_be_cloned_is_refused_and_changes_nothing)
 	xst_end(&f);
 }
 
+/* ---- unshare ---- */
+
+static uint64_t shared_of(struct xs_store *store, const char *name)
+{
+	struct xs_info info;
+
+	XST_OK(xs_info(store, name, &info));
+	return info.shared_blocks_nr;
+}
+
+Test(xs_clone, us01_an_object_that_is_unshared_has_its_own_blocks_and_the_same_bytes)
+{
+	enum { LEN = 20 * BLOCK + 77 };
+	struct xst_fixture f = xst_begin(8 << 20, 1 << 20);
+	unsigned char *a = xst_pattern(LEN, 1);
+	struct xs_object *object;
+	uint64_t free_nr;
+
+	XST_OK(xst_put(f.store, "a", a, LEN));
+	XST_OK(clone_as(f.store, "a", "b"));
+	XST_OK(clone_as(f.store, "a", "c"));
+	free_nr = usage(f.store).free_nr;
+	object = open_name(f.store, "b");
+	XST_OK(xs_unshare(object, 3 * BLOCK + 1, 2 * BLOCK));
+	XST_OK(xst_fsync(object));
+	XST_OK(xs_commit(f.store));
+	/* a part of three blocks; holes and own blocks are left alone */
+	cr_assert_eq(shared_of(f.store, "b"), 21U - 3);
+	cr_assert_eq(shared_of(f.store, "a"), 21U);
+	XST_OK(xs_unshare(object, 0, 6 * BLOCK));
+	XST_OK(xst_fsync(object));
+	cr_assert_eq(shared_of(f.store, "b"), 21U - 6);
+	XST_OK(xs_unshare(object, 0, INT64_MAX));
+	XST_OK(xst_fsync(object));
+	cr_assert_eq(shared_of(f.store, "b"), 0U);
+	cr_assert_eq(xs_unshare(object, -1, 5), -EINVAL);
+	XST_OK(xs_put(object));
+	XST_OK(xs_commit(f.store));
+	cr_assert_leq(usage(f.store).free_nr, free_nr - 21);
+	for (const char *name = "abc"; *name; name++) {
+		char one[2] = { *name, '\0' };
+
+		xst_assert_holds(f.store, one, a, LEN);
+	}
+	cr_assert_eq(usage(f.store).shared_nr, 21U);
+	assert_recount(&f);
+	for (const char *name = "abc"; *name; name++) {
+		char one[2] = { *name, '\0' };
+
+		xst_assert_holds(f.store, one, a, LEN);
+	}
+	free(a);
+	xst_end(&f);
+}
+
+Test(xs_clone, us01_unsharing_in_a_full_store_is_refused_and_harms_nothing)
+{
+	enum { LEN = 100 * BLOCK };
+	struct xst_fixture f = xst_begin(1 << 20, 1 << 20);
+	unsigned char *a = xst_pattern(LEN, 1);
+	struct xs_object *object;
+
+	XST_OK(xst_put(f.store, "a", a, LEN));
+	XST_OK(clone_as(f.store, "a", "b"));
+	XST_OK(xst_put(f.store, "fill", a, LEN));
+	object = open_name(f.store, "b");
+	cr_assert_eq(xs_unshare(object, 0, LEN), -ENOSPC);
+	XST_OK(xst_fsync(object));
+	XST_OK(xs_put(object));
+	xst_assert_holds(f.store, "a", a, LEN);
+	xst_assert_holds(f.store, "b", a, LEN);
+	assert_recount(&f);
+	xst_assert_holds(f.store, "b", a, LEN);
+	free(a);
+	xst_end(&f);
+}
+
 /* ---- while others read and write ---- */
 
 struct beside {
@@ -473,7 +550,10 @@ static void model_step(struct model *m, struct xs_store *store)
 	case 8:
 		pos = (int64_t)draw(m, OBJECT_MAX - 1);
 		len = 1 + (int64_t)draw(m, (uint64_t)(OBJECT_MAX - pos));
-		XST_OK(xs_preallocate(m->object[i], pos, len, true));
+		if (draw(m, 2))
+			XST_OK(xs_unshare(m->object[i], pos, len));
+		else
+			XST_OK(xs_preallocate(m->object[i], pos, len, true));
 		break;
 	default:
 		if (draw(m, 2))

@@ -105,6 +105,14 @@ xs check twins || fail "check of clones"
 expect_json 0 '"name":"two","to":"four","objects":1,"bytes":3000001' cp twins two four --reflink
 expect_json 0 '"kind":"data","address":[0-9]*,"shared":true' map twins four
 expect_json 0 '"shared_bytes":3002368,' check twins
+xs unshare twins four 4096 4096 || fail "unshare a part"
+xs stat twins four | grep -qx 'shared 2998272' || fail "unshared: $(xs stat twins four)"
+expect_json 0 '"name":"four","shared":0' unshare twins four
+xs get twins four - | cmp - in.3000001 || fail unshare
+xs check twins || fail "check of what is unshared"
+expect 64 "'x' is not an offset" unshare twins four x 1
+expect 64 "a length goes with" unshare twins four 1
+expect 66 'nothing: no such object' unshare twins nothing
 expect 66 'nothing: no such object' cp twins nothing five
 expect 64 'cannot be a name' cp twins two ''
 expect 64 'cp takes no --direct' cp twins two five --direct
