@@ -265,7 +265,8 @@ static int room_to_cut(struct xs_object *object)
 
 	if (!object->cutting)
 		return 0;
-	if (xs_runs_room(freed, 2))
+	if (xs_runs_room(freed, 2) ||
+	    (object->holding && xs_runs_room(&object->held, object->cut_reserved + 2)))
 		return -ENOMEM;
 	freed->reserved += 2;
 	object->cut_reserved += 2;

@@ -190,28 +190,45 @@ void xs_extents_convert(struct xs_object *object, uint64_t from, uint64_t to)
 
 /* ---- giving back ---- */
 
-/* Blocks on their way to `freed`: those that adjoin become one run. */
-static void give_back(struct xs_space *space, struct xs_run *run, uint64_t start, uint64_t nr)
+/* Blocks of a cut on their way to `freed`, or to be held: those that adjoin become one run. */
+struct heap {
+	struct xs_space *space;
+	struct xs_runs *held; /* NULL: `freed` */
+	struct xs_run run;
+};
+
+static void put_run(struct heap *heap)
 {
-	if (run->nr && run->start + run->nr == start) {
-		run->nr += nr;
+	if (heap->held)
+		heap->held->v[heap->held->nr++] = heap->run;
+	else
+		xs_space_free(heap->space, heap->run.start, heap->run.nr);
+}
+
+static void put(struct heap *heap, uint64_t start, uint64_t nr)
+{
+	if (heap->run.nr && heap->run.start + heap->run.nr == start) {
+		heap->run.nr += nr;
 		return;
 	}
-	if (run->nr)
-		xs_space_free(space, run->start, run->nr);
-	*run = (struct xs_run){ start, nr };
+	if (heap->run.nr)
+		put_run(heap);
+	heap->run = (struct xs_run){ start, nr };
 }
 
 /*
- * Of [@from, @to) all, or what is written.  There is something, room in `freed`, and for one
- * more extent if one goes on behind @to.
+ * Of [@from, @to) all, or what is written.  There is room in `freed`, or in @held if that is not
+ * NULL, and for one more extent if one goes on behind @to.
  */
-static void cut(struct xs_object *object, uint64_t from, uint64_t to, bool written_only)
+static void cut(struct xs_object *object, uint64_t from, uint64_t to, bool written_only,
+		struct xs_runs *held)
 {
 	struct xs_store *store = object->store;
 	uint32_t first = xs_extent_find(object, from), at = xs_extent_find(object, to), kept;
-	struct xs_run run = { 0 };
+	struct heap heap = { &store->space, held, { 0 } };
 
+	if (first == object->extents_nr || object->extents[first].file >= to)
+		return;
 	range_changed(object, from, to);
 	if (at < object->extents_nr && object->extents[at].file < to)
 		split(object, at, to);
@@ -223,7 +240,7 @@ static void cut(struct xs_object *object, uint64_t from, uint64_t to, bool writt
 			keep = extent.nr;
 		store->weight -= weight(&extent);
 		if (keep < extent.nr)
-			give_back(&store->space, &run, extent.disk + keep, extent.nr - keep);
+			put(&heap, extent.disk + keep, extent.nr - keep);
 		if (!keep)
 			continue;
 		extent.nr = keep;
@@ -233,8 +250,8 @@ static void cut(struct xs_object *object, uint64_t from, uint64_t to, bool writt
 	memmove(object->extents + kept, object->extents + at,
 		(object->extents_nr - at) * sizeof(*object->extents));
 	object->extents_nr -= at - kept;
-	if (run.nr)
-		xs_space_free(&store->space, run.start, run.nr);
+	if (heap.run.nr)
+		put_run(&heap);
 }
 
 int xs_extents_cut_begin(struct xs_object *object, uint64_t from, uint64_t to)
@@ -262,10 +279,7 @@ int xs_extents_cut_begin(struct xs_object *object, uint64_t from, uint64_t to)
 
 void xs_extents_drop(struct xs_object *object, uint64_t from, uint64_t to)
 {
-	uint32_t at = xs_extent_find(object, from);
-
-	if (at < object->extents_nr && object->extents[at].file < to)
-		cut(object, from, to, false);
+	cut(object, from, to, false, NULL);
 }
 
 void xs_extents_cut(struct xs_object *object, uint64_t from, uint64_t to)
@@ -280,6 +294,37 @@ void xs_extents_cut_end(struct xs_object *object)
 	object->cutting = false;
 }
 
+int xs_extents_hold_begin(struct xs_object *object, uint64_t from, uint64_t to)
+{
+	int error = xs_extents_cut_begin(object, from, to);
+
+	if (error)
+		return error;
+	object->holding = true;
+	error = xs_runs_room(&object->held, object->cut_reserved);
+	if (error)
+		xs_extents_hold_end(object);
+	return error;
+}
+
+void xs_extents_hold(struct xs_object *object, uint64_t from, uint64_t to)
+{
+	xs_copies_cut(object, from, to);
+	cut(object, from, to, false, &object->held);
+}
+
+void xs_extents_hold_end(struct xs_object *object)
+{
+	struct xs_runs *held = &object->held;
+
+	for (size_t i = 0; i < held->nr; i++)
+		xs_space_free(&object->store->space, held->v[i].start, held->v[i].nr);
+	free(held->v);
+	*held = (struct xs_runs){ 0 };
+	object->holding = false;
+	xs_extents_cut_end(object);
+}
+
 int xs_extents_cut_written(struct xs_object *object, uint64_t block)
 {
 	uint32_t first = xs_extent_find(object, block), at = first;
@@ -290,6 +335,6 @@ int xs_extents_cut_written(struct xs_object *object, uint64_t block)
 		return 0;
 	if (xs_runs_room(&object->store->space.freed, object->extents_nr - first))
 		return -ENOMEM;
-	cut(object, block, XS_FILE_BLOCKS_MAX, true);
+	cut(object, block, XS_FILE_BLOCKS_MAX, true, NULL);
 	return 0;
 }

@@ -168,11 +168,9 @@ static int xs_end(struct iomap_inode *inode, int64_t pos, int64_t length, ssize_
 	int64_t start = written > 0 ? (pos + written + mask) & ~mask : pos & ~mask;
 	int64_t end = (pos + length + mask) & ~mask;
 
-	(void)flags;
 	if (iomap->type != IOMAP_DELALLOC || !(iomap->flags & IOMAP_F_NEW) || start >= end)
 		return 0;
-	xs_not_needed(inode, start, end - start, iomap);
-	return 0;
+	return iomap_write_delalloc_release(inode, start, end, flags, iomap, xs_not_needed);
 }
 
 const struct iomap_ops xs_ops = {
@@ -285,4 +283,5 @@ const struct iomap_inode_ops xs_inode_ops = {
 	.open = xs_file_open,
 	.commit_metadata = xs_commit_metadata,
 	.setsize = xs_setsize,
+	.fallocate = xs_fallocate,
 };

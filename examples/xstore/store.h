@@ -59,6 +59,8 @@ struct xs_object {
 	struct xs_reserves reserves;
 	size_t cut_reserved; /* of `freed`, for what is being cut off */
 	bool cutting;
+	bool holding;
+	struct xs_runs held; /* what has been cut, and is nobody's yet */
 	struct xs_object *next_gone;
 };
 
@@ -276,6 +278,13 @@ int xs_extents_cut_begin(struct xs_object *object, uint64_t from, uint64_t to);
 /* Give back [@from, @to); there is room for an extent if one goes on behind it. */
 void xs_extents_cut(struct xs_object *object, uint64_t from, uint64_t to);
 void xs_extents_cut_end(struct xs_object *object);
+/*
+ * The same in two steps: what has been cut is held until xs_extents_hold_end(), when nobody reads
+ * it any more, and only then given back.
+ */
+int xs_extents_hold_begin(struct xs_object *object, uint64_t from, uint64_t to);
+void xs_extents_hold(struct xs_object *object, uint64_t from, uint64_t to);
+void xs_extents_hold_end(struct xs_object *object);
 /* Give back what is written from @block on.  Return: 0 or -ENOMEM. */
 int xs_extents_cut_written(struct xs_object *object, uint64_t block);
 
@@ -318,6 +327,16 @@ int xs_clone(struct xs_object *from, int64_t pos, struct xs_object *to, int64_t 
  * Return: 0; -EINVAL, -EROFS, -ENOMEM, errors of reading; -ENOSPC: a part may be done.
  */
 int xs_unshare(struct xs_object *object, int64_t pos, int64_t len);
+
+/* ---- punch.c ---- */
+
+/*
+ * For iomap_fallocate(): allocate, punch a hole, make a range zeros; all durable with the next
+ * commit, the ends of blocks when they are written out.  i_rwsem held exclusively.
+ * Return: 0; -EOPNOTSUPP, -EROFS; -ENOMEM, -ENOSPC, an error of reading or of a commit: then a
+ * hole is not there but for its ends; of a range of zeros some may have no space.
+ */
+int xs_fallocate(struct iomap_file *file, int mode, int64_t off, int64_t len);
 
 /* ---- delalloc.c: all under store->lock ---- */
 

@@ -61,6 +61,9 @@ static const struct command {
 	{ "map", tool_map, 1, 1, MOUNTS | READS | NAMES, 0 },
 	{ "stat", tool_stat, 0, 1, MOUNTS | READS | NAMES, 0 },
 	{ "truncate", tool_truncate, 2, 2, MOUNTS | NAMES, 0 },
+	{ "punch", tool_punch, 3, 3, MOUNTS | NAMES, 0 },
+	{ "zero", tool_zero, 3, 3, MOUNTS | NAMES, OPTION_KEEP_SIZE },
+	{ "fallocate", tool_fallocate, 3, 3, MOUNTS | NAMES, OPTION_KEEP_SIZE },
 	{ "check", tool_check, 0, 0, READS, 0 },
 	{ "import", tool_import, 1, 1, MOUNTS, OPTION_STATS },
 	{ "export", tool_export, 1, 1, MOUNTS | READS, OPTION_STATS },
@@ -75,8 +78,8 @@ static const char usage_text[] =
 
 static const char help_text[] =
 	"STORE is a file or a block device.  NAME is that of an object.  FILE may be -, as when\n"
-	"there is none: standard input or output.  SIZE is in bytes, with K, M, G or T for powers\n"
-	"of 1024.\n"
+	"there is none: standard input or output.  SIZE, OFF and LEN are in bytes, with K, M, G or\n"
+	"T for powers of 1024.\n"
 	"\n"
 	"  mkfs STORE [--size SIZE | --for DIR] [--force]\n"
 	"      make a store of that size, or large enough for import of DIR; without either as\n"
@@ -95,6 +98,12 @@ static const char help_text[] =
 	"  map STORE NAME             where the object lies: offset, length, kind, place\n"
 	"  rm STORE NAME              remove the object\n"
 	"  truncate STORE NAME SIZE   set its size\n"
+	"  punch STORE NAME OFF LEN   make a hole of the range; the size stays\n"
+	"  zero STORE NAME OFF LEN [--keep-size]\n"
+	"      make the range zeros, with space for it, as far as it lies behind the end too\n"
+	"  fallocate STORE NAME OFF LEN [--keep-size]\n"
+	"      take space for what the range has none for; the object grows to its end.\n"
+	"      --keep-size: it does not\n"
 	"  check STORE                verify all metadata; says nothing when nothing is wrong\n"
 	"  import STORE DIR\n"
 	"      make each regular file below DIR an object, named by its path below DIR; files\n"
@@ -134,6 +143,7 @@ static const struct option options[] = {
 	{ "seed", required_argument, NULL, OPTION_SEED },
 	{ "restore", no_argument, NULL, OPTION_RESTORE },
 	{ "reflink", no_argument, NULL, OPTION_REFLINK },
+	{ "keep-size", no_argument, NULL, OPTION_KEEP_SIZE },
 	{ "json", no_argument, NULL, OPTION_JSON },
 	{ "stats", no_argument, NULL, OPTION_STATS },
 	{ "buffered", no_argument, NULL, OPTION_BUFFERED },

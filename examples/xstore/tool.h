@@ -8,6 +8,7 @@
  *   tool_meta.c     mkfs, ls, stat, map, rm, truncate, check
  *   tool_data.c     put, get; copying between files and objects
  *   tool_clone.c    cp, unshare
+ *   tool_space.c    punch, zero, fallocate
  *   tool_tree.c     the regular files below a directory
  *   tool_import.c   import
  *   tool_export.c   export
@@ -57,6 +58,7 @@ struct request {
 #define OPTION_BACKEND 0x400U
 #define OPTION_HELP 0x800U
 #define OPTION_REFLINK 0x1000U
+#define OPTION_KEEP_SIZE 0x2000U
 
 /* ---- tool.c ---- */
 
@@ -182,6 +184,12 @@ int publish_object(struct session *session, struct opened *opened, const char *n
 
 int tool_cp(struct session *session);
 int tool_unshare(struct session *session);
+
+/* ---- tool_space.c ---- */
+
+int tool_punch(struct session *session);
+int tool_zero(struct session *session);
+int tool_fallocate(struct session *session);
 
 /* ---- tool_tree.c ---- */
 

@@ -398,6 +398,31 @@ static void step_preallocate(struct run *run, struct slot *slot)
 	CRASH_OK(xs_preallocate(slot->open, pos, len, keep_size));
 }
 
+/* A hole, or zeros: what is whole blocks of it is durable with the next commit. */
+static void step_clear(struct run *run, struct slot *slot)
+{
+	int64_t pos = (int64_t)draw(run, CRASH_OBJECT_MAX - 1);
+	int64_t end = pos + 1 + (int64_t)draw(run, (size_t)(CRASH_OBJECT_MAX - pos));
+	bool punch = draw(run, 2), keep_size = punch || draw(run, 2);
+	int mode = punch ? IOMAP_FALLOC_FL_PUNCH_HOLE : IOMAP_FALLOC_FL_ZERO_RANGE;
+	struct crash_version *version;
+	const int64_t mask = XS_BLOCK_BYTES - 1;
+
+	settle(run, slot);
+	version = crash_change(slot->object, tick(run));
+	memset(version->bytes + pos, 0, (size_t)(end - pos));
+	if (!keep_size && version->size < end)
+		version->size = end;
+	tell(run, "%s [%lld, %lld)%s", punch ? "punch" : "zero", (long long)pos, (long long)end,
+	     keep_size ? ", same size" : "");
+	CRASH_OK(iomap_fallocate(slot->file, mode | (keep_size ? IOMAP_FALLOC_FL_KEEP_SIZE : 0),
+				 pos, end - pos));
+	pos = (pos + mask) & ~mask;
+	end &= ~mask;
+	if (pos < end)
+		crash_written_range(slot->object, version->from, pos, end);
+}
+
 static void truncate_to(struct run *run, struct slot *slot, int64_t size)
 {
 	int64_t old = crash_now(slot->object)->size;
@@ -923,6 +948,7 @@ enum what {
 	DO_READ,
 	DO_CLONE,
 	DO_PREALLOCATE, /* from here on: may wait for a commit */
+	DO_CLEAR,
 	DO_FSYNC,
 	DO_COMMIT,
 	DO_HELD_COMMIT,
@@ -948,6 +974,7 @@ static void draw_weights(struct run *run)
 		[DO_COMMIT] = 4,	[DO_HELD_COMMIT] = 2, [DO_HELD_FSYNC] = 1,
 		[DO_HELD_FLUSH] = 1,	[DO_HELD_DIRECT] = 1, [DO_JOINED_COMMIT] = 1,
 		[DO_CLONE] = 4,		[DO_READ] = 3,
+		[DO_CLEAR] = 3,
 	};
 
 	for (int what = 0; what < DO_NR; what++)
@@ -1004,6 +1031,9 @@ static void do_step_on(struct run *run, int name, enum what what)
 		break;
 	case DO_PREALLOCATE:
 		step_preallocate(run, slot);
+		break;
+	case DO_CLEAR:
+		step_clear(run, slot);
 		break;
 	case DO_FSYNC:
 		step_fsync(run, name);

@@ -3,6 +3,7 @@
  * xs_delalloc.c - blocks are reserved by writes, chosen by writeback, and given back by all else.
  */
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "xst.h"
 
@@ -284,6 +285,76 @@ Test(xs_delalloc, truncation_gives_back)
 	xst_end(&f);
 }
 
+Test(xs_delalloc, punching_gives_back)
+{
+	struct xst_fixture f = xst_begin(MIB, CACHE_BYTES);
+	unsigned char *data = xst_pattern(100000, 12);
+	struct xs_object *object = new_object(f.store, "o");
+	struct iomap_file *file;
+
+	XST_OK(iomap_file_open(&object->inode, 0, &file));
+	XST_OK(xst_write(object, data, 50000, 0));
+	XST_OK(iomap_file_fsync(file, 0));
+	XST_OK(xst_write(object, data + 50000, 50000, 50000));
+	cr_assert_eq(reserved_nr(f.store), 12U);
+	/* written, reserved, and parts of both at its ends */
+	XST_OK(iomap_fallocate(file, IOMAP_FALLOC_FL_PUNCH_HOLE | IOMAP_FALLOC_FL_KEEP_SIZE, 5000,
+			       90000));
+	memset(data + 5000, 0, 90000);
+	cr_assert_eq(reserved_nr(f.store), 2U);
+	/* all that was dirty: the size has to come from somewhere else */
+	XST_OK(iomap_fallocate(file, IOMAP_FALLOC_FL_PUNCH_HOLE | IOMAP_FALLOC_FL_KEEP_SIZE,
+			       94208, 1 << 20));
+	memset(data + 94208, 0, 100000 - 94208);
+	cr_assert_eq(reserved_nr(f.store), 0U);
+	XST_OK(iomap_file_fsync(file, 0));
+	iomap_file_close(file);
+	cr_assert_eq(object->size, 100000U);
+	assert_recount(&f);
+	XST_OK(xs_put(object));
+	xst_assert_holds(f.store, "o", data, 100000);
+	xst_reopen(&f);
+	xst_assert_holds(f.store, "o", data, 100000);
+	cr_assert_eq(extents_nr(f.store, "o"), 1U);
+	free(data);
+	xst_end(&f);
+}
+
+Test(xs_delalloc, zeroing_keeps_space_and_punching_what_is_shared_leaves_the_other)
+{
+	struct xst_fixture f = xst_begin(MIB, CACHE_BYTES);
+	unsigned char *data = xst_pattern(100000, 13), *other = xst_pattern(100000, 13);
+	struct xs_object *one = new_object(f.store, "one"), *two = new_object(f.store, "two");
+	struct iomap_file *file;
+	struct xs_info info;
+
+	XST_OK(xst_write(one, data, 100000, 0));
+	XST_OK(xs_clone(one, 0, two, 0, 0));
+	XST_OK(iomap_file_open(&one->inode, 0, &file));
+	XST_OK(iomap_fallocate(file, IOMAP_FALLOC_FL_ZERO_RANGE, 10000, 20000));
+	XST_OK(iomap_fallocate(file, IOMAP_FALLOC_FL_PUNCH_HOLE | IOMAP_FALLOC_FL_KEEP_SIZE, 50000,
+			       20000));
+	memset(data + 10000, 0, 20000);
+	memset(data + 50000, 0, 20000);
+	XST_OK(xst_write(one, data, 100000, 0));
+	XST_OK(iomap_file_fsync(file, 0));
+	XST_OK(iomap_fallocate(file, IOMAP_FALLOC_FL_ZERO_RANGE, 0, 1 << 17));
+	XST_OK(iomap_file_fsync(file, 0));
+	iomap_file_close(file);
+	XST_OK(xs_info(f.store, "one", &info));
+	cr_assert_eq(info.size, 1U << 17);
+	cr_assert_eq(info.unwritten_blocks_nr, 32U);
+	cr_assert_eq(info.data_blocks_nr, 0U);
+	assert_recount(&f);
+	XST_OK(xs_put(one));
+	XST_OK(xs_put(two));
+	xst_reopen(&f);
+	xst_assert_holds(f.store, "two", other, 100000);
+	free(data);
+	free(other);
+	xst_end(&f);
+}
+
 Test(xs_delalloc, what_is_unlinked_gives_back_with_its_last_opener)
 {
 	struct xst_fixture f = xst_begin(MIB, CACHE_BYTES);
@@ -425,4 +496,317 @@ Test(xs_delalloc, preallocation_takes_reservations_over)
 	xst_assert_holds(f.store, "o", data, 100000);
 	free(data);
 	xst_end(&f);
+}
+
+/* ---- a mix of everything ---- */
+
+#define NAMES 3
+#define OBJECT_MAX (80 * XS_BLOCK_BYTES)
+#define DEV_BYTES (2 * MIB)
+
+struct mix_object {
+	struct xs_object *object;
+	struct iomap_file *file;
+	unsigned char data[OBJECT_MAX];
+	size_t size;
+	bool unknown; /* something has failed: `data` is not what it holds */
+};
+
+struct mix {
+	struct faulty_fixture ff;
+	struct mix_object of[NAMES];
+	uint64_t random;
+	unsigned char *memory; /* OBJECT_MAX, and a page behind that is bad */
+	uint32_t rule;
+	bool faults; /* with them little can be said of what an object holds */
+};
+
+/* One allocation of the store in so many fails; 0: none. */
+static unsigned allocations_fail;
+static uint64_t allocations_random;
+
+void *__real_malloc(size_t size);
+void *__real_calloc(size_t nr, size_t size);
+void *__real_realloc(void *old, size_t size);
+void *__wrap_malloc(size_t size);
+void *__wrap_calloc(size_t nr, size_t size);
+void *__wrap_realloc(void *old, size_t size);
+
+static bool allocation_fails(void)
+{
+	return allocations_fail && xst_random(&allocations_random) % allocations_fail == 0;
+}
+
+void *__wrap_malloc(size_t size)
+{
+	return allocation_fails() ? NULL : __real_malloc(size);
+}
+
+void *__wrap_calloc(size_t nr, size_t size)
+{
+	return allocation_fails() ? NULL : __real_calloc(nr, size);
+}
+
+void *__wrap_realloc(void *old, size_t size)
+{
+	return allocation_fails() ? NULL : __real_realloc(old, size);
+}
+
+static size_t draw(struct mix *mix, size_t below)
+{
+	return (size_t)(xst_random(&mix->random) % below);
+}
+
+static const char *mix_name(int i)
+{
+	static const char *const names[NAMES] = { "a", "b", "c" };
+
+	return names[i];
+}
+
+static void mix_open(struct mix *mix, int i)
+{
+	struct mix_object *of = &mix->of[i];
+
+	XST_OK(xs_lookup(mix->ff.f.store, mix_name(i), &of->object));
+	XST_OK(iomap_file_open(&of->object->inode, 0, &of->file));
+}
+
+static void mix_close(struct mix *mix, int i)
+{
+	struct mix_object *of = &mix->of[i];
+
+	of->unknown |= iomap_file_fsync(of->file, 0) != 0;
+	iomap_file_close(of->file);
+	of->unknown |= xs_put(of->object) != 0;
+}
+
+static void mix_create(struct mix *mix, int i)
+{
+	struct mix_object *of = &mix->of[i];
+
+	XST_OK(xs_create(mix->ff.f.store, &of->object));
+	XST_OK(xs_link(of->object, mix_name(i)));
+	XST_OK(iomap_file_open(&of->object->inode, 0, &of->file));
+	memset(of->data, 0, OBJECT_MAX);
+	of->size = 0;
+	of->unknown = false;
+}
+
+/* Sometimes the memory is bad from some byte on. */
+static void mix_write(struct mix *mix, struct mix_object *of, bool direct)
+{
+	struct iomap_kiocb iocb = { .ki_filp = of->file, .ki_flags = IOMAP_IOCB_CHECKED };
+	size_t len = 1 + draw(mix, draw(mix, 2) ? 3 * XS_BLOCK_BYTES : OBJECT_MAX - 1);
+	size_t pos = draw(mix, OBJECT_MAX - len + 1), good = len;
+	struct iomap_iov_iter from;
+	unsigned char *memory;
+	ssize_t ret;
+
+	if (direct) {
+		len = (len + 511) & ~(size_t)511;
+		pos = pos & ~(size_t)511;
+		len = len < OBJECT_MAX - pos ? len : OBJECT_MAX - pos;
+		good = len;
+		iocb.ki_flags |= IOMAP_IOCB_DIRECT;
+	} else if (draw(mix, 3) == 0) {
+		good = 1 + draw(mix, len);
+	}
+	memory = direct ? mix->memory : mix->memory + OBJECT_MAX - good;
+	memset(memory, 1 + (int)draw(mix, 255), good);
+	iomap_iov_iter_ubuf(&from, IOMAP_ITER_SOURCE, memory, len);
+	iocb.ki_pos = (int64_t)pos;
+	ret = iomap_write_iter(&iocb, &from);
+	of->unknown |= direct && ret != (ssize_t)len;
+	if (ret > 0)
+		memcpy(of->data + pos, memory, (size_t)ret);
+	/* also of one that fails: a gap behind the end may have become zeros */
+	of->size = (size_t)iomap_i_size_read(&of->object->inode);
+}
+
+static void mix_truncate(struct mix *mix, struct mix_object *of)
+{
+	size_t size = draw(mix, OBJECT_MAX);
+
+	if (iomap_truncate(of->file, (int64_t)size)) {
+		of->unknown = true;
+		return;
+	}
+	if (size < of->size)
+		memset(of->data + size, 0, of->size - size);
+	of->size = size;
+}
+
+static void mix_fallocate(struct mix *mix, struct mix_object *of)
+{
+	static const int modes[] = {
+		0,
+		IOMAP_FALLOC_FL_KEEP_SIZE,
+		IOMAP_FALLOC_FL_PUNCH_HOLE | IOMAP_FALLOC_FL_KEEP_SIZE,
+		IOMAP_FALLOC_FL_PUNCH_HOLE | IOMAP_FALLOC_FL_KEEP_SIZE,
+		IOMAP_FALLOC_FL_ZERO_RANGE,
+		IOMAP_FALLOC_FL_ZERO_RANGE | IOMAP_FALLOC_FL_KEEP_SIZE,
+	};
+	int mode = modes[draw(mix, sizeof(modes) / sizeof(modes[0]))];
+	size_t pos = draw(mix, OBJECT_MAX - 1);
+	size_t end = pos + 1 + draw(mix, OBJECT_MAX - pos - 1);
+
+	if (iomap_fallocate(of->file, mode, (int64_t)pos, (int64_t)(end - pos))) {
+		of->unknown = true;
+		return;
+	}
+	if (mode & ~IOMAP_FALLOC_FL_KEEP_SIZE)
+		memset(of->data + pos, 0, end - pos);
+	if (!(mode & IOMAP_FALLOC_FL_KEEP_SIZE) && of->size < end)
+		of->size = end;
+}
+
+/* A sync waits until there is memory again, so there is some for what may sync. */
+static void mix_faults(struct mix *mix, bool without_memory)
+{
+	struct iomap_fault fault = {
+		.size = sizeof(fault),
+		.kind = IOMAP_FAULT_FAIL,
+		.ops = draw(mix, 2) ? IOMAP_FAULT_ON_WRITE : IOMAP_FAULT_ON_READ,
+		.nth = 1 + draw(mix, 3),
+		.error = -EIO,
+	};
+
+	if (!mix->faults)
+		return;
+	if (draw(mix, 4) == 0)
+		XST_OK(iomap_faulty_add(mix->ff.f.bdev, &fault, &mix->rule));
+	allocations_fail = without_memory && draw(mix, 4) == 0 ? 1 + (unsigned)draw(mix, 4) : 0;
+}
+
+static void mix_faults_end(struct mix *mix)
+{
+	allocations_fail = 0;
+	if (mix->rule)
+		XST_OK(iomap_faulty_remove(mix->ff.f.bdev, mix->rule));
+	mix->rule = 0;
+}
+
+static void mix_step(struct mix *mix)
+{
+	int i = (int)draw(mix, NAMES);
+	struct mix_object *of = &mix->of[i];
+	int64_t pos = (int64_t)draw(mix, OBJECT_MAX);
+	size_t what = draw(mix, 16);
+	int error = 0;
+
+	mix_faults(mix, what < 7 || (what > 9 && what < 14));
+	switch (what) {
+	case 0 ... 6:
+		mix_write(mix, of, false);
+		break;
+	case 7:
+		mix_write(mix, of, true);
+		break;
+	case 8 ... 9:
+		mix_truncate(mix, of);
+		break;
+	case 10 ... 12:
+		mix_fallocate(mix, of);
+		break;
+	case 13:
+		/* an error of it is that of the next one */
+		(void)xs_commit(mix->ff.f.store);
+		break;
+	case 14:
+		error = iomap_file_fsync(of->file, 0);
+		break;
+	default:
+		error = iomap_sync_range(of->file, pos, pos + 3 * BLOCK,
+					 IOMAP_SYNC_WRITE | IOMAP_SYNC_WAIT_AFTER);
+	}
+	mix_faults_end(mix);
+	of->unknown |= error != 0;
+	if (draw(mix, 40) == 0) {
+		mix_close(mix, i);
+		mix_open(mix, i);
+	} else if (draw(mix, 40) == 0) {
+		XST_OK(xs_unlink(mix->ff.f.store, mix_name(i)));
+		mix_close(mix, i);
+		mix_create(mix, i);
+	}
+}
+
+/* The free bytes that the program finds. */
+static uint64_t free_bytes_by_program(const struct mix *mix)
+{
+	char path[] = "xs_delalloc.XXXXXX", command[512], line[512] = "";
+	int fd = mkstemp(path);
+	unsigned char *image = aligned_alloc(4096, DEV_BYTES);
+	const char *at;
+	FILE *out;
+
+	cr_assert_geq(fd, 0);
+	XST_OK(xs_block_io(mix->ff.lower, IOMAP_REQ_OP_READ, 0, image,
+			   DEV_BYTES / XS_BLOCK_BYTES));
+	cr_assert_eq(write(fd, image, DEV_BYTES), (ssize_t)DEV_BYTES);
+	close(fd);
+	snprintf(command, sizeof(command), "'%s' check '%s' --json --buffered", XSTORE_PROGRAM,
+		 path);
+	out = popen(command, "r");
+	cr_assert(out && fgets(line, sizeof(line), out));
+	cr_assert_eq(pclose(out), 0, "%s", line);
+	unlink(path);
+	free(image);
+	at = strstr(line, "\"free_bytes\":");
+	cr_assert(at, "%s", line);
+	return strtoull(at + strlen("\"free_bytes\":"), NULL, 10);
+}
+
+static void mix_end(struct mix *mix, uint64_t seed)
+{
+	struct xst_fixture *f = &mix->ff.f;
+	struct xs_usage usage;
+
+	for (int i = 0; i < NAMES; i++) {
+		/* the first may tell of what has failed before */
+		mix->of[i].unknown |= iomap_file_fsync(mix->of[i].file, 0) != 0;
+		XST_OK(iomap_file_fsync(mix->of[i].file, 0));
+	}
+	assert_recount(f);
+	xs_usage(f->store, &usage);
+	cr_assert_eq(free_bytes_by_program(mix), usage.free_nr * XS_BLOCK_BYTES,
+		     "seed %llu: %llu blocks are free", (unsigned long long)seed,
+		     (unsigned long long)usage.free_nr);
+	for (int i = 0; i < NAMES; i++) {
+		mix_close(mix, i);
+		cr_assert(mix->faults || !mix->of[i].unknown);
+		if (!mix->of[i].unknown)
+			xst_assert_holds(f->store, mix_name(i), mix->of[i].data, mix->of[i].size);
+	}
+}
+
+static void run_mix(uint64_t seed)
+{
+	static struct mix mix;
+
+	memset(&mix, 0, sizeof(mix));
+	mix.random = seed;
+	mix.faults = seed % 2;
+	allocations_random = seed;
+	mix.ff = faulty_begin(DEV_BYTES);
+	mix.memory = mmap(NULL, OBJECT_MAX + 4096, PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	cr_assert_neq((void *)mix.memory, MAP_FAILED);
+	cr_assert_eq(mprotect(mix.memory + OBJECT_MAX, 4096, PROT_NONE), 0);
+	for (int i = 0; i < NAMES; i++)
+		mix_create(&mix, i);
+	for (int step = 0; step < 400; step++)
+		mix_step(&mix);
+	mix_end(&mix, seed);
+	munmap(mix.memory, OBJECT_MAX + 4096);
+	faulty_end(&mix.ff);
+}
+
+Test(xs_delalloc, wf02_after_any_mix_what_is_free_is_what_a_recount_finds)
+{
+	for (uint64_t seed = 1; seed <= 20; seed++) {
+		fprintf(stderr, "seed %llu\n", (unsigned long long)seed);
+		run_mix(seed);
+	}
 }

@@ -53,6 +53,33 @@ xs stat store o.1 | grep -q '^size 4097$' || fail stat
 xs stat store | grep -q '^objects 7$' || fail stat
 [ -z "$(xs check store 2>&1)" ] || fail "check: $(xs check store 2>&1)"
 
+# ---- holes, zeros, space for later
+
+cp in.3000001 model
+xs put store space model || fail put
+xs punch store space 100000 1000000 || fail punch
+head -c 1000000 /dev/zero | dd of=model bs=1M seek=100000 oflag=seek_bytes conv=notrunc status=none
+xs get store space - | cmp - model || fail "punched"
+xs map store space | grep -qx ' *102400 *995328 hole' || fail "no hole: $(xs map store space)"
+xs zero store space 1M 1M || fail zero
+head -c 1M /dev/zero | dd of=model bs=1M seek=1 conv=notrunc status=none
+xs get store space - | cmp - model || fail "zeroed"
+xs map store space | grep -q ' 1048576 *1048576 unwritten' || fail "$(xs map store space)"
+xs zero store space 2990000 20000 --keep-size || fail "zero the end"
+head -c 10001 /dev/zero | dd of=model bs=1M seek=2990000 oflag=seek_bytes conv=notrunc status=none
+xs get store space - | cmp - model || fail "zeroed at the end"
+xs fallocate store space 3M 64K --keep-size || fail fallocate
+xs get store space - | cmp - model || fail "another size"
+xs fallocate store space 3M 64K --json | grep -q '"offset":3145728,"length":65536,"size":3211264' ||
+	fail "fallocate: json"
+truncate -s 3211264 model
+xs get store space - | cmp - model || fail "allocated behind the end"
+xs check store || fail "check after punch, zero and fallocate"
+expect 64 'x. is not an offset' punch store space x 1
+expect 64 '0. is not a length' zero store space 0 0
+expect 64 'takes no --keep-size' punch store space 0 1 --keep-size
+xs rm store space || fail rm
+
 # ---- the store itself
 
 xs put store store in.1 || fail put
