@@ -103,6 +103,8 @@ struct iomap_file_operations {
  *   has to look at the flags.
  * direct: the extent map for direct reads and writes; NULL: `read` and `write`.  Writes of
  *   whole blocks below i_size come from several threads at once.
+ * report: the extent map for iomap_file_seek() and iomap_file_fiemap(); NULL: `read`, `direct` or
+ *   `write`, whichever is there, which then has to look at the flags.
  * setsize: iomap_truncate() changes the size.  i_rwsem and invalidate_lock are held
  *   exclusively; may block; may call iomap_truncate_page(), iomap_truncate_setsize() and
  *   bios.  It zeroes the rest of the block that holds the new end (or, growing, the old
@@ -127,7 +129,7 @@ struct iomap_inode_ops {
 	int (*commit_metadata)(struct iomap_inode *inode, int datasync);
 	const struct iomap_ops *read;
 	const struct iomap_ops *direct;
-	void (*reserved_report)(void);
+	const struct iomap_ops *report;
 	int (*setsize)(struct iomap_inode *inode, int64_t old_size, int64_t new_size);
 	int (*fallocate)(struct iomap_file *file, int mode, int64_t off, int64_t len);
 	void (*reserved[5])(void);

@@ -21,6 +21,7 @@
 #include <iomap/inode.h>
 #include <iomap/lock.h>
 #include <iomap/mapping.h>
+#include <iomap/reports.h>
 #include <iomap/types.h>
 #include <iomap/uio.h>
 #include <iomap/work.h>

@@ -203,6 +203,7 @@ static inline void *ERR_CAST(const void *ptr)
 #define generic_file_read_iter iomap_file_read_iter
 #define generic_write_sync iomap_write_sync
 #define generic_file_fsync iomap_fsync
+#define fiemap_extent_info iomap_fiemap_extent_info
 #define filemap_write_and_wait_range iomap_filemap_write_and_wait_range
 #define vfs_fsync iomap_file_fsync
 #define file_check_and_advance_wb_err iomap_file_check_and_advance_wb_err

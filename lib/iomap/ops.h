@@ -23,6 +23,7 @@
 #include <iomap/direct.h>
 #include <iomap/inode.h>
 #include <iomap/mapping.h>
+#include <iomap/reports.h>
 #include <iomap/writeback.h>
 
 #include "base/base.h"
@@ -235,6 +236,11 @@ void iomap__bio_for_each_folio(const struct iomap_bio *bio, struct iomap__cache 
 void iomap__folio_write_failed(struct iomap_folio *folio, size_t off, size_t len);
 /* The error with which the ioend has ended, or 0; before it is finished. */
 int iomap__ioend_outcome(const struct iomap_ioend *ioend);
+
+/* ---- reports (seek.c) ---- */
+
+/* The extent map by which an inode reports, or NULL. */
+const struct iomap_ops *iomap__report_ops(const struct iomap_inode *inode);
 
 /* ---- durability (sync.c) ---- */
 

@@ -195,6 +195,7 @@ Test(names, nm01_zeroing_and_unsharing)
 	write_both(m, 0, 100000, 1);
 	cr_assert_eq(iomap_file_fsync(m->file, 0), 0);
 	write_both(m, 200000, 50000, 2);
+	cr_assert_geq(runfs_nr_extents(m->file), 1);
 	cr_assert_eq(runfs_zero(m->file, 3000, 60000), 0);
 	cr_assert_eq(runfs_zero(m->file, 90001, 120000), 0);
 	memset(m->model + 3000, 0, 60000);

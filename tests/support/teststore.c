@@ -180,7 +180,9 @@ static struct ts_extent map_get(struct ts *ts, int64_t pos)
 		hole.length = (uint64_t)(e->offset - hole.offset);
 		return hole;
 	}
-	hole.length = (uint64_t)((INT64_MAX & ~(int64_t)0xffff) - hole.offset);
+	/* whole blocks */
+	hole.length = (uint64_t)((INT64_MAX >> ts->inode.i_blkbits << ts->inode.i_blkbits) -
+				 hole.offset);
 	return hole;
 }
 

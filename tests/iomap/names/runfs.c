@@ -651,6 +651,19 @@ const struct file_operations runfs_file_operations = {
 	.fallocate = runfs_file_fallocate,
 };
 
+/* Extents as the kernel would report them; -1: an error. */
+int runfs_nr_extents(struct file *file)
+{
+	struct fiemap_extent_info info = { 0 };
+	struct inode *inode = file_inode(file);
+	int error;
+
+	inode_lock_shared(inode);
+	error = iomap_fiemap(inode, &info, 0, ~0ULL, &runfs_iomap_ops);
+	inode_unlock_shared(inode);
+	return error ? -1 : (int)info.fi_extents_mapped;
+}
+
 /* For the names' sake. */
 int runfs_zero(struct file *file, loff_t offset, loff_t len)
 {

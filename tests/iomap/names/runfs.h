@@ -38,6 +38,7 @@ struct iomap_inode *runfs_vfs_inode(struct runfs_info *info);
 struct runfs_stats *runfs_stats(struct runfs_info *info);
 int runfs_commit_metadata(struct iomap_inode *inode, int datasync);
 int runfs_setsize(struct iomap_inode *inode, int64_t old_size, int64_t new_size);
+int runfs_nr_extents(struct iomap_file *file);
 int runfs_zero(struct iomap_file *file, int64_t offset, int64_t len);
 /* Pages dropped from the cache. */
 unsigned long runfs_drop_cache(struct iomap_inode *inode);
