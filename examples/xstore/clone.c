@@ -4,8 +4,8 @@
  *
  * A clone is extents that name blocks which others name as well.  It is made in one hold of
  * store->lock, and so is in one commit or in none: what the range had is given back, the
- * written extents of the source come in its place, and each of their blocks counts one owner
- * more.  Space that was never written is left out, and is a hole: it reads the same.
+ * written extents of the source come in its place, each of their blocks counts one owner
+ * more, and the object reaches at least to the end of the range.  Space that was never written is left out, and is a hole: it reads the same.
  *
  * Before, the source is written out, so that its extents have all of its data; and the range
  * of the other, so that nothing is lost when there turns out to be no room.  From then to the
@@ -177,6 +177,9 @@ static int share(struct clone *clone, bool *waiting)
 		xs_extents_drop(clone->to, clone->to_block, end);
 		for (uint32_t i = 0; i < clone->extents_nr; i++)
 			xs_extent_insert(clone->to, clone->extents[i]);
+		/* whatever i_size is: what a commit says may not be as far */
+		xs_size_reached(clone->to, clone->to_block, end,
+				(uint64_t)(clone->to_pos + clone->len));
 	}
 	*waiting = xs_space_waiting(store);
 	pthread_mutex_unlock(&store->lock);
@@ -192,15 +195,10 @@ static int reach(const struct clone *clone)
 	struct iomap_inode *inode = &clone->to->inode;
 	int64_t blocks_end = clone->to_pos + (int64_t)(clone->nr << XS_BLOCK_SHIFT);
 	int64_t end = clone->to_pos + clone->len;
-	bool grows = end > iomap_i_size_read(inode);
 
 	iomap_truncate_pagecache_range(inode, clone->to_pos, blocks_end - 1);
-	if (grows)
+	if (end > iomap_i_size_read(inode))
 		iomap_truncate_setsize(inode, end);
-	pthread_mutex_lock(&clone->to->store->lock);
-	xs_size_reached(clone->to, clone->to_block, clone->to_block + clone->nr,
-			grows ? (uint64_t)end : 0);
-	pthread_mutex_unlock(&clone->to->store->lock);
 	return xs_settle_size(clone->to, 0);
 }
 
