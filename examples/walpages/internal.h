@@ -189,7 +189,7 @@ extern const struct iomap_write_ops wp_page_write_ops;
 void wp_flush_log_work(struct iomap_work *work);
 /* A checkpoint, if half of the log is in use and nobody else makes one. */
 int wp_make_room(struct wp_store *store);
-/* Read a page: 0, -EBADMSG or -errno. */
+/* Read a page: 0, -EBADMSG or -errno, that of a store that has failed too. */
 int wp_page_read(struct wp_store *store, uint64_t number, struct wp_page *page);
 void wp_page_seal(struct wp_page *page, uint64_t lsn);
 /* Give @page its LSN and checksum and put it into the cache; apply_lock held, or at open. */

@@ -30,6 +30,8 @@ int wp_log_init(struct wp_log *log, uint64_t bytes, uint64_t id)
 {
 	log->bytes = bytes;
 	log->buffer_bytes = bytes / 4 < BUFFER_BYTES_MAX ? bytes / 4 : BUFFER_BYTES_MAX;
+	/* a batch is padded to its last block, and there is room for that, too */
+	log->buffer_bytes = wp_round_up(log->buffer_bytes);
 	log->id = id;
 	pthread_mutex_init(&log->lock, NULL);
 	pthread_cond_init(&log->changed, NULL);

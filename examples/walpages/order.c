@@ -30,6 +30,10 @@
  * A page that is under way must not change: the device may fetch its bytes late, and they would be
  * those of a record that is not durable, or half of them.  So the inode has stable writes
  * (iomap_mapping_set_stable_writes()): whoever would change it waits.
+ *
+ * A page that could not be written is clean all the same, and may leave the cache; who reads it
+ * then gets one of before, which is whole, and must not build upon it.  So the store has failed
+ * before the page can go, and whoever has read a page asks (wp_page_read()).
  */
 #include <errno.h>
 
@@ -55,7 +59,28 @@ static ssize_t take_page(struct iomap_writepage_ctx *wpc, struct iomap_folio *fo
 	ret = iomap_add_to_ioend(wpc, folio, (int64_t)pos, (int64_t)end_pos, WP_PAGE_BYTES);
 	if (ret > 0)
 		atomic_store(&store->dirtied[pos / WP_PAGE_BYTES], 0);
+	if (ret < 0)
+		wp_log_fail(&store->log, (int)ret);
 	return ret;
+}
+
+/* First the error, then the end of writeback: until then the cache keeps the page. */
+static void pages_end_io(struct iomap_bio *bio)
+{
+	struct iomap_ioend *ioend = iomap_ioend_from_bio(bio);
+	struct wp_store *store = ioend->io_inode->i_private;
+
+	if (bio->bi_status)
+		wp_log_fail(&store->log, bio->bi_status);
+	iomap_finish_ioends(ioend, 0);
+}
+
+static int submit_pages(struct iomap_writepage_ctx *wpc, int error)
+{
+	struct iomap_ioend *ioend = wpc->wb_ctx;
+
+	ioend->io_bio.bi_end_io = pages_end_io;
+	return iomap_ioend_writeback_submit(wpc, error);
 }
 
 /* ---- hold the page back ---- */
@@ -87,7 +112,7 @@ static ssize_t defer_range(struct iomap_writepage_ctx *wpc, struct iomap_folio *
 
 const struct iomap_writeback_ops wp_order_defer = {
 	.writeback_range = defer_range,
-	.writeback_submit = iomap_ioend_writeback_submit,
+	.writeback_submit = submit_pages,
 };
 
 /* ---- flush the log first ---- */
@@ -116,7 +141,7 @@ static int flush_then_submit(struct iomap_writepage_ctx *wpc, int error)
 
 	if (!error)
 		error = wp_log_flush(&store->log, (uintptr_t)ioend->io_private);
-	return iomap_ioend_writeback_submit(wpc, error);
+	return submit_pages(wpc, error);
 }
 
 const struct iomap_writeback_ops wp_order_submit = {

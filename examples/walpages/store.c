@@ -146,7 +146,10 @@ static bool is_older(struct wp_store *store, uint64_t number, uint32_t generatio
 	return dirtied && dirtied < generation;
 }
 
-/* Write a page that others change all the time: not while this goes on. */
+/*
+ * Write a page that others change all the time: not while this goes on.  Of a store that has failed
+ * none is: a page that could not be put into the cache stays as old as it is for ever.
+ */
 static int write_page(struct wp_store *store, uint64_t number)
 {
 	pthread_mutex_t *lock = &store->page_locks[number % WP_LOCKS];
@@ -155,6 +158,8 @@ static int write_page(struct wp_store *store, uint64_t number)
 
 	pthread_mutex_lock(lock);
 	error = wp_log_flush(&store->log, UINT64_MAX);
+	if (!error)
+		error = atomic_load(&store->log.error);
 	if (!error)
 		error = iomap_sync_range(store->pages.file, pos, pos + WP_PAGE_BYTES,
 					 IOMAP_SYNC_WAIT_BEFORE | IOMAP_SYNC_WRITE |
@@ -174,6 +179,9 @@ static int write_older(struct wp_store *store, uint32_t generation)
 			error = write_page(store, number);
 	if (!error)
 		error = iomap_sync_range(store->pages.file, 0, INT64_MAX, IOMAP_SYNC_WAIT_BEFORE);
+	/* the log has what is missing, of a page not written or of half a transaction */
+	if (!error)
+		error = atomic_load(&store->log.error);
 	return error;
 }
 

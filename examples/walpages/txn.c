@@ -48,6 +48,9 @@ int wp_page_read(struct wp_store *store, uint64_t number, struct wp_page *page)
 {
 	int error = wp_region_read(&store->pages, page, sizeof(*page), number * sizeof(*page));
 
+	/* after the read: a page that could not be written may have been read as it was before */
+	if (!error)
+		error = atomic_load(&store->log.error);
 	if (error)
 		return error;
 	return wp_page_valid(page, number) ? 0 : -EBADMSG;

@@ -5,7 +5,8 @@
  * A clone is extents that name blocks which others name as well.  It is made in one hold of
  * store->lock, and so is in one commit or in none: what the range had is given back, the
  * written extents of the source come in its place, each of their blocks counts one owner
- * more, and the object reaches at least to the end of the range.  Space that was never written is left out, and is a hole: it reads the same.
+ * more, and the object reaches at least to the end of the range.  Space that was never written
+ * is left out, and is a hole: it reads the same.
  *
  * Before, the source is written out, so that its extents have all of its data; and the range
  * of the other, so that nothing is lost when there turns out to be no room.  From then to the

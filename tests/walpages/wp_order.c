@@ -22,8 +22,8 @@ struct bank {
 	uint64_t pages_nr;
 };
 
-static struct bank bank_open(const struct iomap_writeback_ops *order, uint64_t pages_nr,
-			     uint64_t cache_bytes)
+static struct bank bank_open_log(const struct iomap_writeback_ops *order, uint64_t pages_nr,
+				 uint64_t log_bytes, uint64_t cache_bytes)
 {
 	struct bank bank = { .pages_nr = pages_nr };
 	struct iomap_engine_opts opts;
@@ -34,11 +34,17 @@ static struct bank bank_open(const struct iomap_writeback_ops *order, uint64_t p
 	/* what is held back goes when it is let go, not when the flusher asks again */
 	opts.flush_interval_ms = 3600 * 1000;
 	bank.engine = t_engine(&opts, NULL);
-	bank.dev = td_new(bank.engine, wp_store_bytes(pages_nr, LOG_BYTES), NULL);
-	t_must(wp_format(bank.dev->bdev, pages_nr, LOG_BYTES, 7, bank_fill) == 0);
+	bank.dev = td_new(bank.engine, wp_store_bytes(pages_nr, log_bytes), NULL);
+	t_must(wp_format(bank.dev->bdev, pages_nr, log_bytes, 7, bank_fill) == 0);
 	t_must(wp_open(bank.engine, bank.dev->bdev, order, &bank.store) == 0);
 	td_reset(bank.dev);
 	return bank;
+}
+
+static struct bank bank_open(const struct iomap_writeback_ops *order, uint64_t pages_nr,
+			     uint64_t cache_bytes)
+{
+	return bank_open_log(order, pages_nr, LOG_BYTES, cache_bytes);
 }
 
 static void bank_close(struct bank *bank)
@@ -183,7 +189,90 @@ Test(wp_order, ca05_no_page_is_submitted_when_the_log_cannot_be)
 	a_log_that_fails(&wp_order_submit);
 }
 
+/* The next transaction would build upon what the device has of the page: it is not begun. */
+static void a_page_that_fails(const struct iomap_writeback_ops *order)
+{
+	struct bank bank = bank_open(order, 4, 4 << 20);
+	struct bank_totals totals;
+	uint64_t number = 1, lsn = change(&bank, number);
+	struct wp_txn *txn;
+
+	cr_assert_eq(wp_wait(bank.store, lsn), 0);
+	td_fail(bank.dev, TD_WRITE, PAGES_AT, bank.dev->bytes - PAGES_AT, -EIO, 1);
+	/* in the background, and then memory is short */
+	cr_assert_eq(iomap_filemap_write_and_wait_range(&bank.store->pages.inode.i_data, 0,
+							INT64_MAX),
+		     -EIO);
+	iomap_engine_drop_cache(bank.engine);
+	cr_assert_eq(wp_begin(bank.store, &number, 1, &txn), -EIO);
+	cr_assert_eq(wp_close(bank.store), -EIO);
+
+	cr_assert_eq(wp_open(bank.engine, bank.dev->bdev, order, &bank.store), 0);
+	change(&bank, number);
+	cr_assert_eq(bank_count(bank.store, bank.pages_nr, &totals), 0);
+	cr_assert_eq(totals.transfers_nr, 2U);
+	cr_assert_eq(wp_close(bank.store), 0);
+	bank_close(&bank);
+}
+
+Test(wp_order, ca05_nothing_is_built_upon_a_page_that_could_not_be_written)
+{
+	a_page_that_fails(&wp_order_defer);
+}
+
+Test(wp_order, ca05_nothing_is_built_upon_a_page_that_failed_after_a_flush)
+{
+	a_page_that_fails(&wp_order_submit);
+}
+
+/*
+ * A transaction has failed where its page had just been marked, and was not in the cache yet; others
+ * have filled the log.  The checkpoint is refused, and does not wait for that page for ever.
+ */
+Test(wp_order, ca05_no_checkpoint_when_half_a_transaction_is_in_the_cache, .timeout = 60)
+{
+	struct bank bank = bank_open(&wp_order_defer, 20, 4 << 20);
+	struct bank_totals totals;
+	uint64_t lsn = 0;
+
+	pthread_mutex_lock(&bank.store->checkpoint_lock);
+	for (uint64_t i = 0; i < bank.pages_nr - 1; i++)
+		lsn = change(&bank, i);
+	pthread_mutex_unlock(&bank.store->checkpoint_lock);
+	cr_assert_eq(wp_wait(bank.store, lsn), 0);
+	cr_assert(wp_log_is_half_full(&bank.store->log));
+	atomic_store(&bank.store->dirtied[bank.pages_nr - 1], 1);
+	wp_log_fail(&bank.store->log, -ENOMEM);
+	cr_assert_eq(wp_make_room(bank.store), -ENOMEM);
+	/* nor when all pages that it knows of can be written */
+	atomic_store(&bank.store->dirtied[bank.pages_nr - 1], 0);
+	cr_assert_eq(wp_make_room(bank.store), -ENOMEM);
+	cr_assert_not(td_touched(bank.dev, TD_WRITE, 0, LOG_AT));
+	cr_assert_eq(wp_close(bank.store), -ENOMEM);
+
+	cr_assert_eq(wp_open(bank.engine, bank.dev->bdev, &wp_order_defer, &bank.store), 0);
+	cr_assert_eq(bank_count(bank.store, bank.pages_nr, &totals), 0);
+	cr_assert_eq(totals.transfers_nr, bank.pages_nr - 1);
+	cr_assert_eq(wp_close(bank.store), 0);
+	bank_close(&bank);
+}
+
 /* ---- many ---- */
+
+/* A quarter of this log is no whole number of blocks. */
+Test(wp_order, ca05_the_buffer_of_the_log_has_room_for_the_last_block)
+{
+	struct bank bank = bank_open_log(&wp_order_defer, 64, LOG_BYTES + 8192, 4 << 20);
+	uint64_t lsn, random = 1;
+
+	cr_assert_eq(bank.store->log.buffer_bytes % WP_BLOCK_BYTES, 0U);
+	/* nobody waits: it fills, and is flushed when it is full */
+	for (int i = 0; i < 400; i++)
+		cr_assert_eq(bank_transfer(bank.store, bank.pages_nr, &random, &lsn), 0);
+	cr_assert_eq(wp_wait(bank.store, lsn), 0);
+	cr_assert_eq(wp_close(bank.store), 0);
+	bank_close(&bank);
+}
 
 /* More dirty pages than there may be, each of which waits for its record: nobody waits for ever. */
 static void throttled(const struct iomap_writeback_ops *order)
