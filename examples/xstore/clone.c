@@ -12,7 +12,8 @@
  * of the other, so that nothing is lost when there turns out to be no room.  From then to the
  * end nobody writes either, directly or by the cache, since the i_rwsem of both are held.  Both
  * may be read all the while, and readers fill the cache by the extents that they see: so what
- * is cached of the range is dropped when it has its new ones.
+ * is cached of the range is dropped when it has its new ones.  That waits for readers who are
+ * still under way to the blocks that were there before; until then these are held, and are nobody's.
  *
  * To unshare is to write what is there: the library reads shared blocks into the cache and makes
  * them dirty, and the rest is as with any write to them (copies.c).
@@ -135,13 +136,8 @@ static int collect(struct clone *clone)
 static int find_room(const struct clone *clone)
 {
 	struct xs_object *to = clone->to;
-	uint64_t end = clone->to_block + clone->nr;
-	uint32_t first = xs_extent_find(to, clone->to_block), at = first;
 
-	while (at < to->extents_nr && to->extents[at].file < end)
-		at++;
-	if (clone->extents_nr > UINT32_MAX - 2 || xs_extents_room(to, clone->extents_nr + 2) ||
-	    xs_runs_room(&to->store->space.freed, at - first))
+	if (clone->extents_nr > UINT32_MAX - 2 || xs_extents_room(to, clone->extents_nr + 2))
 		return -ENOMEM;
 	return xs_space_bears(to->store, (uint64_t)clone->extents_nr + 1) ? 0 : -ENOSPC;
 }
@@ -160,6 +156,7 @@ static int add_owners(const struct clone *clone)
 	return error;
 }
 
+/* Success: the blocks that were there are held, up to the end of reach(). */
 static int share(struct clone *clone, bool *waiting)
 {
 	struct xs_store *store = clone->to->store;
@@ -171,11 +168,15 @@ static int share(struct clone *clone, bool *waiting)
 	if (!error)
 		error = find_room(clone);
 	if (!error)
+		error = xs_extents_hold_begin(clone->to, clone->to_block, end);
+	if (!error) {
 		error = add_owners(clone);
+		if (error)
+			xs_extents_hold_end(clone->to);
+	}
 	if (!error) {
 		xs_unreserve(clone->to, clone->to_block, end);
-		xs_copies_cut(clone->to, clone->to_block, end);
-		xs_extents_drop(clone->to, clone->to_block, end);
+		xs_extents_hold(clone->to, clone->to_block, end);
 		for (uint32_t i = 0; i < clone->extents_nr; i++)
 			xs_extent_insert(clone->to, clone->extents[i]);
 		/* whatever i_size is: what a commit says may not be as far */
@@ -198,6 +199,9 @@ static int reach(const struct clone *clone)
 	int64_t end = clone->to_pos + clone->len;
 
 	iomap_truncate_pagecache_range(inode, clone->to_pos, blocks_end - 1);
+	pthread_mutex_lock(&clone->to->store->lock);
+	xs_extents_hold_end(clone->to);
+	pthread_mutex_unlock(&clone->to->store->lock);
 	if (end > iomap_i_size_read(inode))
 		iomap_truncate_setsize(inode, end);
 	return xs_settle_size(clone->to, 0);
