@@ -95,6 +95,8 @@ static void await_take(struct iomap__cache *cache, const struct iomap_folio *fol
 
 void iomap__folio_unlocked(struct iomap__cache *cache, const struct iomap_folio *folio)
 {
+	struct iomap__thread *self = iomap__thread_self();
+	uint32_t ending = self->ending_ioends;
 	struct iomap_list_head taken;
 
 	/* relaxed: the bit of the lock word has ordered it */
@@ -102,6 +104,8 @@ void iomap__folio_unlocked(struct iomap__cache *cache, const struct iomap_folio 
 		return;
 	iomap__list_init(&taken);
 	await_take(cache, folio, &taken);
+	/* the folio may have been unlocked by the end of writeback: what they queue ends none */
+	self->ending_ioends = 0;
 	while (!iomap__list_empty(&taken)) {
 		struct iomap__folio_await *await =
 			iomap__container_of(taken.next, struct iomap__folio_await, entry);
@@ -110,4 +114,5 @@ void iomap__folio_unlocked(struct iomap__cache *cache, const struct iomap_folio 
 		iomap__list_del(&await->entry);
 		await->fn(await);
 	}
+	self->ending_ioends = ending;
 }

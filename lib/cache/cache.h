@@ -576,14 +576,11 @@ struct iomap__block_state_ops {
 /*
  * Writeback whose end was left to a work function of the layer above: a thread that waits for
  * writeback, of an inode of @class or so that its class finds room, asks before it sleeps.
+ * True: one was run by this call; no lock of the cache was held.  False: there is none that the
+ * caller may run; iomap__wb_end_queued() when there may be one.
  */
-enum iomap__late_end {
-	IOMAP__LATE_END_OTHERS, /* somebody else sees to it */
-	IOMAP__LATE_END_NONE,	/* nobody else does, and none is queued */
-	IOMAP__LATE_END_DONE,	/* one was run by this call; no lock of the cache was held */
-};
-typedef enum iomap__late_end iomap__late_end_fn(struct iomap_engine *engine, unsigned class);
-/* Some has been queued: who waits asks again.  Any context. */
+typedef bool iomap__late_end_fn(struct iomap_engine *engine, unsigned class);
+/* Some can be run: who waits asks again.  Any context. */
 void iomap__wb_end_queued(struct iomap_engine *engine);
 
 /*

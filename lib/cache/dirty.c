@@ -15,9 +15,11 @@
  * wb_seq moves whenever a folio leaves writeback or stops being dirty, but not when all of it
  * was held back; writers over the limit and allocations wait on it.
  *
- * The end of writeback may be left to a work function (iomap_finish_ioends()).  Where there is no
- * worker to run it, or all may be waiting here, who waits runs it: so it sleeps on end_seq, which
- * moves when such work is queued as well, and not on the folio's flags.
+ * The end of writeback may be left to a work function (iomap_finish_ioends()).  There may be no
+ * worker to run it, and where there are some, all may be waiting here, or for a lock that a thread
+ * holds which waits here.  So who waits runs it, whoever that is, and sleeps on a word that moves
+ * when such work is queued as well, not on the folio's flags.  These words are several
+ * (end_wait), so that not everybody is woken at each end that one waits for.
  */
 #include "cache/internal.h"
 
@@ -33,31 +35,45 @@ void iomap__wb_progress(struct iomap__cache *cache)
 		iomap__io_wake(iomap__cache_blk(cache), &cache->wb_seq);
 }
 
-/* Those who wait for a folio, and may have to end writeback themselves, look again. */
-static void wake_end_waiters(struct iomap__cache *cache)
+/* A folio's; its address is all that is needed. */
+static unsigned end_bucket(const struct iomap__cache *cache, const struct iomap_folio *folio)
+{
+	return (size_t)(folio - cache->folios) % IOMAP__END_BUCKETS;
+}
+
+/* Those who wait for a folio of this bucket look again. */
+static void wake_end_waiters(struct iomap__cache *cache, unsigned bucket)
 {
 	/*
 	 * Not a load: of this and wait_end()'s one comes first, and the other sees it; so the waiter
 	 * sees what has changed, or we see the waiter.
 	 */
-	if (!atomic_fetch_add(&cache->nr_end_waiters, 0))
+	if (!atomic_fetch_add(&cache->end_wait[bucket].waiters, 0))
 		return;
-	iomap__fetch_add(&cache->end_seq, 1);
-	iomap__io_wake(iomap__cache_blk(cache), &cache->end_seq);
+	iomap__fetch_add(&cache->end_wait[bucket].seq, 1);
+	iomap__io_wake(iomap__cache_blk(cache), &cache->end_wait[bucket].seq);
 }
 
 void iomap__wb_end_queued(struct iomap_engine *engine)
 {
-	wake_end_waiters(engine->cache);
-	iomap__wb_progress(engine->cache);
+	struct iomap__cache *cache = engine->cache;
+
+	/* as above: a waiter is in its bucket before it is counted here, and then looks */
+	if (atomic_fetch_add(&cache->nr_end_waiters, 0))
+		for (unsigned i = 0; i < IOMAP__END_BUCKETS; i++)
+			wake_end_waiters(cache, i);
+	iomap__wb_progress(cache);
 }
 
 bool iomap__wb_wait(struct iomap__cache *cache, unsigned class, uint32_t seq)
 {
+	return cache->late_end(cache->engine, class) || iomap__wb_sleep(cache, seq);
+}
+
+bool iomap__wb_sleep(struct iomap__cache *cache, uint32_t seq)
+{
 	bool moved = true;
 
-	if (cache->late_end(cache->engine, class) == IOMAP__LATE_END_DONE)
-		return true;
 	atomic_fetch_add(&cache->nr_wb_waiters, 1);
 	if (__atomic_load_n(&cache->wb_seq, __ATOMIC_SEQ_CST) == seq)
 		moved = iomap__io_wait_timeout(iomap__cache_blk(cache), &cache->wb_seq, seq,
@@ -183,10 +199,8 @@ void iomap__folio_end_writeback(struct iomap_folio *folio)
 	atomic_fetch_sub(&cache->nr_writeback, pages);
 	/* relaxed: only to see how fast it grows */
 	atomic_fetch_add_explicit(&cache->nr_written, pages, memory_order_relaxed);
-	if (old & IOMAP__FOLIO_WB_WAITERS) {
-		iomap__io_wake(iomap__cache_blk(cache), (const uint32_t *)&folio->flags);
-		wake_end_waiters(cache);
-	}
+	if (old & IOMAP__FOLIO_WB_WAITERS)
+		wake_end_waiters(cache, end_bucket(cache, folio));
 	/* or whoever waits for room would ask for the same folio again, and so without end */
 	if (!(old & IOMAP__FOLIO_HELD_BACK))
 		iomap__wb_progress(cache);
@@ -208,27 +222,31 @@ struct iomap__slow iomap__folio_slow(const struct iomap_folio *folio, const char
 	};
 }
 
-/* Until the folio's flags are no longer @flags, perhaps; false: until the deadline. */
-static bool wait_end(struct iomap_folio *folio, unsigned class, uint32_t flags,
-		     uint64_t deadline_ns)
+/* Until the folio's writeback has ended, perhaps; false: until the deadline. */
+static bool wait_end(struct iomap_folio *folio, unsigned class, uint64_t deadline_ns)
 {
 	struct iomap__cache *cache = folio->cache;
-	struct iomap__blk *blk = iomap__cache_blk(cache);
-	enum iomap__late_end late;
+	unsigned bucket = end_bucket(cache, folio);
 	bool in_time = true;
-	uint32_t seq;
+	uint32_t seq, flags;
 
-	/* read-modify-write: pairs with that of wake_end_waiters() */
+	/*
+	 * Read-modify-write: pairs with that of wake_end_waiters().  In this order: who sees us
+	 * counted looks into the buckets.
+	 */
+	atomic_fetch_add(&cache->end_wait[bucket].waiters, 1);
 	atomic_fetch_add(&cache->nr_end_waiters, 1);
-	seq = iomap__load_acquire(&cache->end_seq);
-	late = cache->late_end(cache->engine, class);
-	if (late == IOMAP__LATE_END_NONE &&
-	    atomic_load_explicit(&folio->flags, memory_order_acquire) & IOMAP__FOLIO_WRITEBACK)
-		in_time = iomap__io_wait_until(blk, &cache->end_seq, seq, deadline_ns);
+	seq = iomap__load_acquire(&cache->end_wait[bucket].seq);
+	if (cache->late_end(cache->engine, class))
+		goto out;
+	flags = atomic_load_explicit(&folio->flags, memory_order_acquire);
+	/* without WB_WAITERS it has ended, and begun again, whose end we would not be told */
+	if (flags & IOMAP__FOLIO_WRITEBACK && flags & IOMAP__FOLIO_WB_WAITERS)
+		in_time = iomap__io_wait_until(iomap__cache_blk(cache),
+					       &cache->end_wait[bucket].seq, seq, deadline_ns);
+out:
 	atomic_fetch_sub(&cache->nr_end_waiters, 1);
-	if (late == IOMAP__LATE_END_OTHERS)
-		in_time = iomap__io_wait_until(blk, (const uint32_t *)&folio->flags, flags,
-					       deadline_ns);
+	atomic_fetch_sub(&cache->end_wait[bucket].waiters, 1);
 	return in_time;
 }
 
@@ -249,9 +267,8 @@ static bool writeback_wait(struct iomap_folio *folio, uint64_t deadline_ns)
 				    &folio->flags, &flags, flags | IOMAP__FOLIO_WB_WAITERS,
 				    memory_order_acquire, memory_order_acquire))
 				continue;
-			flags |= IOMAP__FOLIO_WB_WAITERS;
 		}
-		in_time = wait_end(folio, class, flags, deadline_ns);
+		in_time = wait_end(folio, class, deadline_ns);
 		flags = atomic_load_explicit(&folio->flags, memory_order_acquire);
 	}
 	return true;

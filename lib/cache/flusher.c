@@ -343,7 +343,8 @@ static void flush_amount(struct iomap__cache *cache)
 			break;
 		/* do not pile up more than the device takes */
 		if (atomic_load(&cache->nr_writeback) > cache->hard_pages / 2)
-			(void)iomap__wb_wait(cache, 0, seq);
+			/* a work function, which may wait for what the flusher does, is not for it */
+			(void)iomap__wb_sleep(cache, seq);
 	}
 }
 

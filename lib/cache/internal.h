@@ -15,6 +15,7 @@
 #define IOMAP__NO_PAGE UINT32_MAX
 
 #define IOMAP__AWAIT_BUCKETS 64
+#define IOMAP__END_BUCKETS 32U
 
 /* Folios that one walk over the index handles at a time. */
 #define IOMAP__BATCH 32
@@ -116,10 +117,13 @@ struct iomap__cache {
 	uint32_t pause_word;		/* never moves; waited on */
 	uint32_t wb_seq; /* moves when a folio leaves writeback or becomes clean; waited on */
 	_Atomic uint32_t nr_wb_waiters;
-	/* of who waits for a folio's writeback and may have to end it; moves at each end that
-	 * somebody waits for, and when some is queued; waited on */
-	uint32_t end_seq;
-	_Atomic uint32_t nr_end_waiters;
+	/* of who waits for a folio's writeback and may have to end it: buckets by folio; `seq` moves
+	 * at each end that somebody waits for, in all when some is queued; waited on */
+	struct {
+		uint32_t seq;
+		_Atomic uint32_t waiters;
+	} end_wait[IOMAP__END_BUCKETS];
+	_Atomic uint32_t nr_end_waiters; /* of all buckets */
 	struct iomap__mutex dirty_lock;
 	/* under dirty_lock: the oldest first, but one that was resumed is at the head; and where
 	 * the next turn by amount begins, which may be the list itself */
@@ -469,9 +473,13 @@ void iomap__ra_short(struct iomap__ra_state *ra, const struct iomap__ra_window *
 		     uint64_t reached);
 
 /* ---- dirty.c ---- */
-/* wb_seq has moved / wait until it differs from @seq.  False when it timed out. */
+/*
+ * wb_seq has moved / wait until it differs from @seq.  False when it timed out.  wait may run a
+ * work function that ends writeback instead, sleep does not.
+ */
 void iomap__wb_progress(struct iomap__cache *cache);
 bool iomap__wb_wait(struct iomap__cache *cache, unsigned class, uint32_t seq);
+bool iomap__wb_sleep(struct iomap__cache *cache, uint32_t seq);
 
 /* ---- retry.c ---- */
 /* HELD_BACK was set (@failed) or cleared; @old: the flags before. */

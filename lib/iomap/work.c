@@ -34,9 +34,10 @@
  * so nothing is said of it before the poll has run one of them.
  *
  * Works that end writeback: marked when they are queued inside the bi_end_io of an ioend.  Who
- * waits for writeback where no worker runs, or is one itself, runs them while it waits: those
- * that end nothing of a class below the one it is concerned with, as it may run writepages
- * (iomap__work_end_writeback(); the waiting is in cache/dirty.c).
+ * waits for writeback runs them while it waits, also where there are workers: all of these may
+ * wait for a lock that it holds.  It runs those that end nothing of a class below the one it is
+ * concerned with, as it may run writepages (iomap__work_end_writeback(); the waiting is in
+ * cache/dirty.c).  One that it leaves since it runs it is told of when that run is over.
  *
  * Locks: `lock` (IOMAP__RANK_WORK) guards all but `watched`, `waiters` and `event`.  No work
  * runs under it.
@@ -80,13 +81,14 @@ struct iomap__workers {
 	_Alignas(IOMAP__CACHE_LINE) _Atomic uint32_t watched; /* I/Os in flight nobody waits for */
 	_Atomic uint32_t waiters; /* between iomap__work_wait_begin() and _end() */
 	_Atomic uint32_t reaping; /* polls that will look at the queue in a moment */
+	_Atomic uint32_t marked;  /* works queued that end writeback, about; see mark_counted() */
 	uint32_t event;
 };
 
 /* Wake-ups that have been decided, to be carried out without the lock. */
 struct work_calls {
 	const uint32_t *idle, *watcher;
-	bool event;
+	bool event, ends;
 };
 
 /* ---- calling workers ---- */
@@ -179,6 +181,8 @@ static void calls_carry_out(struct iomap__workers *workers, const struct work_ca
 		iomap__io_wake(blk, calls->watcher);
 	if (calls->event)
 		iomap__io_wake(blk, &workers->event);
+	if (calls->ends)
+		iomap__wb_end_queued(workers->engine);
 }
 
 /* Lock held.  The queue may have become empty, or not to be so any more. */
@@ -228,10 +232,18 @@ static struct iomap_work *work_next(struct iomap__workers *workers)
 	return work;
 }
 
-static void work_dequeued(struct iomap_work *work)
+static void work_dequeued(struct iomap__workers *workers, struct iomap_work *work)
 {
 	/* acquire: what was done before an iomap_queue_work() that found it queued */
-	iomap__fetch_and(&work->state, ~(WORK_QUEUED | WORK_ENDS));
+	if (iomap__fetch_and(&work->state, ~(WORK_QUEUED | WORK_ENDS)) & WORK_ENDS)
+		atomic_fetch_sub(&workers->marked, 1);
+}
+
+/* Lock held, the run of @frame is over: whether who waits for writeback has something to run. */
+static bool work_ends_again(const struct iomap__work_frame *frame)
+{
+	return frame->wanted ||
+	       (frame->again && iomap__load_acquire(&frame->again->state) & WORK_ENDS);
 }
 
 /* True: it was queued again meanwhile, and is so now. */
@@ -245,16 +257,20 @@ static bool work_run(struct iomap__workers *workers, struct iomap_work *work)
 	};
 	iomap_work_fn *func = work->func;
 	struct work_calls calls = { .event = false };
+	uint64_t deadline_ns = self->deadline_ns;
 
 	iomap__list_add_tail(&frame.running, &workers->running);
-	work_dequeued(work);
+	work_dequeued(workers, work);
 	if (atomic_load(&workers->watched) && !workers->watcher)
 		call_idle(workers, &calls);
 	iomap__mutex_unlock(&workers->lock);
 	calls_carry_out(workers, &calls);
 
 	self->work = &frame;
+	/* what it waits for is not what a sync waits for that happens to run it */
+	self->deadline_ns = 0;
 	func(work);
+	self->deadline_ns = deadline_ns;
 	self->work = frame.outer;
 
 	calls = (struct work_calls){ .event = false };
@@ -264,7 +280,8 @@ static bool work_run(struct iomap__workers *workers, struct iomap_work *work)
 		iomap__list_add_tail(&frame.again->entry, &workers->queue);
 	tell_loop(workers);
 	call_waiters(workers, &calls);
-	if (calls.event) {
+	calls.ends = work_ends_again(&frame);
+	if (calls.event || calls.ends) {
 		iomap__mutex_unlock(&workers->lock);
 		calls_carry_out(workers, &calls);
 		iomap__mutex_lock(&workers->lock);
@@ -328,18 +345,31 @@ void iomap_init_work(struct iomap_work *work, iomap_work_fn *func)
 	iomap__list_init(&work->entry);
 }
 
+/*
+ * @before: the state that marking has found.  Whoever runs the work may have uncounted it by now,
+ * and then `marked` is too low until here: iomap__wb_end_queued(), which follows in any case,
+ * has those look again who have seen it so.
+ */
+static void mark_counted(struct iomap__workers *workers, uint32_t before)
+{
+	if (!(before & WORK_ENDS))
+		atomic_fetch_add(&workers->marked, 1);
+}
+
 bool iomap_queue_work(struct iomap_engine *engine, struct iomap_work *work)
 {
 	struct iomap__workers *workers = engine->workers;
 	uint32_t ends = iomap__thread_self()->ending_ioends << WORK_ENDS_SHIFT;
 	struct work_calls calls = { .event = false };
-	bool queued;
+	uint32_t before;
 
 	if (iomap__engine_forked(engine))
 		return false;
 	/* release: pairs with work_dequeued() */
-	queued = !(iomap__fetch_or(&work->state, WORK_QUEUED | ends) & WORK_QUEUED);
-	if (queued) {
+	before = iomap__fetch_or(&work->state, WORK_QUEUED | ends);
+	if (ends)
+		mark_counted(workers, before);
+	if (!(before & WORK_QUEUED)) {
 		iomap__mutex_lock(&workers->lock);
 		iomap__list_add_tail(&work->entry, &workers->queue);
 		call_for_work(workers, &calls);
@@ -351,7 +381,7 @@ bool iomap_queue_work(struct iomap_engine *engine, struct iomap_work *work)
 	/* also for one that was there without the mark */
 	if (ends)
 		iomap__wb_end_queued(engine);
-	return queued;
+	return !(before & WORK_QUEUED);
 }
 
 /* Lock held at entry and exit. */
@@ -378,9 +408,15 @@ static struct iomap_work *work_next_ending(struct iomap__workers *workers, unsig
 		struct iomap_work *work = iomap__container_of(item, struct iomap_work, entry);
 		uint32_t state = iomap__load_acquire(&work->state);
 
-		/* what runs already is run again by who does so */
-		if (!(state & WORK_ENDS) || state & below || work_frame_of(workers, work))
+		struct iomap__work_frame *frame;
+
+		if (!(state & WORK_ENDS) || state & below)
 			continue;
+		frame = work_frame_of(workers, work);
+		if (frame) {
+			frame->wanted = true;
+			continue;
+		}
 		iomap__list_del(item);
 		tell_loop(workers);
 		return work;
@@ -388,19 +424,20 @@ static struct iomap_work *work_next_ending(struct iomap__workers *workers, unsig
 	return NULL;
 }
 
-enum iomap__late_end iomap__work_end_writeback(struct iomap_engine *engine, unsigned class)
+bool iomap__work_end_writeback(struct iomap_engine *engine, unsigned class)
 {
 	struct iomap__workers *workers = engine->workers;
 	struct iomap_work *work;
 
-	if (iomap__load_acquire(&workers->nr) && !iomap__thread_self()->work)
-		return IOMAP__LATE_END_OTHERS;
+	/* the queue may be long, and nothing in it of this kind */
+	if (!atomic_load(&workers->marked))
+		return false;
 	iomap__mutex_lock(&workers->lock);
 	work = work_next_ending(workers, class);
 	if (work)
 		flush_run(workers, work);
 	iomap__mutex_unlock(&workers->lock);
-	return work ? IOMAP__LATE_END_DONE : IOMAP__LATE_END_NONE;
+	return work;
 }
 
 struct iomap_work *iomap__work_take(struct iomap_engine *engine, iomap__work_match_fn *match,
@@ -417,7 +454,7 @@ struct iomap_work *iomap__work_take(struct iomap_engine *engine, iomap__work_mat
 		if (!match(work, arg))
 			continue;
 		iomap__list_del(&work->entry);
-		work_dequeued(work);
+		work_dequeued(workers, work);
 		found = work;
 		break;
 	}

@@ -19,6 +19,7 @@ struct iomap__work_frame {
 	struct iomap_list_head running; /* under the workers' lock */
 	uint64_t id;		  /* of the work, which may have been freed */
 	struct iomap_work *again; /* under the lock: the same work, queued meanwhile */
+	bool wanted;		  /* under the lock: who waits for writeback would have run it again */
 	struct iomap_file *file;  /* whose ki_complete is being called; NULL: none, or closed */
 };
 
@@ -59,10 +60,9 @@ struct iomap_work *iomap__work_take(struct iomap_engine *engine, iomap__work_mat
 				    const void *arg);
 
 /*
- * For who waits for writeback, iomap__cache_create()'s late_end: where it is up to the caller,
- * run a queued work that ends some.
+ * For who waits for writeback, iomap__cache_create()'s late_end: run a queued work that ends some.
  */
-enum iomap__late_end iomap__work_end_writeback(struct iomap_engine *engine, unsigned class);
+bool iomap__work_end_writeback(struct iomap_engine *engine, unsigned class);
 
 /*
  * Waiting for what work brings about.  Between begin and end the event moves whenever work is

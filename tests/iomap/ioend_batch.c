@@ -12,6 +12,7 @@
 
 #define KIB 1024
 #define IOENDS 256
+#define SYNC_PAGE (IOMAP_SYNC_WRITE | IOMAP_SYNC_WAIT_AFTER)
 
 /* ---- a batch: what has ended waits in a list for a work function ---- */
 
@@ -33,6 +34,8 @@ static struct batch {
 		int status;
 	} done[IOENDS];
 	void (*step)(struct iomap_ioend *ioend);
+	struct iomap_work *more;    /* queued by the hook, too */
+	struct iomap_folio *unlock; /* by the hook */
 } batch;
 
 static void list_init(struct iomap_list_head *head)
@@ -118,10 +121,15 @@ static void batch_end_io(struct iomap_bio *bio)
 		list_add(&ioend->io_list, &batch.ended);
 	t_wake(&batch.gate);
 	t_unlock(&batch.gate);
-	if (batch.in_end_io)
+	if (batch.in_end_io) {
 		batch_finish(ioend);
-	else
-		iomap_queue_work(ioend->io_inode->i_engine, &batch.work);
+		return;
+	}
+	iomap_queue_work(batch.ts->engine, &batch.work);
+	if (batch.more)
+		iomap_queue_work(batch.ts->engine, batch.more);
+	if (batch.unlock)
+		iomap_folio_unlock(batch.unlock);
 }
 
 static int batch_submit(struct ts *ts, struct iomap_writepage_ctx *wpc, int error)
@@ -133,7 +141,7 @@ static int batch_submit(struct ts *ts, struct iomap_writepage_ctx *wpc, int erro
 	return iomap_ioend_writeback_submit(wpc, error);
 }
 
-static struct ts *batch_store(unsigned flags, unsigned nr_workers)
+static struct ts *batch_store_of(unsigned flags, unsigned nr_workers, uint32_t blkbits)
 {
 	struct iomap_engine_opts opts;
 
@@ -148,10 +156,16 @@ static struct ts *batch_store(unsigned flags, unsigned nr_workers)
 	t_gate_init(&batch.gate);
 	list_init(&batch.ended);
 	iomap_init_work(&batch.work, batch_work);
-	batch.ts = ts_open(&(struct ts_config){ .i_size = 4 << 20, .opts = &opts });
+	batch.ts = ts_open(&(struct ts_config){
+		.i_size = 4 << 20, .blkbits = blkbits, .opts = &opts });
 	batch.ts->hook.submit = batch_submit;
 	ts_map(batch.ts, 0, 4 << 20, IOMAP_UNWRITTEN, 0, 64 * KIB);
 	return batch.ts;
+}
+
+static struct ts *batch_store(unsigned flags, unsigned nr_workers)
+{
+	return batch_store_of(flags, nr_workers, 0);
 }
 
 static void batch_close(void)
@@ -252,6 +266,145 @@ Test(ioend_batch, ie03_the_only_worker_may_wait_for_it)
 		cr_assert_not(ts_under_writeback(ts, 0));
 		batch_close();
 	}
+}
+
+static void lock_work(struct iomap_work *work)
+{
+	(void)work;
+	t_lock(&batch.gate);
+	batch.held = true;
+	t_wake(&batch.gate);
+	t_unlock(&batch.gate);
+	iomap_inode_lock(&batch.ts->inode);
+	iomap_inode_unlock(&batch.ts->inode);
+}
+
+/* As a truncation beside an asynchronous write: the lock is that of who waits for writeback. */
+Test(ioend_batch, ie03_all_workers_may_wait_for_a_lock_of_who_waits_for_it)
+{
+	for (unsigned round = 0; round < 4; round++) {
+		unsigned workers = 1 + round / 2;
+		struct ts *ts = batch_store(0, workers);
+		struct iomap_work work[2];
+
+		if (round % 2)
+			td_async(ts->dev);
+		ts_write(ts, 0, 64 * KIB, 2);
+		iomap_inode_lock(&ts->inode);
+		for (unsigned i = 0; i < workers; i++) {
+			iomap_init_work(&work[i], lock_work);
+			iomap_queue_work(ts->engine, &work[i]);
+			t_lock(&batch.gate);
+			while (!batch.held)
+				t_wait(&batch.gate);
+			batch.held = false;
+			t_unlock(&batch.gate);
+		}
+		cr_assert_eq(iomap_filemap_write_and_wait_range(&ts->inode.i_data, 0, INT64_MAX),
+			     0);
+		cr_assert_eq(batch.finished, 1U);
+		cr_assert_not(ts_under_writeback(ts, 0));
+		iomap_inode_unlock(&ts->inode);
+		for (unsigned i = 0; i < workers; i++)
+			iomap_flush_work(ts->engine, &work[i]);
+		batch_close();
+	}
+}
+
+static long sync_first_page(void *arg)
+{
+	struct ts *ts = arg;
+
+	return iomap_sync_range(ts->file, 0, 4 * KIB, SYNC_PAGE);
+}
+
+/* The first ioend is held in mid-run, its list is empty by then. */
+static void hold_first(struct iomap_ioend *ioend)
+{
+	if (ioend->io_offset)
+		return;
+	t_lock(&batch.gate);
+	batch.hold = batch.held = true;
+	t_wake(&batch.gate);
+	while (batch.hold)
+		t_wait(&batch.gate);
+	t_unlock(&batch.gate);
+}
+
+static void let_first_go(struct iomap_work *work)
+{
+	(void)work;
+	t_lock(&batch.gate);
+	batch.hold = false;
+	t_wake(&batch.gate);
+	t_unlock(&batch.gate);
+}
+
+/* The work runs in one that waits, and is queued again for another one, who cannot run it yet. */
+Test(ioend_batch, ie03_a_work_that_runs_is_run_again_for_the_next_who_waits)
+{
+	for (unsigned round = 0; round < 20; round++) {
+		struct ts *ts = batch_store(IOMAP_ENGINE_NO_THREADS, 0);
+		struct iomap_work more;
+		struct t_task task;
+
+		iomap_init_work(&more, let_first_go);
+		batch.step = hold_first;
+		ts_write(ts, 0, 4 * KIB, 2);
+		t_start(&task, sync_first_page, ts);
+		t_lock(&batch.gate);
+		while (!batch.finished || !batch.hold)
+			t_wait(&batch.gate);
+		t_unlock(&batch.gate);
+		ts_write(ts, 64 * KIB, 4 * KIB, 2);
+		/* run by our wait, which so comes before the end of the other run */
+		batch.more = &more;
+		cr_assert_eq(iomap_sync_range(ts->file, 64 * KIB, 68 * KIB, SYNC_PAGE), 0);
+		cr_assert_not(ts_under_writeback(ts, 64 * KIB));
+		cr_assert_eq(t_join(&task), 0);
+		cr_assert_eq(batch.finished, 2U);
+		batch_close();
+	}
+}
+
+static unsigned reads_ended;
+static void read_ended(struct iomap_kiocb *iocb, long ret)
+{
+	(void)iocb;
+	t_must(ret == 512);
+	reads_ended++;
+}
+
+/* What else is queued while an ioend ends is not for who waits for writeback. */
+Test(ioend_batch, ie03_a_read_that_the_end_of_an_ioend_lets_go_on_is_not_taken_for_its_end)
+{
+	struct ts *ts = batch_store_of(IOMAP_ENGINE_NO_THREADS, 0, 9);
+	struct iomap_folio *folio;
+	struct iomap_iov_iter to;
+	struct iomap_kiocb iocb;
+	char buf[512];
+
+	/* a block of the first page is there, and the next is read while the page is locked */
+	ts_write(ts, 0, 512, 2);
+	ts_write(ts, 64 * KIB, 4 * KIB, 2);
+	folio = iomap_filemap_get_folio(&ts->inode.i_data, 0);
+	cr_assert_not_null(folio);
+	iomap_folio_lock(folio);
+	iomap_kiocb_init(&iocb, ts->file, 512);
+	iocb.ki_complete = read_ended;
+	reads_ended = 0;
+	iomap_iov_iter_ubuf(&to, IOMAP_ITER_DEST, buf, sizeof(buf));
+	cr_assert_eq(iomap_read_iter(&iocb, &to), -IOMAP_EIOCBQUEUED);
+	batch.unlock = folio;
+	cr_assert_eq(iomap_sync_range(ts->file, 64 * KIB, 68 * KIB, SYNC_PAGE), 0);
+	cr_assert_eq(batch.finished, 1U);
+	cr_assert_not(ts_under_writeback(ts, 64 * KIB));
+	cr_assert_eq(reads_ended, 0U);
+	while (!reads_ended)
+		iomap_engine_poll(ts->engine, 1, true);
+	batch.unlock = NULL;
+	iomap_folio_put(folio);
+	batch_close();
 }
 
 /* Ioends of 4 KiB each at every 8 KiB, on the device one after the other. */
