@@ -35,7 +35,7 @@ static struct batch {
 	} done[IOENDS];
 	void (*step)(struct iomap_ioend *ioend);
 	struct iomap_work *more;    /* queued by the hook, too */
-	struct iomap_folio *unlock; /* by the hook */
+	struct iomap_folio *unlock; /* by the hook, first */
 } batch;
 
 static void list_init(struct iomap_list_head *head)
@@ -125,11 +125,11 @@ static void batch_end_io(struct iomap_bio *bio)
 		batch_finish(ioend);
 		return;
 	}
+	if (batch.unlock)
+		iomap_folio_unlock(batch.unlock);
 	iomap_queue_work(batch.ts->engine, &batch.work);
 	if (batch.more)
 		iomap_queue_work(batch.ts->engine, batch.more);
-	if (batch.unlock)
-		iomap_folio_unlock(batch.unlock);
 }
 
 static int batch_submit(struct ts *ts, struct iomap_writepage_ctx *wpc, int error)
