@@ -8,7 +8,8 @@
  * Threads: an engine has up to iomap_engine_opts.nr_workers workers.  They are started when
  * they are first needed, and block all signals.  On an engine without threads work runs
  * inside iomap_engine_poll(), and nowhere else but in iomap_flush_work() and
- * iomap_engine_destroy().
+ * iomap_engine_destroy().  Work that ends writeback also runs in who waits for that
+ * (iomap/writeback.h).
  * Lifetime: the struct is the caller's, embedded in whatever the work is about.  It is the
  * library's from iomap_queue_work() until its function is called, which may free it.
  */
@@ -25,7 +26,8 @@ struct iomap_work;
 
 /*
  * A work function.  Context: a worker, iomap_engine_poll() with blocking callbacks allowed,
- * iomap_flush_work() or iomap_engine_destroy().  No lock of the library is held.  It may
+ * iomap_flush_work() or iomap_engine_destroy().  No lock of the library is held, but where it ends
+ * writeback for who waits (struct iomap_ioend says which that may be).  It may
  * block, submit I/O, queue any work, also its own, and call everything but
  * iomap_flush_work() of its own work and iomap_engine_destroy().  What it waits for must not
  * hang on more work than there are workers left for.

@@ -54,11 +54,13 @@ struct iomap_writeback_control {
  * call iomap_queue_work(); the work function sorts the list, merges what touches, does what has
  * to be done when data has been written, and calls iomap_finish_ioends().  Until then the
  * folios are under writeback, and fsync waits.
- *   A work that is queued inside such a bi_end_io is taken for that: who waits for writeback,
- * on an engine without threads or in a worker, calls it while it waits.  So the function takes
- * no lock that is held over a call which may wait for writeback, no i_rwsem nor
- * invalidate_lock above all; what writeback_range may do it may do as well.  The work is to
- * outlive the inode's ioends: iomap_flush_work() before its memory goes.
+ *   A work that is queued inside such a bi_end_io is taken for that: who waits for writeback
+ * calls it while it waits, any thread and with workers too, which may all wait for a lock of
+ * this thread.  So the function takes no lock that is held over a call which may wait for
+ * writeback, no i_rwsem nor invalidate_lock above all; what writeback_range may do it may do as
+ * well.  Who waits for a folio of an inode calls no work that was queued for an inode of a lower
+ * lock class: use a work for each class.  The work is to outlive the inode's ioends:
+ * iomap_flush_work() before its memory goes.
  */
 struct iomap_ioend {
 	struct iomap_list_head io_list;
