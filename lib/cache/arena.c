@@ -225,8 +225,8 @@ static void poison(struct iomap_folio *folio)
 			      iomap__folio_bytes(folio));
 }
 
-/* The pattern, or the zeros of a page that nobody has had. */
-static bool page_is_untouched(const void *page)
+/* The pattern, or the zeros of a page that nobody has had.  Unused without debug checks. */
+__attribute__((unused)) static bool page_is_untouched(const void *page)
 {
 	const uint64_t *word = page;
 	uint64_t pattern = (word[0] & 0xff ? IOMAP__POISON : 0) * UINT64_C(0x0101010101010101);
