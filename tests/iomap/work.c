@@ -204,7 +204,7 @@ Test(work, one_worker_keeps_the_order)
 
 Test(work, two_workers_run_two_works)
 {
-	struct iomap_engine *engine = engine_new(0, 0);
+	struct iomap_engine *engine = engine_new(2, 0);
 	struct job job[3];
 
 	for (unsigned i = 0; i < 3; i++) {
