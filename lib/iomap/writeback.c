@@ -226,6 +226,8 @@ static int wb_write(struct iomap_writepage_ctx *wpc, struct iomap_folio *folio, 
 	size_t bytes = iomap__folio_bytes(folio), off;
 	uint64_t folio_end = pos + bytes, end_pos = iomap__min(folio_end, (uint64_t)i_size);
 	uint64_t first, tail, run_end = pos;
+	uint32_t resume_seq = iomap__load_acquire(&inode->i_resume_seq);
+	bool deferred;
 	ssize_t ret;
 
 	iomap__folio_clear_dirty_for_io(folio);
@@ -239,9 +241,10 @@ static int wb_write(struct iomap_writepage_ctx *wpc, struct iomap_folio *folio, 
 	first = pos + ((uint64_t)iomap__ifs_find_dirty(inode, folio, 0, true)
 		       << inode->i_blkbits);
 	ret = wb_runs(wpc, folio, &pos, &run_end, end_pos);
-	if (ret == IOMAP_WB_DEFER || (ret && iomap__inode_retries(inode)))
+	deferred = ret == IOMAP_WB_DEFER;
+	if (deferred || (ret && iomap__inode_retries(inode)))
 		wb_keep(wpc, folio, pos, run_end);
-	if (ret == IOMAP_WB_DEFER) {
+	if (deferred) {
 		wb_deferred(wpc, folio, pos == first);
 		ret = 0;
 	} else if (ret) {
@@ -255,6 +258,9 @@ static int wb_write(struct iomap_writepage_ctx *wpc, struct iomap_folio *folio, 
 	}
 	iomap_folio_unlock(folio);
 	iomap_finish_folio_write(inode, folio, 1);
+	/* while it was decided to hold it back the folio was neither dirty nor to be had */
+	if (iomap__unlikely(deferred) && iomap__load_acquire(&inode->i_resume_seq) != resume_seq)
+		iomap__flusher_resume(inode);
 	return (int)ret;
 }
 
