@@ -299,7 +299,7 @@ static int dio_settle_until(struct iomap__dio *dio, int64_t end)
  * 1: all is submitted, and the caller's to complete; 0: there is nothing to be done;
  * -IOMAP_EIOCBQUEUED: it is not the caller's any more, nor is the iocb; or an error.
  */
-static int dio_begin(struct iomap_dio *async, const struct iomap__dio_call *call)
+static int dio_begin(struct iomap_dio *async, const struct iomap__dio_call *call, bool poll)
 {
 	struct iomap__dio *dio = &async->dio;
 	struct iomap_iov_iter before = *call->iter;
@@ -311,7 +311,7 @@ static int dio_begin(struct iomap_dio *async, const struct iomap__dio_call *call
 	err = dio_settle_until(dio, async->end);
 	if (err)
 		return err;
-	dio->polled = !dio->must_wait && call->iocb->ki_flags & IOMAP_IOCB_HIPRI;
+	dio->polled = poll && !dio->must_wait && call->iocb->ki_flags & IOMAP_IOCB_HIPRI;
 	async->err = iomap__dio_iterate(dio, call->ops);
 	if (!dio_may_queue(dio, async->err)) {
 		iomap__dio_take_back(dio);
@@ -341,7 +341,7 @@ static ssize_t dio_rw_async(const struct iomap__dio_call *call)
 	if (!async)
 		return call->iocb->ki_flags & IOMAP_IOCB_NOWAIT ? -EAGAIN : -ENOMEM;
 	dio_init(&async->dio, call, IOMAP__DIO_QUEUED | 1);
-	ret = dio_begin(async, call);
+	ret = dio_begin(async, call, true);
 	if (ret == -IOMAP_EIOCBQUEUED)
 		return ret;
 	if (ret == 1) {
@@ -420,7 +420,8 @@ struct iomap_dio *iomap_dio_start(struct iomap_kiocb *iocb, struct iomap_iov_ite
 	if (!dio)
 		return iomap_err_ptr(iocb->ki_flags & IOMAP_IOCB_NOWAIT ? -EAGAIN : -ENOMEM);
 	dio_init(&dio->dio, &call, IOMAP__DIO_QUEUED | 1);
-	ret = dio_begin(dio, &call);
+	/* not polled: who completes it may be another thread, which cannot */
+	ret = dio_begin(dio, &call, false);
 	if (ret == 1) {
 		iomap_iov_iter_advance(iter, (size_t)iomap__dio_size(&dio->dio));
 		return dio;

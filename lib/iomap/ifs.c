@@ -273,17 +273,22 @@ static bool ifs_forget(struct iomap_folio *folio, size_t off, size_t len)
 {
 	struct iomap__ifs *ifs = folio->ifs;
 	unsigned first, end;
+	bool all = true;
 
 	/* without state all of it is dirty */
 	if (!ifs)
 		return !iomap_folio_test_dirty(folio);
 	first = ifs_first(ifs, off);
 	end = ifs_end(ifs, off + len);
-	if (ifs_find(ifs_dirty(ifs), first, end, true) < end)
-		return false;
 	iomap__folio_clear_uptodate(folio);
-	ifs_clear(ifs_uptodate(ifs), first, end);
-	return true;
+	/* block by block: a dirty one, the edge of a punch say, keeps none but itself */
+	for (unsigned i = first; i < end; i++) {
+		if (ifs_find(ifs_dirty(ifs), i, i + 1, true) == i)
+			all = false;
+		else
+			ifs_clear(ifs_uptodate(ifs), i, i + 1);
+	}
+	return all;
 }
 
 /* Blocks [first, first + nr) of @from become those of @to. */

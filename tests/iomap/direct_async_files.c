@@ -712,3 +712,35 @@ Test(direct_async_files, di02_nothing_is_allocated_for_each_iocb)
 	req_exit(&req);
 	teardown(f);
 }
+
+/* ---- begun here, completed elsewhere ---- */
+
+static long complete_it(void *arg)
+{
+	return iomap_dio_complete(arg);
+}
+
+/* An append is not queued: whoever completes it waits for it, and only its own thread could poll. */
+Test(direct_async_files, di03_df06_what_was_to_be_polled_is_completed_by_another_thread)
+{
+	struct fixture *f = setup(ON_FILE, 1, 0, NULL);
+	struct iomap_iov_iter iter;
+	struct iomap_dio *dio;
+	struct t_task task;
+	struct req req;
+
+	req_init(&req, f, 4 * KIB);
+	for (unsigned i = 0; i < 4; i++) {
+		iomap_i_size_write(&f->inode, 64 * KIB);
+		iomap_kiocb_init(&req.iocb, f->file, 0);
+		req.iocb.ki_complete = on_complete;
+		req.iocb.ki_flags |= IOMAP_IOCB_HIPRI | IOMAP_IOCB_APPEND;
+		iomap_iov_iter_ubuf(&iter, IOMAP_ITER_SOURCE, req.buf, req.len);
+		dio = iomap_dio_start(&req.iocb, &iter, &tp_ops, NULL, 0, NULL, 0);
+		cr_assert(dio && !iomap_is_err(dio), "%ld", iomap_ptr_err(dio));
+		t_start(&task, complete_it, dio);
+		cr_assert_eq(t_join(&task), 4 * KIB);
+	}
+	req_exit(&req);
+	teardown(f);
+}

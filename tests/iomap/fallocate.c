@@ -340,3 +340,67 @@ Test(fallocate, lk01_direct_io_in_flight_is_waited_for)
 	free(buf);
 	ts_close(ts);
 }
+
+/* ---- a filesystem that drops the cache first ---- */
+
+static long read_again(void *arg)
+{
+	return ts_reads(arg, 0, 64 * KIB, 1);
+}
+
+/* As XFS: the cache goes, the blocks go, the rest of the blocks at both ends is zeroed. */
+static int drops_first(struct iomap_file *file, int mode, int64_t off, int64_t len)
+{
+	struct iomap_inode *inode = iomap_file_inode(file);
+	struct ts *ts = ts_of(inode);
+	int64_t mask = ((int64_t)1 << ts->args.blkbits) - 1;
+	int64_t first = (off + mask) & ~mask, last = (off + len) & ~mask;
+	struct t_task task;
+	int err;
+
+	(void)mode;
+	iomap_filemap_invalidate_lock(&inode->i_data);
+	iomap_truncate_pagecache_range(inode, off, off + len - 1);
+	/* readers take no lock: one comes just now */
+	t_start(&task, read_again, ts);
+	t_must(t_join(&task));
+	ts_punch(ts, first, (uint64_t)(last - first));
+	err = iomap_zero_range(inode, off, len, NULL, &ts->ops, ts->i_op.write_ops, ts);
+	iomap_filemap_invalidate_unlock(&inode->i_data);
+	return err;
+}
+
+static void punch_beside_a_reader(uint32_t blkbits, bool large, int64_t off, int64_t len)
+{
+	struct ts *ts = malloc(sizeof(*ts));
+
+	t_must(ts != NULL);
+	ts_prepare(ts, &(struct ts_config){ .i_size = 64 * KIB, .blkbits = blkbits,
+					    .i_maxbytes = 1 << 20, .with_write_ops = true });
+	ts->hook.open = ts_allow_direct;
+	ts->i_op.fallocate = drops_first;
+	ts_begin(ts);
+	if (large)
+		cr_assert_eq(iomap_mapping_set_large_folios(&ts->inode.i_data), 0);
+	ts_poison(ts);
+	ts_map(ts, 0, 64 * KIB, IOMAP_MAPPED, 0, 64 * KIB);
+	ts_dev_fill(ts, 64 * KIB, 64 * KIB, 0, 1);
+	cr_assert_eq(iomap_fallocate(ts->file, PUNCH, off, len), 0);
+	cr_assert(ts_reads(ts, 0, (size_t)off, 1));
+	cr_assert(ts_reads_all(ts, off, (size_t)len, 0), "old bytes behind a punch");
+	cr_assert(ts_reads(ts, off + len, (size_t)(64 * KIB - off - len), 1));
+	ts_close(ts);
+}
+
+Test(fallocate, lk01_tr03_no_old_bytes_in_whole_pages_behind_a_punch)
+{
+	punch_beside_a_reader(12, false, 4096, 32768);
+	punch_beside_a_reader(12, false, 5000, 30000);
+}
+
+/* Here the ends, which are dirty by now, lie in one folio with what was brought in again. */
+Test(fallocate, lk01_tr03_no_old_bytes_beside_the_ends_of_a_punch)
+{
+	punch_beside_a_reader(9, false, 4196, 3500);
+	punch_beside_a_reader(12, true, 5000, 30000);
+}
