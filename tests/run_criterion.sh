@@ -27,7 +27,9 @@ mkdir "$reports" || exit 1
 common=handle_segv=0:handle_abort=0:handle_sigbus=0:log_path=$reports/report
 export ASAN_OPTIONS="$common:detect_leaks=1:abort_on_error=0${ASAN_OPTIONS:+:$ASAN_OPTIONS}"
 export UBSAN_OPTIONS="$common:print_stacktrace=1${UBSAN_OPTIONS:+:$UBSAN_OPTIONS}"
-export TSAN_OPTIONS="$common:halt_on_error=1:second_deadlock_stack=1${TSAN_OPTIONS:+:$TSAN_OPTIONS}"
+# intercept_send=0: it looks at the memory when the call has returned, and the other side may have
+# answered by then, so that the memory is somebody else's to write.
+export TSAN_OPTIONS="$common:intercept_send=0:halt_on_error=1:second_deadlock_stack=1${TSAN_OPTIONS:+:$TSAN_OPTIONS}"
 
 pattern=${IOMAP_CONCURRENT_ONLY:+${5-}}
 "$program" "-j$jobs" "--timeout=$timeout" "--tap=$tap" ${pattern:+"--filter=*/@($pattern)"}
