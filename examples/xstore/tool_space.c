@@ -20,7 +20,7 @@ static int change_range(struct session *session, int mode)
 {
 	const char *name = session->request->name;
 	struct opened opened;
-	int64_t off, len;
+	int64_t off = 0, len = 0;
 	int status = take_range(session->request, &off, &len);
 	int error, closing;
 
