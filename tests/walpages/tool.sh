@@ -26,7 +26,8 @@ while read -r command; do
 	echo "\$ $command"
 	sh -c "$command" 2>&1 || fail "$command failed"
 done < commands > printed
-sed '/^log: /s/[0-9][0-9]*/N/g; s/[0-9]* of them redone/N of them redone/' printed > got
+# which backend there is depends on who runs this
+sed -e '/^libiomap: warning: /d' -e '/^log: /s/[0-9][0-9]*/N/g; s/[0-9]* of them redone/N of them redone/' printed > got
 sed 's/[0-9]* of them redone/N of them redone/' session > expected
 diff expected got || fail "the README shows something else"
 
